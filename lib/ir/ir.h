@@ -1,0 +1,238 @@
+/*
+ * lib/ir: the one graph that everything else reads and writes. A graph is a list of nodes in topological order over values; a value is
+ * a graph input, a weight (bytes that stay in their mapped file) or the result of a node. What an operator is stands in ops.def, one row
+ * each; its semantics are ONNX's. Shapes are static: a graph is built for given input shapes.
+ *
+ * Linear layers are Gemm with transB=1 over two-dimensional tokens [rows, in], so that a weight keeps its file's [out, in] layout
+ * and its bytes; convolutions are Conv. Dimension letters: N batch, C channels, H W pixels, L tokens, D features, R rank.
+ *
+ * Encodings hang on values through `note`, which this folder carries along and never looks into.
+ *
+ * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked dead).
+ */
+#ifndef QUAD_LIB_IR_IR_H
+#define QUAD_LIB_IR_IR_H
+
+#include "lib/io/io.h"
+
+typedef uint32_t qd_id; /* of a value or a node; QD_NONE is "none" (an absent optional input) */
+
+/* ---- operators ---- */
+enum qd_op {
+#define OP(id, ...) QD_OP_##id,
+#include "lib/ir/ops.def"
+#undef OP
+	QD_OP_COUNT
+};
+
+/* Flags of a row of ops.def. */
+enum {
+	QD_OPF_ELEMENTWISE = 1, /* same shape out as (broadcast) in, element by element */
+	QD_OPF_VIEW = 2,        /* moves data without computing: the output's encoding is its input's */
+	QD_OPF_WEIGHT = 4,      /* input 1 is a weight matrix or kernel */
+	QD_OPF_FOLD = 8,        /* foldable when every input is constant */
+};
+
+enum qd_attr_type { QD_ATTR_INT, QD_ATTR_FLOAT, QD_ATTR_INTS, QD_ATTR_STRING };
+
+struct qd_attr {
+	const char *name;
+	enum qd_attr_type type;
+	int64_t i;
+	float f;
+	const int64_t *ints;
+	size_t n_ints;
+	const char *s;
+};
+/* For building: qd_graph_node(g, QD_OP_CONCAT, "name", 2, (qd_id[]){a, b}, 1, (struct qd_attr[]){QD_AI("axis", 1)}). */
+#define QD_AI(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_INT, .i = (v) })
+#define QD_AF(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_FLOAT, .f = (v) })
+#define QD_AS(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_STRING, .s = (v) })
+#define QD_AIS(n, ...)                                                                             \
+	((struct qd_attr){ .name = (n),                                                            \
+			   .type = QD_ATTR_INTS,                                                   \
+			   .ints = (int64_t[]){ __VA_ARGS__ },                                     \
+			   .n_ints = sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t) })
+
+struct qd_attr_spec {
+	const char *name;
+	enum qd_attr_type type;
+};
+
+struct qd_graph;
+struct qd_node;
+typedef enum qd_status (*qd_shape_rule)(const struct qd_graph *g, struct qd_node *node, struct qd_shape *out, enum qd_dtype *dtype);
+
+struct qd_op_info {
+	const char *id;   /* "CONV" */
+	const char *name; /* ONNX name, "Conv" */
+	int opset;        /* the opset whose semantics are meant */
+	int min_inputs, max_inputs, outputs; /* max_inputs, outputs -1: any number */
+	unsigned flags;
+	qd_shape_rule shape;
+	const struct qd_attr_spec *attrs;
+	size_t n_attrs;
+};
+const struct qd_op_info *qd_op(enum qd_op op);
+/* QD_OP_COUNT when there is no such operator. */
+enum qd_op qd_op_by_name(const char *onnx_name);
+
+/* ---- the graph ---- */
+enum qd_value_kind { QD_INPUT, QD_WEIGHT, QD_RESULT };
+
+struct qd_value {
+	const char *name; /* unique in the graph; the ONNX tensor name */
+	enum qd_value_kind kind;
+	enum qd_dtype dtype; /* of the mathematics: F32 for every float weight whatever its file holds, I64 for shapes and indices */
+	struct qd_shape shape;
+	struct qd_tensor data; /* QD_WEIGHT: the stored bytes (F32, F16, BF16, I64, I8, ...), borrowed or in the arena */
+	qd_id producer;        /* QD_RESULT: node */
+	uint32_t output_index; /* which of the producer's outputs */
+	bool dead;
+	const void *note; /* what a higher layer attached (an encoding); carried along, never looked into here */
+};
+
+struct qd_node {
+	enum qd_op op;
+	const char *name; /* unique; module path where there is one: "down_blocks.0.resnets.0.conv1" */
+	qd_id *in;        /* QD_NONE for an absent optional input */
+	size_t n_in;
+	qd_id *out;
+	size_t n_out;
+	struct qd_attr *attrs;
+	size_t n_attrs;
+	bool dead;
+};
+
+struct qd_graph {
+	struct qd_arena arena;
+	const char *name;
+	struct qd_value *values;
+	size_t n_values, cap_values;
+	struct qd_node *nodes;
+	size_t n_nodes, cap_nodes;
+	qd_id *order; /* live nodes in topological order */
+	size_t n_order, cap_order;
+	qd_id *inputs; /* values, in declaration order */
+	size_t n_inputs, cap_inputs;
+	qd_id *outputs;
+	size_t n_outputs, cap_outputs;
+	struct qd_strmap value_names, node_names;
+	enum qd_status status; /* first failure while building: see qd_graph_status */
+};
+
+void qd_graph_init(struct qd_graph *g, const char *name);
+void qd_graph_release(struct qd_graph *g);
+
+/*
+ * Building. Each returns the new value's id. A failure (bad shapes, duplicate name, memory) is remembered with its message and makes
+ * this and every later call return QD_NONE, so that a builder checks once, with qd_graph_status, at its end.
+ */
+qd_id qd_graph_input(struct qd_graph *g, const char *name, enum qd_dtype dtype, struct qd_shape shape);
+/* `data` is copied as a view: its bytes must outlive the graph (a mapped file) or lie in g->arena. dtype of the value: F32 for any float data. */
+qd_id qd_graph_weight(struct qd_graph *g, const char *name, const struct qd_tensor *data);
+/* Constants made on the spot, bytes in the arena; name NULL makes a unique one. */
+qd_id qd_graph_const_i64(struct qd_graph *g, const char *name, size_t n, const int64_t *values);
+qd_id qd_graph_const_f32(struct qd_graph *g, const char *name, struct qd_shape shape, const float *values);
+/*
+ * Appends a node with one output, whose name is the node's name; n_in inputs (QD_NONE for an absent one), n_attrs attributes (deep
+ * copied). Attributes not in the operator's row, wrong counts and impossible shapes fail. The output's shape and dtype come from the
+ * operator's rule.
+ */
+qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
+		    const struct qd_attr *attrs);
+/* The same for several outputs (Split): `out` receives n_out ids; output i is called "<name>.<i>". */
+void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
+			   const struct qd_attr *attrs, size_t n_out, qd_id *out);
+void qd_graph_output(struct qd_graph *g, qd_id value);
+/* QD_OK, or the first failure of building with its message restored. */
+QD_CHECK enum qd_status qd_graph_status(const struct qd_graph *g);
+/* For builders above this folder: records a failure as the graph's (if it is the first) and returns QD_NONE. Pass the result of qd_fail. */
+qd_id qd_graph_stop(struct qd_graph *g, enum qd_status status);
+
+/*
+ * Editing, for passes and branches. While `insert_before` style edits are made the order stays topological: a new node made with
+ * qd_graph_node goes at the end of `order`; qd_graph_sort re-sorts (stable) and fails on a cycle.
+ */
+/* Every use of `from` (node inputs and graph outputs), except by node `keep` (QD_NONE: none), becomes `to`. Returns the number of uses. */
+size_t qd_graph_replace(struct qd_graph *g, qd_id from, qd_id to, qd_id keep);
+void qd_graph_remove_node(struct qd_graph *g, qd_id node);
+QD_CHECK enum qd_status qd_graph_sort(struct qd_graph *g);
+/* Gives a value (and its map entry) another name. QD_EINPUT when taken. */
+QD_CHECK enum qd_status qd_graph_rename(struct qd_graph *g, qd_id value, const char *name);
+
+/* Looking. */
+qd_id qd_graph_find(const struct qd_graph *g, const char *value_name);
+qd_id qd_graph_find_node(const struct qd_graph *g, const char *node_name);
+const struct qd_attr *qd_node_attr(const struct qd_node *node, const char *name);
+int64_t qd_node_int(const struct qd_node *node, const char *name, int64_t absent);
+float qd_node_float(const struct qd_node *node, const char *name, float absent);
+const char *qd_node_string(const struct qd_node *node, const char *name, const char *absent);
+/* Number of uses of a value by live nodes and graph outputs. */
+size_t qd_graph_uses(const struct qd_graph *g, qd_id value);
+/* A constant integer operand (Reshape's shape, Slice's starts): at most `max` values into `out`. QD_EINPUT when it is not a constant I64/I32. */
+QD_CHECK enum qd_status qd_graph_ints(const struct qd_graph *g, qd_id value, size_t max, int64_t *out, size_t *n);
+
+/* Everything a graph must satisfy: ids in range, arity, attributes known, order topological, one producer each, names unique, shapes and
+ * dtypes equal to what the rules give. QD_EINPUT names node and rule. */
+QD_CHECK enum qd_status qd_graph_verify(const struct qd_graph *g);
+
+/* ---- short builders for what networks are made of (build.c); `name` is the module path, also the node's and the output's name ---- */
+/* y = conv(x, w) + b; x [N,C,H,W], w [O,C,kh,kw], b [O] or QD_NONE; pads top, left, bottom, right. */
+qd_id qd_build_conv(struct qd_graph *g, const char *name, qd_id x, qd_id w, qd_id b, int64_t stride, const int64_t pads[4]);
+/* y = x w^T + b; x [rows,in], w [out,in], b [out] or QD_NONE. */
+qd_id qd_build_linear(struct qd_graph *g, const char *name, qd_id x, qd_id w, qd_id b);
+/* ONNX GroupNormalization (opset 21): scale and bias per channel [C]. */
+qd_id qd_build_group_norm(struct qd_graph *g, const char *name, qd_id x, qd_id scale, qd_id bias, int64_t groups, float eps);
+qd_id qd_build_layer_norm(struct qd_graph *g, const char *name, qd_id x, qd_id scale, qd_id bias, float eps);
+/* x * sigmoid(x): nodes "<name>.sigmoid" and "<name>". */
+qd_id qd_build_silu(struct qd_graph *g, const char *name, qd_id x);
+qd_id qd_build_binary(struct qd_graph *g, enum qd_op op, const char *name, qd_id a, qd_id b);
+qd_id qd_build_unary(struct qd_graph *g, enum qd_op op, const char *name, qd_id x);
+/* dims may hold one -1 and 0 (copy). */
+qd_id qd_build_reshape(struct qd_graph *g, const char *name, qd_id x, size_t n, const int64_t *dims);
+qd_id qd_build_transpose(struct qd_graph *g, const char *name, qd_id x, size_t n, const int64_t *perm);
+qd_id qd_build_concat(struct qd_graph *g, const char *name, size_t n, const qd_id *parts, int64_t axis);
+/* One axis, step 1: x[begin:end]. */
+qd_id qd_build_slice(struct qd_graph *g, const char *name, qd_id x, int64_t axis, int64_t begin, int64_t end);
+/* softmax(q k^T * scale + mask) v as MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.scores", ".scaled", ".masked", ".softmax" and "<name>".
+ * q [N,heads,Lq,d], k [N,heads,Lk,d], v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d]. */
+qd_id qd_build_attention(struct qd_graph *g, const char *name, qd_id q, qd_id k, qd_id v, qd_id mask, float scale);
+/* Nearest upsampling by integer index k>>1 to [H2,W2] (Resize, asymmetric, floor). */
+qd_id qd_build_upsample2(struct qd_graph *g, const char *name, qd_id x, int64_t height, int64_t width);
+/* Unique "<stem>" or "<stem>_1", ... in the arena. */
+const char *qd_graph_unique(struct qd_graph *g, const char *stem);
+
+/* ---- text form (text.c states the grammar): what passes are tested in and --dump-after prints ---- */
+/* Appends the whole graph to a heap string (caller frees). Parses back to an equal graph; weights above 16 elements print as their shape
+ * and dtype with `...` and parse to zeros. */
+QD_CHECK enum qd_status qd_graph_print(const struct qd_graph *g, char **text);
+QD_CHECK enum qd_status qd_graph_parse(struct qd_graph *g, const char *what, const char *text);
+
+/* ---- passes ---- */
+/* Returns QD_OK and the number of changes it made. `context` is the pipeline's. */
+struct qd_pass {
+	const char *name;
+	const char *what; /* one line */
+	enum qd_status (*run)(struct qd_graph *g, void *context, size_t *changes);
+};
+/* Runs passes in order; verifies after each when `verify`; `dump_after` (may be NULL) names a pass whose result is given to `dump`. */
+struct qd_pass_options {
+	bool verify;
+	const char *dump_after;
+	void (*dump)(void *context, const char *text);
+	void *dump_context;
+};
+QD_CHECK enum qd_status qd_passes_run(struct qd_graph *g, const struct qd_pass *passes, size_t n, void *context,
+				      const struct qd_pass_options *options);
+
+/* The passes that need nothing but the graph. */
+extern const struct qd_pass qd_pass_dead_code;      /* nodes, weights and constants that no output needs; inputs stay */
+extern const struct qd_pass qd_pass_fold_constants; /* nodes whose inputs are all small integer or float constants become constants */
+
+/* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding ---- */
+/* Computes node outputs from input tensors (F32 or I64, aligned); outputs are allocated (owned). QD_EUNSUPPORTED for operators without FOLD. */
+QD_CHECK enum qd_status qd_eval_node(const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in,
+				     struct qd_tensor *out);
+
+#endif
