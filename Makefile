@@ -1,0 +1,189 @@
+# quad: builds ./build/quad and its tests.
+#
+#   make                    the program, in $(BUILD)/quad
+#   make test               installs what is missing, builds, runs every test; ends in one line of counts
+#   make check              the same sources with warnings as errors, layer check, format check
+#   make install PREFIX=    copies the program; honours DESTDIR
+#   make demo               the whole tool on the committed example
+#   make LIBTORCH=DIR       against an unpacked libtorch or a Python `torch` package instead of Debian's (own build folder)
+#
+# CC, CXX, CFLAGS, CXXFLAGS, LDFLAGS and BUILD may be given. Sources are found by wildcard.
+
+LIBTORCH ?=
+ifneq ($(LIBTORCH),)
+BUILD ?= build/libtorch-$(shell cat '$(LIBTORCH)/build-version' 2>/dev/null || printf %s '$(abspath $(LIBTORCH))' | cksum | cut -d' ' -f1)
+endif
+BUILD ?= build
+PREFIX ?= /usr/local
+CFLAGS ?= -O2 -g
+CXXFLAGS ?= -O2 -g
+WERROR ?=
+AR := ar
+
+WARN := -Wall -Wextra -Wshadow -Wwrite-strings -Wformat=2 $(WERROR)
+C_WARN := $(WARN) -Wpedantic -Wvla -Wstrict-prototypes -Wmissing-prototypes
+CPPFLAGS_ALL := -D_GNU_SOURCE -I. -I$(BUILD)/gen -MMD -MP $(CPPFLAGS)
+C_ALL := -std=c11 -fopenmp -fno-math-errno -fno-trapping-math $(CPPFLAGS_ALL)
+SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+# ---- libtorch: Debian's, or the folder given ----
+ifneq ($(LIBTORCH),)
+TORCH_DIR := $(abspath $(LIBTORCH))
+TORCH_ABI := $(shell grep -qs 'GLIBCXX_USE_CXX11_ABI=0' '$(TORCH_DIR)/share/cmake/Torch/TorchConfig.cmake' && echo 0 || echo 1)
+TORCH_INC := -isystem $(TORCH_DIR)/include -isystem $(TORCH_DIR)/include/torch/csrc/api/include -D_GLIBCXX_USE_CXX11_ABI=$(TORCH_ABI)
+TORCH_LIB := -L$(TORCH_DIR)/lib -Wl,-rpath,$(TORCH_DIR)/lib
+else
+TORCH_INC := -isystem /usr/include/torch/csrc/api/include
+TORCH_LIB :=
+endif
+# Kept although nothing refers to it: a CUDA build registers its device through it.
+TORCH_LIB += -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10
+
+LIBS := -lprotobuf-c -ljansson -lpng -lxxhash -lopenblas -ldnnl -ldl -lpthread -lm
+
+# ---- sources ----
+CMD_SRC := $(sort $(wildcard cmd/*.c))
+LIB_SRC := $(sort $(wildcard lib/*/*.c quant/*.c distill/*.c export/*.c))
+SHIM_SRC := $(sort $(wildcard lib/torch/*.cc))
+# What cannot run under the sanitizers, because libtorch cannot: files over it. A test links whatever of the rest it uses.
+TORCH_SRC := $(sort $(filter lib/torch/%,$(LIB_SRC)) $(shell grep -lE '^.include "(lib/torch|distill)/' $(LIB_SRC) /dev/null))
+PLAIN_SRC := $(filter-out $(TORCH_SRC),$(LIB_SRC))
+UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
+UNIT_TORCH := $(filter tests/unit/test_torch_%,$(UNIT_SRC))
+UNIT_PLAIN := $(filter-out $(UNIT_TORCH),$(UNIT_SRC))
+# Helpers shared by tests: tests/unit/*.c that are no test_*.c.
+UNIT_HELP := $(filter-out $(UNIT_SRC),$(sort $(wildcard tests/unit/*.c)))
+FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+SCRIPTS := $(sort $(wildcard tests/golden/*.sh tests/e2e/*.sh))
+
+OBJ := $(BUILD)/obj
+SAN := $(BUILD)/san
+GEN := $(BUILD)/gen/onnx.pb-c.h $(BUILD)/gen/version.h
+CMD_OBJ := $(CMD_SRC:%.c=$(OBJ)/%.o)
+LIB_OBJ := $(LIB_SRC:%.c=$(OBJ)/%.o) $(OBJ)/gen/onnx.pb-c.o
+SHIM_OBJ := $(SHIM_SRC:%.cc=$(OBJ)/%.o)
+SAN_OBJ := $(PLAIN_SRC:%.c=$(SAN)/%.o) $(SAN)/gen/onnx.pb-c.o
+TEST_TORCH := $(UNIT_TORCH:tests/unit/%.c=$(BUILD)/test/%)
+TEST_PLAIN := $(UNIT_PLAIN:tests/unit/%.c=$(BUILD)/test/%)
+TEST_FUZZ := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/test/%)
+
+.PHONY: all check test test-run test-torch tests demo fuzz install uninstall clean format
+.SUFFIXES:
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: $(BUILD)/quad
+
+# ---- what is made before anything compiles ----
+ONNX_PROTO ?= $(firstword $(wildcard /usr/include/onnx/onnx.proto /usr/include/onnx/onnx-ml.proto) onnx.proto)
+$(BUILD)/gen/onnx.pb-c.c: $(wildcard $(ONNX_PROTO)) scripts/install-deps.sh
+	@scripts/install-deps.sh --check
+	@mkdir -p $(@D)
+	@cp $(ONNX_PROTO) $(@D)/onnx.proto
+	protoc-c -I$(@D) --c_out=$(@D) onnx.proto
+	@touch $@
+$(BUILD)/gen/onnx.pb-c.h: $(BUILD)/gen/onnx.pb-c.c ;
+
+# QUAD_VERSION; touched only when it changes.
+VERSION := $(shell git describe --tags --dirty 2>/dev/null || echo 0.1.0)
+$(BUILD)/gen/version.h: FORCE
+	@mkdir -p $(@D)
+	@printf '#define QUAD_VERSION "%s"\n' '$(VERSION)' | cmp -s - $@ || printf '#define QUAD_VERSION "%s"\n' '$(VERSION)' >$@
+.PHONY: FORCE
+FORCE:
+
+# Flatbuffer schemas, for files over them.
+FBS_GEN := $(patsubst export/%.fbs,$(BUILD)/gen/%_generated.h,$(wildcard export/*.fbs))
+$(BUILD)/gen/%_generated.h: export/%.fbs
+	@mkdir -p $(@D)
+	flatc --cpp -o $(@D) $<
+GEN += $(FBS_GEN)
+
+# ---- objects ----
+$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o: CFLAGS += -O3
+$(OBJ)/%.o: %.c | $(GEN)
+	@mkdir -p $(@D)
+	$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<
+$(OBJ)/%.o: %.cc | $(GEN)
+	@mkdir -p $(@D)
+	$(CXX) -std=c++17 -fopenmp $(CPPFLAGS_ALL) $(TORCH_INC) $(WARN) $(CXXFLAGS) -c -o $@ $<
+$(OBJ)/gen/%.o: $(BUILD)/gen/%.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -w -I$(BUILD)/gen $(CFLAGS) -c -o $@ $<
+$(SAN)/%.o: %.c | $(GEN)
+	@mkdir -p $(@D)
+	$(CC) $(C_ALL) $(C_WARN) -O1 -g $(SANITIZE) -c -o $@ $<
+$(SAN)/gen/%.o: $(BUILD)/gen/%.c
+	@mkdir -p $(@D)
+	$(CC) -std=c11 -w -I$(BUILD)/gen -O1 -g $(SANITIZE) -c -o $@ $<
+
+$(OBJ)/libquad.a: $(LIB_OBJ) $(SHIM_OBJ)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+$(SAN)/libquad.a: $(SAN_OBJ)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+
+# ---- programs ----
+$(BUILD)/quad: $(CMD_OBJ) $(OBJ)/libquad.a
+	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
+
+$(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(UNIT_HELP:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
+	@mkdir -p $(@D)
+	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lcmocka
+$(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(UNIT_HELP:%.c=$(SAN)/%.o) $(SAN)/libquad.a
+	@mkdir -p $(@D)
+	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+$(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/libquad.a
+	@mkdir -p $(@D)
+	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# ---- tests ----
+tests: $(BUILD)/quad $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ)
+
+# In two steps: what is found by wildcard is only there once the packages are.
+test:
+	@scripts/install-deps.sh --check-or-install
+	@$(MAKE) --no-print-directory test-run
+
+test-run: tests
+	@tests/run.sh --build $(BUILD) $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ) scripts/check-layers.sh $(SCRIPTS)
+
+# Only what executes graphs: for trying another libtorch.
+test-torch: $(BUILD)/quad $(TEST_TORCH)
+	@tests/run.sh --build $(BUILD) $(TEST_TORCH) $(SCRIPTS)
+
+# Search, not replay: one libFuzzer program per target, to be run by hand as $(BUILD)/fuzz/NAME tests/fuzz/corpus/NAME.
+fuzz:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' fuzz-link
+.PHONY: fuzz-link
+fuzz-link: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%)
+$(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/libquad.a
+	clang -fopenmp -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+
+check:
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/check WERROR=-Werror check-run
+.PHONY: check-run
+check-run: $(CMD_OBJ) $(LIB_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
+	@scripts/check-layers.sh
+	@if command -v clang-format >/dev/null; then \
+		clang-format --dry-run -Werror $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard */*.h */*/*.h); \
+	else echo 'clang-format is not installed: layout not checked'; fi
+
+format:
+	clang-format -i $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard */*.h */*/*.h)
+
+# ---- for people ----
+demo:
+	@scripts/install-deps.sh --check-or-install
+	@$(MAKE) --no-print-directory all
+	@QUAD=$(BUILD)/quad scripts/demo.sh
+
+install: all
+	install -D -m 755 $(BUILD)/quad $(DESTDIR)$(PREFIX)/bin/quad
+uninstall:
+	rm -f $(DESTDIR)$(PREFIX)/bin/quad
+clean:
+	rm -rf $(BUILD)
+
+-include $(shell find $(BUILD)/obj $(BUILD)/san -name '*.d' 2>/dev/null)
