@@ -1,0 +1,214 @@
+/*
+ * lib/base: what every other folder stands on. Status codes and the one way to fail, arenas, growable arrays, a string map, files
+ * (mapped in; temporary, flushed and renamed out), JSON through jansson, and the hooks through which the library speaks without
+ * printing.
+ *
+ * Ownership: `_init/_release` work on memory the caller holds, `_new/_free` on the heap. A `_release` of a zeroed struct is a
+ * no-op, so cleanup code may release everything it declared with `= {0}`.
+ *
+ * Nothing here is locked: one thread owns an object at a time. The last message is per thread.
+ */
+#ifndef QUAD_LIB_BASE_BASE_H
+#define QUAD_LIB_BASE_BASE_H
+
+#include <jansson.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define QD_CHECK __attribute__((warn_unused_result))
+#define QD_PRINTF(f, a) __attribute__((format(printf, f, a)))
+#define QD_COUNT(array) (sizeof(array) / sizeof((array)[0]))
+
+/*
+ * Before a function whose plain loops are worth compiling once per vector width; the running processor's version is picked at load
+ * time. Off under AddressSanitizer, whose checks cannot run while that choice is made.
+ */
+#if defined(__has_feature)
+#if __has_feature(address_sanitizer)
+#define QD_SANITIZED 1
+#endif
+#endif
+#if defined(__x86_64__) && !defined(__SANITIZE_ADDRESS__) && !defined(QD_SANITIZED) && !defined(__clang__)
+#define QD_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
+#else
+#define QD_CLONES
+#endif
+
+/* ---- status: X(name, value, meaning). Each is something a caller does differently. ---- */
+#define QD_STATUS_LIST(X)                                                                                                          \
+	X(OK, 0, "success")                                                                                                        \
+	X(EINPUT, -1, "a file or an argument is malformed, or does not fit the others")                                            \
+	X(EUNSUPPORTED, -2, "well-formed, but not something this program handles")                                                 \
+	X(EIO, -3, "the system could not read or write a file")                                                                    \
+	X(ENOMEM, -4, "out of memory")                                                                                             \
+	X(EEXIST, -5, "an output is already there and replacing it was not asked for")                                             \
+	X(ETORCH, -6, "the execution library failed")                                                                              \
+	X(ECHECK, -7, "a check that was asked for said no")                                                                        \
+	X(EINTR, -8, "interrupted by a signal")
+
+enum qd_status {
+#define QD_STATUS_ENUM(name, value, meaning) QD_##name = value,
+	QD_STATUS_LIST(QD_STATUS_ENUM)
+#undef QD_STATUS_ENUM
+};
+
+/*
+ * Records the message of a failure and returns `code`: the only way to fail (`return qd_fail(QD_EINPUT, "...")`). Lower case, no
+ * full stop, names in single quotes, what was found, then what is needed. `code` is not QD_OK.
+ */
+QD_CHECK enum qd_status qd_fail(enum qd_status code, const char *fmt, ...) QD_PRINTF(2, 3);
+
+/* Puts "<text>: " before the recorded message and returns `code` unchanged; a no-op for QD_OK. Callers say where, low levels say
+ * what. */
+QD_CHECK enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...) QD_PRINTF(2, 3);
+
+/* The message of this thread's last failure; "" before any. Valid until the next failure. */
+const char *qd_message(void);
+
+/* "EINPUT" and so on, for tests and logs. */
+const char *qd_status_name(enum qd_status code);
+
+/* The body of a function that owns something: `QD_TRY(st, call(...));` leaves through its one exit, `out:`. */
+#define QD_TRY(st, call)                                                                                                           \
+	do {                                                                                                                       \
+		(st) = (call);                                                                                                     \
+		if ((st) != QD_OK)                                                                                                 \
+			goto out;                                                                                                  \
+	} while (0)
+
+/* ---- checked arithmetic: true on overflow, `*out` untouched then ---- */
+bool qd_mul_overflow(size_t a, size_t b, size_t *out);
+bool qd_add_overflow(size_t a, size_t b, size_t *out);
+
+/* ---- arena: many small things with one end of life ---- */
+struct qd_arena_block;
+struct qd_arena {
+	struct qd_arena_block *head;
+};
+/* `bytes` zeroed bytes aligned to 64, or NULL with the message recorded (QD_ENOMEM). Zero bytes give a valid pointer. */
+void *qd_arena_alloc(struct qd_arena *arena, size_t bytes);
+/* As above for n elements of `size` bytes, overflow checked. */
+void *qd_arena_array(struct qd_arena *arena, size_t n, size_t size);
+char *qd_arena_strdup(struct qd_arena *arena, const char *text);
+char *qd_arena_strf(struct qd_arena *arena, const char *fmt, ...) QD_PRINTF(2, 3);
+void qd_arena_release(struct qd_arena *arena);
+
+/* ---- growable array: `struct T *items; size_t n, cap;` and QD_PUSH(st, items, n, cap, value) ---- */
+QD_CHECK enum qd_status qd_grow(void *items_address, size_t *cap, size_t need, size_t element_size);
+#define QD_PUSH(st, items, n, cap, value)                                                                                          \
+	do {                                                                                                                       \
+		(st) = qd_grow(&(items), &(cap), (n) + 1, sizeof(*(items)));                                                       \
+		if ((st) != QD_OK)                                                                                                 \
+			goto out;                                                                                                  \
+		(items)[(n)++] = (value);                                                                                          \
+	} while (0)
+
+/* ---- map from strings to uint32_t (keys are copied) ---- */
+#define QD_NONE UINT32_MAX
+struct qd_strmap {
+	struct qd_strmap_entry *entries;
+	uint32_t n, cap;
+	struct qd_arena keys;
+};
+/* The value of `key`, or QD_NONE. */
+uint32_t qd_strmap_get(const struct qd_strmap *map, const char *key);
+/* Sets `key`, replacing an older value. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_strmap_put(struct qd_strmap *map, const char *key, uint32_t value);
+/* Forgets `key`; a no-op when absent. */
+void qd_strmap_remove(struct qd_strmap *map, const char *key);
+void qd_strmap_release(struct qd_strmap *map);
+
+/* ---- strings ---- */
+bool qd_starts_with(const char *text, const char *prefix);
+bool qd_ends_with(const char *text, const char *suffix);
+
+/* ---- files in ---- */
+struct qd_mapping {
+	const unsigned char *data;
+	size_t size;
+};
+/* Maps a whole regular file for reading (an empty one gives size 0). QD_EIO names the path. */
+QD_CHECK enum qd_status qd_mapping_open(struct qd_mapping *mapping, const char *path);
+void qd_mapping_release(struct qd_mapping *mapping);
+bool qd_is_directory(const char *path);
+bool qd_is_file(const char *path);
+/* True when the bytes are a Git-LFS pointer: the small text that stands in a clone for a large file that was not fetched. */
+bool qd_is_lfs_pointer(const void *data, size_t bytes);
+/* XXH3-128 of a file's bytes as "xxh3-128:<32 hex digits>" (what `xxhsum -H2` prints). `out` has room for QD_HASH_TEXT bytes. */
+#define QD_HASH_TEXT 48
+QD_CHECK enum qd_status qd_hash_file(const char *path, char *out);
+/* The same over bytes in memory. */
+void qd_hash_bytes(const void *data, size_t bytes, char *out);
+
+/*
+ * ---- files out ----
+ * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target is untouched; a
+ * release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().
+ */
+struct qd_output {
+	int fd;
+	char *path, *temporary; /* `temporary` is NULL when `path` is a device or a pipe: those are written to directly */
+	size_t written;
+	bool force;
+	char *buffer; /* bytes not yet handed to the system */
+	size_t buffered;
+	struct qd_pending *pending;
+};
+/* QD_EEXIST when `path` exists and `force` is false; QD_EIO when the folder is missing or read-only. Both before anything is
+ * computed. */
+QD_CHECK enum qd_status qd_output_open(struct qd_output *out, const char *path, bool force);
+QD_CHECK enum qd_status qd_output_write(struct qd_output *out, const void *data, size_t bytes);
+QD_CHECK enum qd_status qd_output_printf(struct qd_output *out, const char *fmt, ...) QD_PRINTF(2, 3);
+QD_CHECK enum qd_status qd_output_commit(struct qd_output *out);
+void qd_output_release(struct qd_output *out);
+/* One call: the whole file. */
+QD_CHECK enum qd_status qd_write_file(const char *path, const void *data, size_t bytes, bool force);
+
+/*
+ * A folder that appears whole or not at all: write files below `out.temporary` (with the functions above), then commit renames the
+ * folder. With `force` an older folder is moved aside first and removed after the rename; on failure it is put back.
+ */
+struct qd_output_folder {
+	char *path, *temporary;
+	bool force;
+	struct qd_pending *pending;
+};
+QD_CHECK enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *path, bool force);
+QD_CHECK enum qd_status qd_output_folder_commit(struct qd_output_folder *out);
+void qd_output_folder_release(struct qd_output_folder *out);
+
+/* Removes every open temporary file and folder. Async-signal-safe: this is what the program's SIGINT and SIGTERM handlers call. */
+void qd_outputs_abandon(void);
+
+/* ---- JSON: jansson, with bounds and messages ---- */
+/*
+ * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. `*out` is a new
+ * reference. QD_EIO, QD_EINPUT (line and column).
+ */
+QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
+/* The same from memory; `what` names it in messages. */
+QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out);
+/* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
+QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
+
+/* ---- hooks: how the library speaks; all NULL by default ---- */
+enum qd_log_level { QD_LOG_WARNING, QD_LOG_INFO, QD_LOG_DEBUG };
+typedef void (*qd_log_hook)(void *context, enum qd_log_level level, const char *text);
+void qd_set_log_hook(qd_log_hook hook, void *context);
+void qd_log(enum qd_log_level level, const char *fmt, ...) QD_PRINTF(2, 3);
+
+/*
+ * Progress of long work: `done` of `total` units (rate and time left are the hook's business), `note` such as "loss 0.0123" or
+ * NULL. Library loops call it once per unit.
+ */
+typedef void (*qd_progress_hook)(void *context, const char *what, uint64_t done, uint64_t total, const char *note);
+void qd_set_progress_hook(qd_progress_hook hook, void *context);
+void qd_progress(const char *what, uint64_t done, uint64_t total, const char *note);
+
+/* Seconds of a monotonic clock. */
+double qd_now(void);
+
+#endif
