@@ -118,7 +118,9 @@ struct qd_graph {
 	qd_id *outputs;
 	size_t n_outputs, cap_outputs;
 	struct qd_strmap value_names, node_names;
+	struct qd_strmap suffixes; /* stem -> last number qd_graph_unique gave it */
 	enum qd_status status; /* first failure while building: see qd_graph_status */
+	const char *failure;   /* its message */
 };
 
 void qd_graph_init(struct qd_graph *g, const char *name);
@@ -195,7 +197,8 @@ qd_id qd_build_transpose(struct qd_graph *g, const char *name, qd_id x, size_t n
 qd_id qd_build_concat(struct qd_graph *g, const char *name, size_t n, const qd_id *parts, int64_t axis);
 /* One axis, step 1: x[begin:end]. */
 qd_id qd_build_slice(struct qd_graph *g, const char *name, qd_id x, int64_t axis, int64_t begin, int64_t end);
-/* softmax(q k^T * scale + mask) v as MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.scores", ".scaled", ".masked", ".softmax" and "<name>".
+/* softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled", ".masked",
+ * ".softmax" and "<name>".
  * q [N,heads,Lq,d], k [N,heads,Lk,d], v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d]. */
 qd_id qd_build_attention(struct qd_graph *g, const char *name, qd_id q, qd_id k, qd_id v, qd_id mask, float scale);
 /* Nearest upsampling by integer index k>>1 to [H2,W2] (Resize, asymmetric, floor). */
