@@ -72,7 +72,7 @@ TEST_FUZZ := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/test/%)
 .SECONDARY:
 .DELETE_ON_ERROR:
 
-all: $(BUILD)/quad
+all: $(BUILD)/quad $(BUILD)/scenes
 
 # ---- what is made before anything compiles ----
 ONNX_PROTO ?= $(firstword $(wildcard /usr/include/onnx/onnx.proto /usr/include/onnx/onnx-ml.proto) onnx.proto)
@@ -127,6 +127,11 @@ $(SAN)/libquad.a: $(SAN_OBJ)
 # ---- programs ----
 $(BUILD)/quad: $(CMD_OBJ) $(OBJ)/libquad.a
 	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
+
+# Draws the example's data; needs nothing of libtorch.
+EXAMPLE_SRC := $(sort $(wildcard scripts/example/*.c))
+$(BUILD)/scenes: $(EXAMPLE_SRC:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
+	$(CC) -fopenmp $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(UNIT_HELP:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
 	@mkdir -p $(@D)
