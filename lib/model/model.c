@@ -1,0 +1,158 @@
+/*
+ * A model as it lies on disk: a pipeline folder (model_index.json, unet/, scheduler/, ...) or the folder of its UNet alone, with
+ * config.json and the weights beside it.
+ */
+#include "lib/model/model.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static const char stem[] = "diffusion_pytorch_model";
+
+static enum qd_status copy(char **out, const char *fmt, ...) QD_PRINTF(2, 3);
+static enum qd_status copy(char **out, const char *fmt, ...)
+{
+	va_list args;
+	va_start(args, fmt);
+	int n = vasprintf(out, fmt, args);
+	va_end(args);
+	if (n >= 0)
+		return QD_OK;
+	*out = NULL;
+	return qd_fail(QD_ENOMEM, "out of memory");
+}
+
+static bool has_file(const char *folder, const char *name)
+{
+	char path[4096];
+	return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) && qd_is_file(path);
+}
+
+/* `path` without trailing slashes and ending in "/unet", of a pipeline folder: that folder's length; else 0. */
+static size_t pipeline_prefix(const char *path)
+{
+	char root[4096];
+	size_t n = strlen(path);
+	while (n > 1 && path[n - 1] == '/')
+		n--;
+	if (n < 6 || n >= sizeof(root) || strncmp(path + n - 5, "/unet", 5) != 0)
+		return 0;
+	memcpy(root, path, n - 5);
+	root[n - 5] = 0;
+	return has_file(root, "model_index.json") ? n - 5 : 0;
+}
+
+/* Which folders `path` means. */
+static enum qd_status locate(struct qd_model *model, const char *path)
+{
+	if (!qd_is_directory(path))
+		return qd_fail(QD_EINPUT, "'%s' is no folder, needs a diffusers folder with unet/config.json or config.json", path);
+	if (has_file(path, "unet/config.json")) {
+		enum qd_status st = copy(&model->root, "%s", path);
+		return st == QD_OK ? copy(&model->folder, "%s/unet", path) : st;
+	}
+	if (!has_file(path, "config.json"))
+		return qd_fail(QD_EINPUT, "'%s' has no model, needs unet/config.json or config.json", path);
+	size_t prefix = pipeline_prefix(path);
+	enum qd_status st = copy(&model->root, "%.*s", prefix ? (int)prefix : (int)strlen(path), path);
+	return st == QD_OK ? copy(&model->folder, "%s", path) : st;
+}
+
+enum qd_status qd_model_open(struct qd_model *model, const char *path)
+{
+	char *config = NULL;
+	enum qd_status st;
+	*model = (struct qd_model){ 0 };
+	QD_TRY(st, locate(model, path));
+	QD_TRY(st, copy(&config, "%s/config.json", model->folder));
+	QD_TRY(st, qd_unet_config_read(&model->config, config));
+	QD_TRY(st, qd_weights_open(&model->weights, model->folder, stem));
+out:
+	free(config);
+	if (st != QD_OK)
+		qd_model_release(model);
+	return st;
+}
+
+void qd_model_release(struct qd_model *model)
+{
+	free(model->folder);
+	free(model->root);
+	qd_weights_release(&model->weights);
+	*model = (struct qd_model){ 0 };
+}
+
+/* ---- hash ---- */
+
+static int by_name(const void *a, const void *b)
+{
+	const struct qd_tensor *const *x = a, *const *y = b;
+	return strcmp((*x)->name, (*y)->name);
+}
+
+/* The configuration without private keys, in one spelling. The caller frees it. */
+static enum qd_status config_text(const struct qd_model *model, char **out)
+{
+	json_t *json = NULL;
+	char *path = NULL;
+	const char *key;
+	json_t *value;
+	void *next;
+	enum qd_status st;
+	*out = NULL;
+	QD_TRY(st, copy(&path, "%s/config.json", model->folder));
+	QD_TRY(st, qd_json_read(path, &json));
+	json_object_foreach_safe(json, next, key, value)
+	{
+		if (key[0] == '_')
+			json_object_del(json, key);
+	}
+	*out = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
+	if (!*out)
+		st = qd_fail(QD_ENOMEM, "out of memory");
+out:
+	json_decref(json);
+	free(path);
+	return st;
+}
+
+/* "NAME DTYPE SHAPE HASH\n" of every tensor, sorted by name, so that neither order nor sharding matters. */
+static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
+{
+	const struct qd_tensor **sorted = calloc(weights->n + 1, sizeof(*sorted));
+	if (!sorted)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	if (weights->n)
+		memcpy(sorted, weights->tensors, weights->n * sizeof(*sorted));
+	qsort(sorted, weights->n, sizeof(*sorted), by_name);
+	for (size_t i = 0; i < weights->n; i++) {
+		char shape[QD_SHAPE_TEXT], hash[QD_HASH_TEXT];
+		qd_hash_bytes(sorted[i]->data, sorted[i]->bytes, hash);
+		fprintf(text, "%s %s %s %s\n", sorted[i]->name, qd_dtype_name(sorted[i]->dtype),
+			qd_shape_text(&sorted[i]->shape, shape), hash);
+	}
+	free(sorted);
+	return QD_OK;
+}
+
+enum qd_status qd_model_hash(const struct qd_model *model, char *out)
+{
+	char *config = NULL, *text = NULL;
+	size_t bytes = 0;
+	enum qd_status st;
+	FILE *stream = open_memstream(&text, &bytes);
+	if (!stream)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, config_text(model, &config));
+	fprintf(stream, "%s\n", config);
+	QD_TRY(st, tensor_lines(stream, &model->weights));
+	if (fflush(stream) != 0)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	qd_hash_bytes(text, bytes, out);
+out:
+	if (stream)
+		fclose(stream);
+	free(text);
+	free(config);
+	return st;
+}
