@@ -129,7 +129,11 @@ QD_CHECK enum qd_status qd_safetensors_write(const char *path, const struct qd_t
 	const char *const *metadata, size_t n_metadata, bool force, qd_fill fill, void *context);
 
 /* ---- npy (NumPy format 1.0 to 3.0, C order) ---- */
+/* `out` owns its bytes and has no name. QD_EIO; QD_EINPUT; QD_EUNSUPPORTED: element type, column-major order. */
 QD_CHECK enum qd_status qd_npy_read(const char *path, struct qd_tensor *out);
+/* The same from memory. */
+QD_CHECK enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
+/* QD_EUNSUPPORTED for types that NumPy does not have (BF16 and below 16 bits of float). */
 QD_CHECK enum qd_status qd_npy_write(const char *path, const struct qd_tensor *tensor, bool force);
 
 /* ---- png (libpng) ---- */
@@ -141,6 +145,8 @@ struct qd_image {
 QD_CHECK enum qd_status qd_image_new(struct qd_image *image, int width, int height);
 /* Any PNG up to 16,384 x 16,384, converted to 8-bit RGB over white. */
 QD_CHECK enum qd_status qd_image_read(const char *path, struct qd_image *image);
+/* The same from memory. */
+QD_CHECK enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, struct qd_image *image);
 QD_CHECK enum qd_status qd_image_write(const char *path, const struct qd_image *image, bool force);
 void qd_image_release(struct qd_image *image);
 
