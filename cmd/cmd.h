@@ -1,0 +1,86 @@
+/*
+ * cmd: the program. One table of commands (main.c), one file per command: parse, call, print; no arithmetic. Results go to stdout
+ * (text, or with --json one document with a "schema" number), progress and messages to stderr.
+ *
+ * Exit codes: 0 done; 1 the check the command exists to make said no; 2 wrong usage; 3 could not do it (one line saying why).
+ */
+#ifndef QUAD_CMD_CMD_H
+#define QUAD_CMD_CMD_H
+
+#include "quant/quant.h"
+#include <argp.h>
+
+enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 };
+
+/* X(name, one-line summary): the one place that declares a command. Each has `int qd_cmd_<name>(int argc, char **argv)` in
+ * cmd/<name>.c. */
+#define QD_COMMANDS(X)                                                                                                             \
+	X(inspect, "show what a model or adapter file holds")                                                                      \
+	X(eval, "run a graph on given inputs, float or simulated, and check the result")                                           \
+	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
+	X(distill, "fine-tune one adapter against the profile's fixed encodings")                                                  \
+	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
+	X(run, "sample images with an adapter, float, simulated or from an export")                                                \
+	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
+	X(init, "make a random-weight model of a given architecture")                                                              \
+	X(report, "compare sampled outputs: PSNR table and contact sheet")
+#define QD_COMMAND_DECLARE(name, summary) int qd_cmd_##name(int argc, char **argv);
+QD_COMMANDS(QD_COMMAND_DECLARE)
+#undef QD_COMMAND_DECLARE
+
+/* Options that mean the same in every command; a command lists the ones it takes (QD_OPT_*) and adds its own. */
+enum {
+	QD_OPT_BASE = 1 << 0,    /* --base DIR */
+	QD_OPT_ADAPTER = 1 << 1, /* --adapter NAME=PATH[@SCALE], repeated */
+	QD_OPT_CALIB = 1 << 2,   /* --calib FILE */
+	QD_OPT_PROFILE = 1 << 3, /* --profile FILE */
+	QD_OPT_OUTPUT = 1 << 4,  /* -o, --output PATH; --force */
+	QD_OPT_JSON = 1 << 5,
+	QD_OPT_SEED = 1 << 6,
+	QD_OPT_THREADS = 1 << 7, /* --threads N, --device cpu|cuda[:i] */
+	QD_OPT_DRY_RUN = 1 << 8,
+};
+struct qd_common {
+	const char *base, *calib, *profile, *output, *device;
+	const char **adapters; /* specs, in order */
+	size_t n_adapters, cap_adapters;
+	bool json, force, dry_run, quiet;
+	int verbose, threads;
+	uint64_t seed;
+};
+/*
+ * Parses argv with argp: the shared options in `mask` (always -q, -v, --help) and the command's own `options` (NULL-terminated
+ * argp_option list; keys from 0x400 up) through `parse` with `own` as its input. `doc` is the help's text, `args_doc` the usage of
+ * positional arguments (NULL: none are taken; else each goes to `parse` as ARGP_KEY_ARG). Exits with QD_EXIT_USAGE on wrong usage.
+ * Applies threads, device and verbosity.
+ */
+void qd_parse(int argc, char **argv, const char *doc, const char *args_doc, unsigned mask, const struct argp_option *options,
+	error_t (*parse)(int key, char *arg, struct argp_state *state), void *own, struct qd_common *common);
+void qd_common_release(struct qd_common *common);
+/* For ARGP parse functions of commands: strict numbers; on a bad one argp_error (exit 2) naming option and text. */
+int64_t qd_parse_int(struct argp_state *state, const char *option, const char *arg, int64_t low, int64_t high);
+double qd_parse_number(struct argp_state *state, const char *option, const char *arg, double low, double high);
+/* Index of `arg` in NULL-terminated `names`, or argp_error listing them. */
+int qd_parse_choice(struct argp_state *state, const char *option, const char *arg, const char *const *names);
+/* Prints "quad COMMAND: MESSAGE" to stderr and returns the exit code for `st` (QD_ECHECK 1, others 3; QD_OK 0). */
+int qd_finish(const char *command, enum qd_status st);
+/* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */
+QD_CHECK enum qd_status qd_print_json(json_t *value);
+
+/* Quantization options shared by qss, eval and distill: an argp child. */
+extern const struct argp_option qd_quant_argp_options[];
+error_t qd_quant_parse(int key, char *arg, struct argp_state *state, struct qd_quant_options *options);
+
+/* What most commands start with: model, modules and adapters opened. */
+struct qd_opened {
+	struct qd_model model;
+	struct qd_graph shape_graph; /* smallest sizes: for modules */
+	struct qd_modules modules;
+	struct qd_adapter *adapters;
+	const struct qd_adapter **adapter_list;
+	size_t n_adapters;
+};
+QD_CHECK enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common);
+void qd_opened_release(struct qd_opened *opened);
+
+#endif

@@ -1,0 +1,230 @@
+/*
+ * lib/model: models and adapters as people have them. Diffusers directories (config.json and safetensors) become graphs (lib/ir),
+ * adapter files of every trainer become lists of low-rank pairs under diffusers' module paths, and low-rank branches with inputs in
+ * place of weights are attached to a graph. Schedulers step a sample through time.
+ *
+ * Dimension letters: N batch, C channels, H W latent pixels, L tokens, D context features, R rank, O I output and input features,
+ * kh kw kernel.
+ */
+#ifndef QUAD_LIB_MODEL_MODEL_H
+#define QUAD_LIB_MODEL_MODEL_H
+
+#include "lib/ir/ir.h"
+
+/* ---- weights of one component folder (weights.c) ---- */
+/* All tensors of a folder, by name, mapped: one file, or shards with an index. */
+struct qd_weights {
+	const char *path; /* the file, or the index of the shards: for messages */
+	struct qd_safetensors *files;
+	size_t n_files;
+	const struct qd_tensor **tensors; /* of all files, in the files' order */
+	size_t n, cap;
+	struct qd_strmap by_name; /* index into `tensors` */
+	struct qd_arena arena;
+};
+/*
+ * `stem` is "diffusion_pytorch_model" or "model". Tries the index, the plain file, then the fp16 and bf16 variants of both.
+ * QD_EINPUT names the folder and what it needs; a pickle alone is QD_EUNSUPPORTED.
+ */
+QD_CHECK enum qd_status qd_weights_open(struct qd_weights *weights, const char *folder, const char *stem);
+/* NULL when there is none. */
+const struct qd_tensor *qd_weights_find(const struct qd_weights *weights, const char *name);
+void qd_weights_release(struct qd_weights *weights);
+
+/* ---- UNet2DConditionModel (unet_config.c, unet.c) ---- */
+#define QD_MAX_BLOCKS 8
+#define QD_MAX_LAYERS 16
+/*
+ * What config.json says, with every per-block value spelled out. Block 0 of down_, channels, layers, heads and cross_dim is the one
+ * with the highest resolution; up_ lists are in the order the up blocks run, so that block 0 has the lowest.
+ */
+struct qd_unet_config {
+	int64_t in_channels, out_channels;
+	int64_t sample_size; /* native latent height and width; 0 when the file does not say */
+	int blocks;
+	int64_t channels[QD_MAX_BLOCKS];
+	int64_t layers[QD_MAX_BLOCKS];               /* resnets per down block; up blocks have one more */
+	int64_t heads[QD_MAX_BLOCKS];                /* number of attention heads, although the file calls it attention_head_dim */
+	int64_t cross_dim[QD_MAX_BLOCKS];            /* features of the context */
+	int64_t depth[QD_MAX_BLOCKS][QD_MAX_LAYERS]; /* transformer blocks per attention, by down block and layer */
+	int64_t up_depth[QD_MAX_BLOCKS][QD_MAX_LAYERS]; /* the same by up block and layer */
+	int64_t mid_depth;
+	bool down_attention[QD_MAX_BLOCKS], up_attention[QD_MAX_BLOCKS];
+	bool only_cross[QD_MAX_BLOCKS]; /* by down block: attn1 attends to the context too */
+	bool has_mid, mid_attention;
+	bool linear_projection, flip_sin_to_cos, center_input, scale_shift, text_time, text_proj;
+	double freq_shift, norm_eps, mid_scale;
+	int64_t groups, downsample_padding, conv_in_kernel, conv_out_kernel;
+	int64_t time_dim;          /* features of the time embedding, 4 * channels[0] unless stated */
+	int64_t time_cond_dim;     /* of timestep_cond; 0: no such input */
+	int64_t addition_time_dim; /* text_time: sinusoid features of each of the six time_ids */
+	int64_t addition_in_dim;   /* text_time: features into add_embedding; 6 * addition_time_dim of them are time_ids */
+	int64_t encoder_hid_dim;   /* text_proj: features of encoder_hidden_states before encoder_hid_proj */
+	enum qd_op act;            /* QD_OP_SIGMOID stands for silu; QD_OP_MISH, QD_OP_GELU, QD_OP_RELU */
+};
+/* QD_EINPUT or QD_EUNSUPPORTED naming file, field, found and needed. Unknown fields are ignored. */
+QD_CHECK enum qd_status qd_unet_config_read(struct qd_unet_config *config, const char *path);
+QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, const char *what, const json_t *json);
+
+/* ---- a model: an opened component folder ---- */
+struct qd_model {
+	char *folder; /* the component folder itself, ".../unet" */
+	char *root;   /* the pipeline folder, or equal to `folder` */
+	struct qd_unet_config config;
+	struct qd_weights weights;
+};
+/* `path`: a pipeline folder (with unet/) or the component folder. */
+QD_CHECK enum qd_status qd_model_open(struct qd_model *model, const char *path);
+void qd_model_release(struct qd_model *model);
+/* Hash over the names, shapes, dtypes and bytes of all weights, and the configuration (profile, manifest). `out`: QD_HASH_TEXT
+ * bytes. */
+QD_CHECK enum qd_status qd_model_hash(const struct qd_model *model, char *out);
+
+/* Sizes that a graph is built for. */
+struct qd_sizes {
+	int64_t batch, height, width, tokens;
+};
+/*
+ * Inputs, named and shaped as diffusers' forward takes them: sample f32 [N,C,H,W], timestep f32 [N], encoder_hidden_states f32
+ * [N,L,D]; for text_time models text_embeds f32 [N,P] and time_ids f32 [N,6]; with time_cond_dim timestep_cond f32 [N,256]. Output:
+ * "out" f32 [N,O,H,W]. Node and value names are module paths. Weights that are missing or of another shape: QD_EINPUT naming
+ * tensor, found and needed. `weights` NULL builds the shape of the model without bytes (weights whose data is NULL): for quad init
+ * and for name tables.
+ */
+QD_CHECK enum qd_status qd_unet_graph(
+	struct qd_graph *g, const struct qd_unet_config *config, const struct qd_weights *weights, const struct qd_sizes *sizes);
+
+/* ---- modules: the layers that a LoRA can adapt (modules.c) ---- */
+struct qd_module {
+	const char *path; /* diffusers spelling, "mid_block.attentions.0.proj_in" */
+	qd_id node, weight;
+	bool conv;
+	int64_t out, in, kh, kw; /* kh = kw = 1 for linear */
+};
+struct qd_modules {
+	struct qd_module *items;
+	size_t n;
+	struct qd_strmap by_path;
+	struct qd_arena arena;
+};
+/* Every Conv and Gemm of `g` whose weight is a QD_WEIGHT called "<path>.weight", in graph order. */
+QD_CHECK enum qd_status qd_modules_of(struct qd_modules *modules, const struct qd_graph *g);
+const struct qd_module *qd_modules_find(const struct qd_modules *modules, const char *path);
+void qd_modules_release(struct qd_modules *modules);
+
+/* ---- adapters (adapter.c and one file per format) ---- */
+enum qd_adapter_format { QD_ADAPTER_PEFT, QD_ADAPTER_DIFFUSERS, QD_ADAPTER_KOHYA, QD_ADAPTER_CLONEOFSIMO };
+const char *qd_adapter_format_name(enum qd_adapter_format format);
+
+/* One adapted layer: delta W = up diag(gain) down. All float32, row-major, in the adapter's arena. */
+struct qd_lora {
+	const char *path; /* module path, diffusers spelling */
+	int64_t rank, out, in, kh, kw;
+	bool conv;   /* of a convolution: written with four dimensions */
+	float *down; /* [R, I*kh*kw]: as the file holds it (Tucker's middle collapsed in) */
+	float *up;   /* [O, R] */
+	float *gain; /* [R]: multiplier * the format's scale (alpha/rank, ...); a stored .lora_gain is multiplied in */
+};
+struct qd_adapter {
+	const char *name, *path;
+	enum qd_adapter_format format;
+	struct qd_lora *loras; /* in the order of the modules they belong to */
+	size_t n;
+	struct qd_strmap by_path;
+	size_t text_tensors; /* tensors of text encoders: recognized, reported, not used here */
+	size_t embeddings;   /* textual-inversion vectors, likewise */
+	const char **notes;  /* one line each: what a user should know (ignored keys and the rule they fall under) */
+	size_t n_notes, cap_notes;
+	char hash[QD_HASH_TEXT];
+	struct qd_arena arena;
+};
+/*
+ * Reads an adapter file or PEFT folder for the model whose modules are given; `multiplier` is the user's strength. Every key of the
+ * file is used, ignored by a stated rule (notes), or an error. QD_EUNSUPPORTED names the algorithm and first key (LoHa, LoKr, IA3,
+ * DoRA, OFT, full models, pickles); QD_EINPUT names file, tensor, found and needed (unknown module, wrong shape, rank mismatch,
+ * NaN, up without down), and for a wrong base how many modules fit and which family the adapter looks like.
+ */
+QD_CHECK enum qd_status qd_adapter_open(
+	struct qd_adapter *adapter, const char *name, const char *path, double multiplier, const struct qd_modules *modules);
+/* "NAME=PATH[@SCALE][+PATH[@SCALE]]...": several files join their ranks (exact in float). "PATH" alone takes the file's stem as
+ * name. */
+QD_CHECK enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+const struct qd_lora *qd_adapter_find(const struct qd_adapter *adapter, const char *path);
+void qd_adapter_release(struct qd_adapter *adapter);
+/* Builds an adapter in memory (training): loras with zeroed buffers for `n` modules at `rank`, gain = `gain`. */
+QD_CHECK enum qd_status qd_adapter_new(
+	struct qd_adapter *adapter, const char *name, const struct qd_module *const *modules, size_t n, int64_t rank, float gain);
+/*
+ * Writes diffusers format: "unet.<path>.lora_A.weight" (down) and ".lora_B.weight" (up), conv shapes for convs, F32 or F16,
+ * metadata lora_adapter_metadata with r, lora_alpha and patterns so that any reader applies the right scale. The gain is folded:
+ * its common positive part into alpha when all components share it, else into up and down evenly (square roots, sign in up); with
+ * `keep_gain` it is written as ".lora_gain" [R] beside unfolded tensors instead.
+ */
+QD_CHECK enum qd_status qd_adapter_write(
+	const struct qd_adapter *adapter, const char *path, enum qd_dtype dtype, bool keep_gain, bool force);
+
+/* ---- slots: LoRA tensors as graph inputs (slots.c) ---- */
+struct qd_slot {
+	const char *path;
+	int64_t rank, out, in, kh, kw;
+	bool conv;
+	qd_id down, up, gain; /* graph inputs "<path>.lora_down" [R,I(,kh,kw)], ".lora_up" [O,R(,1,1)], ".lora_gain" [R]; QD_NONE
+				 before attaching */
+	qd_id weight;         /* the base weight's value */
+	qd_id base, sum;      /* W x (+ b), and W x + b + up(gain * down x): values "<path>" and "<path>.lora_sum" */
+};
+struct qd_slots {
+	struct qd_slot *items;
+	size_t n;
+	struct qd_strmap by_path;
+	struct qd_arena arena;
+};
+/*
+ * Chooses the slots: `policy` NULL or "union" (of the adapters), "attention", "transformer", "all", or a file of module paths, one
+ * per line. Rank of a slot: the largest over adapters, or `rank` when > 0 (QD_EINPUT when an adapter needs more).
+ */
+QD_CHECK enum qd_status qd_slots_choose(struct qd_slots *slots, const struct qd_modules *modules,
+	const struct qd_adapter *const *adapters, size_t n, const char *policy, int64_t rank);
+/* Adds the branches to `g`: values "<path>.lora_down_out", ".lora_gain_out", ".lora_up_out", ".lora_sum". y = W x + up(gain * down
+ * x). The ids in `slots` are filled in. Uses of the layer's output become uses of the sum. */
+QD_CHECK enum qd_status qd_slots_attach(struct qd_slots *slots, struct qd_graph *g);
+/* Finds already attached slots by the names of the graph's inputs (an exported graph). */
+QD_CHECK enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_graph *g);
+/* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R and R floats. */
+QD_CHECK enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain);
+void qd_slots_release(struct qd_slots *slots);
+
+/* ---- schedulers (scheduler.c) ---- */
+enum qd_prediction { QD_PREDICT_EPSILON, QD_PREDICT_V, QD_PREDICT_SAMPLE };
+/* The noise schedule of scheduler_config.json. */
+struct qd_schedule {
+	int train_steps;
+	double *alphas_cumprod; /* [train_steps] */
+	enum qd_prediction prediction;
+	char spacing[16]; /* "leading", "trailing", "linspace" or "" (the class default) */
+	int steps_offset;
+	bool clip_sample, set_alpha_to_one, karras;
+	double clip_range;
+	char class_name[64];
+};
+/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
+QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);
+void qd_schedule_release(struct qd_schedule *schedule);
+
+struct qd_scheduler {
+	const struct qd_schedule *schedule;
+	int kind; /* row of the scheduler table: "ddim", "euler", "lcm" */
+	int steps;
+	double *timesteps, *sigmas; /* [steps], [steps + 1] */
+	double init_sigma;
+};
+QD_CHECK enum qd_status qd_scheduler_new(struct qd_scheduler *s, const struct qd_schedule *schedule, const char *kind, int steps);
+void qd_scheduler_release(struct qd_scheduler *s);
+/* Model input for step i: `in` and `out` of n floats (may be the same). */
+void qd_scheduler_scale_input(const struct qd_scheduler *s, int i, size_t n, const float *in, float *out);
+/* x (n floats, in place) from step i to i + 1 given the model's output; `noise` as long as x for stochastic schedulers, else NULL.
+ */
+QD_CHECK enum qd_status qd_scheduler_step(
+	const struct qd_scheduler *s, int i, size_t n, float *x, const float *model_out, const float *noise);
+
+#endif
