@@ -218,8 +218,8 @@ static enum qd_status read_channels(const struct reader *r, struct qd_unet_confi
 	return int_list(r, "block_out_channels", c->blocks, MAX_CHANNELS, 0, c->channels);
 }
 
-/* Types "<stem>" (no attention) and "CrossAttn<stem>"; the old prefix UNetRes for CrossAttn's empty place is dropped as diffusers
- * does. */
+/* Block types: "<stem>", or "CrossAttn<stem>" with attention; a leading UNetRes is an old spelling. `plain` is the one without
+ * attention when the file has no list. */
 static enum qd_status read_types(const struct reader *r, const char *name, const char *stem, int blocks, int plain, bool *attention)
 {
 	char cross[32], need[96];
@@ -444,9 +444,6 @@ static enum qd_status check_consistent(const struct reader *r, const struct qd_u
 	if (!(c->mid_scale > 0) || !(c->norm_eps > 0))
 		return qd_fail(QD_EINPUT, "'%s': fields 'mid_block_scale_factor' and 'norm_eps' are %g and %g, need more than 0",
 			r->what, c->mid_scale, c->norm_eps);
-	if (!(c->freq_shift < (double)c->channels[0] / 2))
-		return qd_fail(QD_EINPUT, "'%s': field 'freq_shift' is %g, needs less than half of the %lld channels of block 0",
-			r->what, c->freq_shift, (long long)c->channels[0]);
 	if (c->text_time &&
 		(c->addition_time_dim % 2 || c->addition_time_dim == 0 || c->addition_in_dim <= 6 * c->addition_time_dim))
 		return qd_fail(QD_EINPUT,
@@ -454,6 +451,10 @@ static enum qd_status check_consistent(const struct reader *r, const struct qd_u
 			"need an even "
 			"number and more than six times that",
 			r->what, (long long)c->addition_time_dim, (long long)c->addition_in_dim);
+	double half = (double)(c->text_time && c->addition_time_dim < c->channels[0] ? c->addition_time_dim : c->channels[0]) / 2;
+	if (!(c->freq_shift < half))
+		return qd_fail(QD_EINPUT, "'%s': field 'freq_shift' is %g, needs less than the %g frequencies of an embedding",
+			r->what, c->freq_shift, half);
 	return QD_OK;
 }
 
