@@ -1,0 +1,180 @@
+/*
+ * How far apart two signals or two distributions are.
+ *
+ * Jensen-Shannon of p and q with m = (p + q)/2 and t = (q - p)/(q + p):
+ *
+ *     JS = 1/2 sum p ln(p/m) + 1/2 sum q ln(q/m) = 1/2 sum m [ (1-t) ln(1-t) + (1+t) ln(1+t) ]
+ *
+ * The right side has no negative term, so nothing cancels when p and q nearly agree (JS ~ t^2/2, far below the rounding error of
+ * the left side). For softmax outputs t = tanh((ln q - ln p)/2) keeps that accuracy down to the difference of the logarithms.
+ */
+#include "lib/math/math.h"
+
+#include <math.h>
+
+/* ---- signals ---- */
+
+/* Eight sums side by side: the compiler may not reorder one sum of floating-point numbers, but it may keep eight in a register. */
+enum { LANES = 8 };
+
+struct lanes {
+	double reference[LANES], measured[LANES], product[LANES], error[LANES], largest[LANES];
+};
+
+QD_CLONES static void add_lanes(struct lanes *sums, const float *reference, const float *measured, size_t n)
+{
+	for (size_t i = 0; i + LANES <= n; i += LANES) {
+		for (size_t j = 0; j < LANES; j++) {
+			double r = (double)reference[i + j], m = (double)measured[i + j], d = m - r;
+			sums->reference[j] += r * r;
+			sums->measured[j] += m * m;
+			sums->product[j] += r * m;
+			sums->error[j] += d * d;
+			sums->largest[j] = fabs(d) > sums->largest[j] ? fabs(d) : sums->largest[j];
+		}
+	}
+}
+
+static void add_one(struct qd_error *sums, double r, double m)
+{
+	double d = m - r;
+	sums->reference += r * r;
+	sums->measured += m * m;
+	sums->product += r * m;
+	sums->error += d * d;
+	if (fabs(d) > sums->largest)
+		sums->largest = fabs(d);
+}
+
+void qd_error_add(struct qd_error *sums, const float *reference, const float *measured, size_t n)
+{
+	struct lanes lanes = { 0 };
+	add_lanes(&lanes, reference, measured, n);
+	for (size_t j = 0; j < LANES; j++) {
+		sums->reference += lanes.reference[j];
+		sums->measured += lanes.measured[j];
+		sums->product += lanes.product[j];
+		sums->error += lanes.error[j];
+		if (lanes.largest[j] > sums->largest)
+			sums->largest = lanes.largest[j];
+	}
+	for (size_t i = n - n % LANES; i < n; i++)
+		add_one(sums, (double)reference[i], (double)measured[i]);
+	sums->n += n;
+}
+
+double qd_error_mse(const struct qd_error *sums)
+{
+	return sums->n ? sums->error / (double)sums->n : 0;
+}
+
+double qd_error_sqnr_db(const struct qd_error *sums)
+{
+	return sums->error == 0 ? INFINITY : 10 * log10(sums->reference / sums->error);
+}
+
+double qd_error_cosine(const struct qd_error *sums)
+{
+	if (sums->reference == 0 || sums->measured == 0)
+		return sums->reference == sums->measured ? 1 : 0;
+	return sums->product / (sqrt(sums->reference) * sqrt(sums->measured));
+}
+
+static struct qd_error compare(const float *reference, const float *measured, size_t n)
+{
+	struct qd_error sums = { 0 };
+	qd_error_add(&sums, reference, measured, n);
+	return sums;
+}
+
+double qd_mse(const float *reference, const float *measured, size_t n)
+{
+	struct qd_error sums = compare(reference, measured, n);
+	return qd_error_mse(&sums);
+}
+
+double qd_sqnr_db(const float *reference, const float *measured, size_t n)
+{
+	struct qd_error sums = compare(reference, measured, n);
+	return qd_error_sqnr_db(&sums);
+}
+
+double qd_cosine(const float *reference, const float *measured, size_t n)
+{
+	struct qd_error sums = compare(reference, measured, n);
+	return qd_error_cosine(&sums);
+}
+
+double qd_psnr(double mse, double range)
+{
+	return mse == 0 ? INFINITY : 10 * log10(range * range / mse);
+}
+
+/* ---- distributions ---- */
+
+/* ln sum exp(x / tau), with the largest taken out so that nothing overflows. */
+static double log_sum_exp(const float *x, size_t n, double tau)
+{
+	double largest = -INFINITY, sum = 0;
+	for (size_t i = 0; i < n; i++)
+		largest = fmax(largest, (double)x[i] / tau);
+	for (size_t i = 0; i < n; i++)
+		sum += exp((double)x[i] / tau - largest);
+	return largest + log(sum);
+}
+
+void qd_softmax(const float *x, size_t n, double tau, double *p)
+{
+	double norm = log_sum_exp(x, n, tau);
+	for (size_t i = 0; i < n; i++)
+		p[i] = exp((double)x[i] / tau - norm);
+}
+
+/* (1-t) ln(1-t) + (1+t) ln(1+t) for t in [-1, 1]; below 1e-3 its series t^2 + t^4/6 + ..., whose next term is t^6/15. */
+static double js_term(double t)
+{
+	double square = t * t;
+	if (square < 1e-6)
+		return square * (1 + square / 6);
+	if (square >= 1)
+		return 2 * log(2.0);
+	return (1 - t) * log1p(-t) + (1 + t) * log1p(t);
+}
+
+double qd_js_divergence(const double *p, const double *q, size_t n)
+{
+	double sum = 0;
+	for (size_t i = 0; i < n; i++)
+		if (p[i] + q[i] > 0)
+			sum += (p[i] + q[i]) * js_term((q[i] - p[i]) / (q[i] + p[i]));
+	return sum / 4;
+}
+
+double qd_kl_divergence(const double *p, const double *q, size_t n)
+{
+	double sum = 0;
+	for (size_t i = 0; i < n; i++)
+		if (p[i] > 0)
+			sum += p[i] * log(p[i] / q[i]);
+	return sum;
+}
+
+double qd_softmax_js(const float *x, const float *y, size_t n, double tau)
+{
+	double norm_x = log_sum_exp(x, n, tau), norm_y = log_sum_exp(y, n, tau), sum = 0;
+	for (size_t i = 0; i < n; i++) {
+		double log_p = (double)x[i] / tau - norm_x, log_q = (double)y[i] / tau - norm_y;
+		sum += (exp(log_p) + exp(log_q)) * js_term(tanh((log_q - log_p) / 2));
+	}
+	return sum / 4;
+}
+
+double qd_softmax_kl(const float *x, const float *y, size_t n, double tau)
+{
+	double norm_x = log_sum_exp(x, n, tau), norm_y = log_sum_exp(y, n, tau), sum = 0;
+	for (size_t i = 0; i < n; i++) {
+		double log_p = (double)x[i] / tau - norm_x, log_q = (double)y[i] / tau - norm_y;
+		sum += exp(log_p) * (log_p - log_q);
+	}
+	return sum;
+}
