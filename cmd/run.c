@@ -1,0 +1,205 @@
+/* quad run: samples with an adapter, in float, under a profile, or from an export; compares two engines step by step. */
+#include "cmd/cmd.h"
+#include "export/export.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	KEY_INPUTS = 0x400,
+	KEY_SCHEDULER,
+	KEY_STEPS,
+	KEY_GUIDANCE,
+	KEY_ENGINE,
+	KEY_ORT_LIB,
+	KEY_ORT_PROFILE,
+	KEY_LIMIT,
+	KEY_BATCH,
+	KEY_HEIGHT,
+	KEY_WIDTH,
+	KEY_TRACE,
+	KEY_CHECK_TRACE,
+	KEY_CHECK
+};
+
+static const char *const schedulers[] = { "ddim", "euler", "lcm", NULL };
+static const char *const engines[] = { "torch", "ort", NULL };
+
+static const struct argp_option run_options[] = {
+	{ "inputs", KEY_INPUTS, "FILE", 0,
+		"safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W] (else drawn)", 1 },
+	{ "scheduler", KEY_SCHEDULER, "NAME", 0, "ddim, euler (default) or lcm", 1 },
+	{ "steps", KEY_STEPS, "N", 0, "steps (default 8)", 1 },
+	{ "guidance", KEY_GUIDANCE, "G", 0, "classifier-free guidance towards negative_hidden_states [N,L,D] (default 1: none)",
+		1 },
+	{ "engine", KEY_ENGINE, "NAME", 0, "what executes an export: torch (default) or ort", 1 },
+	{ "ort-lib", KEY_ORT_LIB, "FILE", 0, "the ONNX Runtime library (default: $QUAD_ORT_LIB, the system's, build/ort)", 1 },
+	{ "profile-ort", KEY_ORT_PROFILE, "PREFIX", 0, "let ONNX Runtime write operator times to PREFIX_*.json", 1 },
+	{ "limit", KEY_LIMIT, "N", 0, "only the first N samples", 1 },
+	{ "batch", KEY_BATCH, "N", 0, "samples per call (default: at most 8; an export has its own)", 1 },
+	{ "height", KEY_HEIGHT, "N", 0, "of the latents, where the inputs do not tell", 1 },
+	{ "width", KEY_WIDTH, "N", 0, "of the latents", 1 },
+	{ "trace", KEY_TRACE, "FILE", 0, "store every step's model input and output", 1 },
+	{ "check-trace", KEY_CHECK_TRACE, "FILE", 0,
+		"instead of sampling, feed the inputs of a stored trace and compare the outputs", 1 },
+	{ "check", KEY_CHECK, "TOL", 0, "largest difference allowed, as a part of the output's range (default 0.001)", 1 }, { 0 }
+};
+
+struct run {
+	struct qd_sampling_options options;
+	const char *check_trace;
+	double tolerance;
+};
+
+static error_t parse_sampling(int key, char *arg, struct argp_state *state, struct run *run)
+{
+	struct qd_sampling_options *o = &run->options;
+	switch (key) {
+	case KEY_INPUTS:
+		o->inputs = arg;
+		return 0;
+	case KEY_SCHEDULER:
+		o->scheduler = schedulers[qd_parse_choice(state, "scheduler", arg, schedulers)];
+		return 0;
+	case KEY_STEPS:
+		o->steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
+		return 0;
+	case KEY_GUIDANCE:
+		o->guidance = qd_parse_number(state, "guidance", arg, 0, 1000);
+		return 0;
+	case KEY_LIMIT:
+		o->limit = qd_parse_int(state, "limit", arg, 1, INT32_MAX);
+		return 0;
+	case KEY_BATCH:
+		o->batch = qd_parse_int(state, "batch", arg, 1, 4096);
+		return 0;
+	case KEY_HEIGHT:
+		o->height = qd_parse_int(state, "height", arg, 1, 16384);
+		return 0;
+	case KEY_WIDTH:
+		o->width = qd_parse_int(state, "width", arg, 1, 16384);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct run *run = state->input;
+	switch (key) {
+	case KEY_ENGINE:
+		run->options.engine.ort = qd_parse_choice(state, "engine", arg, engines) == 1;
+		return 0;
+	case KEY_ORT_LIB:
+		run->options.engine.ort_library = arg;
+		return 0;
+	case KEY_ORT_PROFILE:
+		run->options.engine.ort_profile = arg;
+		return 0;
+	case KEY_TRACE:
+		run->options.trace = arg;
+		return 0;
+	case KEY_CHECK_TRACE:
+		run->check_trace = arg;
+		return 0;
+	case KEY_CHECK:
+		run->tolerance = qd_parse_number(state, "check", arg, 0, 1e9);
+		return 0;
+	case ARGP_KEY_END:
+		if (run->options.inputs == NULL)
+			argp_error(state, "--inputs FILE is needed");
+		return 0;
+	default:
+		return parse_sampling(key, arg, state, run);
+	}
+}
+
+static enum qd_status sample(const struct qd_sampling_options *options, const struct qd_common *common)
+{
+	enum qd_status st;
+	struct qd_output probe = { 0 };
+	struct qd_tensor latents = { 0 };
+	double begin = qd_now();
+	/* an output that cannot be written is found out before the work */
+	QD_TRY(st, qd_output_open(&probe, common->output, common->force));
+	qd_output_release(&probe);
+	QD_TRY(st, qd_sample_file(options, &latents));
+	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));
+	double seconds = qd_now() - begin;
+	if (common->json) {
+		QD_TRY(st, qd_print_json(json_pack("{s:i,s:s,s:I,s:s,s:i,s:f}", "schema", 1, "output", common->output, "samples",
+				   (json_int_t)latents.shape.dim[0], "scheduler", options->scheduler, "steps", options->steps,
+				   "seconds", seconds)));
+	} else {
+		printf("%lld samples, %d %s steps, %.1f s: %s\n", (long long)latents.shape.dim[0], options->steps,
+			options->scheduler, seconds, common->output);
+	}
+out:
+	qd_output_release(&probe);
+	qd_tensor_release(&latents);
+	return st;
+}
+
+static enum qd_status print_trace(const struct qd_trace_step *steps, size_t n, double tolerance, bool as_json)
+{
+	json_t *rows = json_array();
+	size_t worst = 0;
+	for (size_t i = 0; i < n; i++) {
+		if (steps[i].difference > steps[worst].difference)
+			worst = i;
+		json_array_append_new(rows, json_pack("{s:i,s:f,s:f,s:f}", "step", (int)i, "timestep", steps[i].timestep,
+						    "difference", steps[i].difference, "range", steps[i].range));
+		if (!as_json)
+			printf("step %3zu  timestep %7.2f  largest difference %.3e of the range %.4g\n", i, steps[i].timestep,
+				steps[i].difference, steps[i].range);
+	}
+	double largest = n > 0 ? steps[worst].difference : 0;
+	json_t *document = json_pack("{s:i,s:o,s:f,s:f}", "schema", 1, "steps", rows, "largest", largest, "tolerance", tolerance);
+	if (as_json) {
+		enum qd_status st = qd_print_json(document);
+		if (st != QD_OK)
+			return st;
+	} else {
+		json_decref(document);
+		printf("largest difference %.3e of the output's range, allowed %g\n", largest, tolerance);
+	}
+	if (largest <= tolerance)
+		return QD_OK;
+	return qd_fail(QD_ECHECK, "step %zu differs by %.3e of the output's range, allowed %g", worst, largest, tolerance);
+}
+
+static enum qd_status compare(const struct run *run, const struct qd_common *common)
+{
+	struct qd_trace_step *steps = NULL;
+	size_t n = 0;
+	enum qd_status st = qd_trace_check(&run->options, run->check_trace, &steps, &n);
+	if (st == QD_OK)
+		st = print_trace(steps, n, run->tolerance, common->json);
+	free(steps);
+	return st;
+}
+
+int qd_cmd_run(int argc, char **argv)
+{
+	struct run run = { .options = { .scheduler = "euler", .steps = 8, .guidance = 1 }, .tolerance = 1e-3 };
+	struct qd_common common = { 0 };
+	enum qd_status st = QD_OK;
+	qd_parse(argc, argv, "Sample with an adapter: float, simulated under a profile, or from an export.", NULL,
+		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS,
+		run_options, parse, &run, &common);
+	run.options.seed = common.seed;
+	run.options.engine.base = common.base;
+	run.options.engine.profile = common.profile;
+	run.options.engine.threads = common.threads;
+	run.options.engine.adapter = common.n_adapters > 0 ? common.adapters[0] : NULL;
+	if (common.base == NULL || (run.check_trace == NULL && common.output == NULL))
+		st = qd_fail(QD_EINPUT, "--base %s needed", common.base == NULL ? "is" : "and -o (or --check-trace) are");
+	else if (common.n_adapters > 1)
+		st = qd_fail(QD_EINPUT, "one sample has one adapter, %zu given: join files as NAME=PATH+PATH", common.n_adapters);
+	else
+		st = run.check_trace != NULL ? compare(&run, &common) : sample(&run.options, &common);
+	qd_common_release(&common);
+	return qd_finish("run", st);
+}

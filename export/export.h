@@ -1,0 +1,143 @@
+/*
+ * export: what leaves the program. A net that carries a profile's encodings becomes one ONNX file whose LoRA tensors are inputs, an
+ * encodings JSON, one set of files per adapter, and a manifest, in a folder that appears whole. What was exported is read back and
+ * executed by the engines at the end of this header.
+ *
+ * The order of passes and files is in pipeline.c, on one screen.
+ */
+#ifndef QUAD_EXPORT_EXPORT_H
+#define QUAD_EXPORT_EXPORT_H
+
+#include "lib/model/onnx.h"
+#include "lib/model/sample.h"
+#include "lib/ort/ort.h"
+#include "quant/quant.h"
+
+/* ---- passes (one file each) ---- */
+/* A weight that is stored as codes: made from `source` (any float dtype, mapped) when it is written, so that memory holds one at a
+ * time. */
+struct qd_stored {
+	qd_id value;
+	struct qd_tensor source;
+	const struct qd_encoding *encoding;
+};
+/* The context of the export passes. */
+struct qd_lowering {
+	struct qd_stored *stored;
+	size_t n, cap;
+};
+void qd_lowering_release(struct qd_lowering *lowering);
+/* Encodings become nodes: see pass_qdq.c. `context` is a struct qd_lowering. */
+extern const struct qd_pass qd_pass_qdq;
+/* Equal constants of at most 64 bytes become one. No context. */
+extern const struct qd_pass qd_pass_share_constants;
+
+/* ---- ONNX (onnx_write.c) ---- */
+struct qd_onnx_write_options {
+	bool external;                    /* weights in "<path>.data"; always so when the file would pass 2 GiB */
+	const struct qd_lowering *stored; /* weights to be made from float; NULL: none */
+	const char *const *metadata;      /* key, value pairs */
+	size_t n_metadata;
+};
+/*
+ * Writes `g` as an ONNX model: IR version 10, operator set 21. One weight is in memory at a time. Float weights are written as
+ * float32. The files are left inside their folder under their own names through qd_output. `external` (may be NULL) tells whether
+ * data was put aside.
+ */
+QD_CHECK enum qd_status qd_onnx_write(
+	const struct qd_graph *g, const char *path, const struct qd_onnx_write_options *options, bool *external);
+
+/* ---- encodings JSON (encodings_json.c) ---- */
+/* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference. */
+QD_CHECK enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant_options *options, json_t **out);
+
+/* ---- adapter files (adapter_files.c, onnx_adapter.c) ---- */
+/* An adapter's tensors under their graph input names: codes (or, with `as_float`, the real numbers these stand for), gain float32.
+ */
+struct qd_adapter_tensors {
+	struct qd_tensor *items;
+	size_t n;
+	struct qd_arena arena;
+};
+QD_CHECK enum qd_status qd_adapter_tensors_make(
+	struct qd_adapter_tensors *tensors, const struct qd_fitted *fitted, const struct qd_profile *profile, bool as_float);
+void qd_adapter_tensors_release(struct qd_adapter_tensors *tensors);
+/* ONNX Runtime's adapter file with the given tensors. QD_EUNSUPPORTED names a tensor whose dtype ONNX has no number for, or a
+ * scalar. */
+QD_CHECK enum qd_status qd_onnx_adapter_write(
+	const char *path, const struct qd_tensor *tensors, size_t n, int32_t adapter_version, int32_t model_version, bool force);
+
+/* ---- the whole export (pipeline.c, manifest.c) ---- */
+enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = 3 };
+struct qd_export_options {
+	struct qd_sizes sizes;
+	enum qd_export_format format;
+	bool external, force, dry_run;
+	const char *profile_path; /* hashed into the manifest */
+	const char *command;      /* the command line, recorded */
+	const char *version;      /* of the program */
+	const char *dump_after;   /* a pass whose result is given to `dump`; NULL: none */
+	void (*dump)(void *context, const char *text);
+};
+/*
+ * Writes the folder `path`: model.onnx (QDQ), model_float.onnx (FLOAT), model.encodings.json, adapters/NAME.safetensors and
+ * NAME.onnx_adapter, adapters_float/NAME.safetensors (FLOAT), lora_weight_list.txt, scheduler/scheduler_config.json where the model
+ * has one, manifest.json. `manifest` (may be NULL) receives the manifest's document, a new reference. With dry_run everything but
+ * writing is done. QD_EINPUT for a profile of another base or an adapter that does not fit the slots; QD_EEXIST.
+ */
+QD_CHECK enum qd_status qd_export(const char *path, const struct qd_model *model, const struct qd_profile *profile,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
+/*
+ * Adds adapters to an export without touching its graph. QD_EINPUT when the manifest's profile is another one, or a slot or rank
+ * differs; QD_EEXIST when an adapter of that name is there and `force` is false. The manifest is replaced last.
+ */
+QD_CHECK enum qd_status qd_export_adapters(const char *path, const struct qd_profile *profile,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
+/* True for a folder that an export wrote (it holds manifest.json). */
+bool qd_is_export(const char *path);
+
+/* ---- engines (engine.c): a model that can be called, whatever executes it ---- */
+struct qd_engine;
+struct qd_engine_options {
+	const char *base;    /* a model folder, or the folder of an export */
+	const char *adapter; /* model folder: NAME=PATH; export: NAME, or NAME=FILE of such tensors; NULL: none (gain 0) */
+	const char *profile; /* model folder: simulate under it; NULL: float */
+	bool ort;            /* execute an export's model.onnx with ONNX Runtime */
+	const char *ort_library, *ort_profile;
+	struct qd_sizes sizes; /* model folder only: an export's are its own */
+	int threads;
+};
+QD_CHECK enum qd_status qd_engine_open(struct qd_engine **engine, const struct qd_engine_options *options);
+void qd_engine_free(struct qd_engine *engine);
+/* The graph that is executed: its inputs' names and shapes. */
+const struct qd_graph *qd_engine_graph(const struct qd_engine *engine);
+/* The folder with scheduler/ (a pipeline folder or the export). */
+const char *qd_engine_root(const struct qd_engine *engine);
+/* "torch", "torch, simulated", "ONNX Runtime 1.30.0" */
+const char *qd_engine_name(const struct qd_engine *engine);
+/* One call: feeds by input name; `out` receives the first output, float32. The adapter's tensors are fed by the engine. */
+QD_CHECK enum qd_status qd_engine_run(struct qd_engine *engine, const struct qd_tensor *feeds, size_t n, float *out);
+
+/* ---- sampling from files (sampling.c) ---- */
+struct qd_sampling_options {
+	struct qd_engine_options engine;
+	const char *inputs; /* safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W],
+			       negative_hidden_states, ... */
+	const char *scheduler;
+	int steps;
+	double guidance;
+	uint64_t seed;
+	int64_t limit, batch, height, width; /* 0: all samples, at most 8, from the inputs */
+	const char *trace;                   /* to be written: what went into the model and came out, each step */
+};
+/* `latents` f32 [N,Cl,H,W], owned by the caller. */
+QD_CHECK enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents);
+/* The largest difference of one step, relative to the range of the stored output. */
+struct qd_trace_step {
+	double timestep, difference, range;
+};
+/* Feeds the inputs stored in a trace, step by step, and compares the outputs. `*steps` is a heap array of *n. */
+QD_CHECK enum qd_status qd_trace_check(
+	const struct qd_sampling_options *options, const char *trace, struct qd_trace_step **steps, size_t *n);
+
+#endif
