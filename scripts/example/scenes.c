@@ -14,6 +14,7 @@
  * others are the adapters' tasks; each sees mask 1 everywhere and the whole input picture, except removal, which sees a hole.
  * Sample i depends on task, seed and i alone.
  */
+#include "lib/io/io.h"
 #include "scripts/example/draw.h"
 
 #include <argp.h>
