@@ -46,22 +46,6 @@ QD_CHECK enum qd_status qd_shape_broadcast(const struct qd_shape *a, const struc
 QD_CHECK enum qd_status qd_axis(int64_t axis, int rank, int *out);
 /* The axes in `values` as a set of bits; each once. */
 QD_CHECK enum qd_status qd_axes(size_t n, const int64_t *values, int rank, unsigned *out);
-/* The axes that ReduceMean and ReduceSum reduce, as bits. */
-QD_CHECK enum qd_status qd_reduced_axes(const struct qd_graph *g, const struct qd_node *node, unsigned *out);
-/* Slice per axis of input 0: first index, step and number of elements. */
-struct qd_slice_axis {
-	int64_t begin, step, count;
-};
-QD_CHECK enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *node, struct qd_slice_axis *axes);
-/* Pad per axis of input 0: elements before and after, negative to crop. */
-QD_CHECK enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node, int64_t *before, int64_t *after);
-
-/* ---- constants (eval.c) ---- */
-/*
- * The elements of a value that depends on constants and shapes only, as an owned tensor: F32 for floats, I64 for integers and
- * booleans. Computes through foldable nodes, within a budget. QD_EINPUT "value 'x' is not a constant".
- */
-QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value, struct qd_tensor *out);
 
 /* ---- the evaluator's parts (eval_*.c): in[i] is NULL when absent, out[i] is allocated and zero ---- */
 struct qd_eval {

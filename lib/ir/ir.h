@@ -175,6 +175,22 @@ size_t qd_graph_uses(const struct qd_graph *g, qd_id value);
 /* A constant integer operand (Reshape's shape, Slice's starts): at most `max` values into `out`. QD_EINPUT when it is not a constant I64/I32. */
 QD_CHECK enum qd_status qd_graph_ints(const struct qd_graph *g, qd_id value, size_t max, int64_t *out, size_t *n);
 
+/* Parameters of operators, worked out from attributes and constant inputs: for whoever executes or writes a node. */
+/* The axes that ReduceMean and ReduceSum reduce, as bits. */
+QD_CHECK enum qd_status qd_reduced_axes(const struct qd_graph *g, const struct qd_node *node, unsigned *out);
+/* Slice per axis of input 0: first index, step and number of elements. */
+struct qd_slice_axis {
+	int64_t begin, step, count;
+};
+QD_CHECK enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *node, struct qd_slice_axis *axes);
+/* Pad per axis of input 0: elements before and after, negative to crop. */
+QD_CHECK enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node, int64_t *before, int64_t *after);
+/*
+ * The elements of a value that depends on constants and shapes only, as an owned tensor: F32 for floats, I64 for integers and
+ * booleans. Computes through foldable nodes, within a budget. QD_EINPUT "value 'x' is not a constant".
+ */
+QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value, struct qd_tensor *out);
+
 /* Everything a graph must satisfy: ids in range, arity, attributes known, order topological, one producer each, names unique, shapes and
  * dtypes equal to what the rules give. QD_EINPUT names node and rule. */
 QD_CHECK enum qd_status qd_graph_verify(const struct qd_graph *g);
