@@ -100,7 +100,9 @@ $(BUILD)/gen/%_generated.h: export/%.fbs
 GEN += $(FBS_GEN)
 
 # ---- objects ----
-$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o: CFLAGS += -O3
+$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
+# Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
+$(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast
 $(OBJ)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
 	$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<

@@ -1,0 +1,395 @@
+/*
+ * Attention in tiles that stay in cache (Dao et al. 2022, "FlashAttention", algorithms 1 and 4; written here for CPU vectors):
+ *
+ *   forward, per block of query rows:      m = -inf, l = 0, o = 0
+ *     per block of keys:  s = scale q k^T;  m' = max(m, rowmax s);  p = exp(s - m');  f = exp(m - m')
+ *                         l = f l + rowsum p;  o = f o + p v;  m = m'
+ *     out = o / l,  logsum = m + log l
+ *   backward, per block of keys and of query rows:   p = exp(scale q k^T - logsum),  D = rowsum(dout out)
+ *     dv += p^T dout;   ds = scale p (dout v^T - D);   dq += ds k;   dk += ds^T q
+ *
+ * Every product is the same loop, multiply_tile: six rows of the left operand against a panel of 16 columns of the right one, sums
+ * held in registers. Right operands are packed into panels [k][16], zero beyond the last column, so that buffers of ours have a
+ * multiple of 16 columns and no product has a remainder.
+ *
+ * Letters: D head size of q and k, E of v; rows are queries, columns are keys.
+ */
+#include "lib/kernel/kernel_internal.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { PANEL = 16, ROWS = 6, QUERY_BLOCK = 96, KEY_BLOCK = 256 };
+
+typedef float vec __attribute__((vector_size(PANEL * sizeof(float))));
+typedef int32_t veci __attribute__((vector_size(PANEL * sizeof(int32_t))));
+/* GCC warns that such vectors are passed differently per instruction set; every function that takes one is inlined. */
+#pragma GCC diagnostic ignored "-Wpsabi"
+#define INLINE static inline __attribute__((always_inline))
+
+INLINE vec load(const float *p)
+{
+	vec v;
+
+	memcpy(&v, p, sizeof(v));
+	return v;
+}
+
+INLINE void store(float *p, vec v)
+{
+	memcpy(p, &v, sizeof(v));
+}
+
+static size_t panels(int64_t columns)
+{
+	return ((size_t)columns + PANEL - 1) / PANEL;
+}
+
+static size_t padded(int64_t columns)
+{
+	return panels(columns) * PANEL;
+}
+
+/* A left operand: element (i, j) is at[i * row + j * column], so that a transpose is a swap of two numbers. */
+struct left {
+	const float *at;
+	int64_t row, column;
+};
+
+/* c[rows, 16] (row length ldc) = or += a[rows, k] b[k, 16]; rows <= ROWS. */
+INLINE void multiply_tile(struct left a, size_t rows, size_t k, const float *b, float *c, size_t ldc, bool add)
+{
+	const float *row[ROWS];
+	vec sum[ROWS];
+
+	for (size_t i = 0; i < ROWS; i++) {
+		/* A short tile computes its last row again rather than branch. */
+		row[i] = a.at + (int64_t)qd_min_size(i, rows - 1) * a.row;
+		sum[i] = (vec){ 0 };
+	}
+	for (size_t j = 0; j < k; j++) {
+		vec right = load(b + j * PANEL);
+		for (size_t i = 0; i < ROWS; i++)
+			sum[i] += row[i][(int64_t)j * a.column] * right;
+	}
+	for (size_t i = 0; i < rows; i++)
+		store(c + i * ldc, add ? load(c + i * ldc) + sum[i] : sum[i]);
+}
+
+/* c[rows, columns] = or += a[rows, k] b[k, columns]; b packed, c with padded(columns) columns. */
+INLINE void multiply(struct left a, size_t rows, size_t k, const float *b, size_t columns, float *c, bool add)
+{
+	size_t ldc = padded((int64_t)columns);
+
+	for (size_t j = 0; j < ldc; j += PANEL)
+		for (size_t i = 0; i < rows; i += ROWS) {
+			struct left part = { a.at + (int64_t)i * a.row, a.row, a.column };
+			multiply_tile(part, qd_min_size(ROWS, rows - i), k, b + j * k, c + i * ldc + j, ldc, add);
+		}
+}
+
+/* b[k, columns] -> panels; element (i, j) is at[i * row + j * column]. */
+static void pack(struct left b, size_t k, size_t columns, float *to)
+{
+	for (size_t first = 0; first < columns; first += PANEL)
+		for (size_t i = 0; i < k; i++, to += PANEL)
+			for (size_t j = 0; j < PANEL; j++)
+				to[j] = first + j < columns ? b.at[(int64_t)i * b.row + (int64_t)(first + j) * b.column] : 0.0f;
+}
+
+/*
+ * exp(x) for x <= 0, within 2 units in the last place: x = n log 2 + r, |r| <= log(2) / 2, exp(r) by its series to r^7, times 2^n
+ * put into the exponent's bits. Below -87 the result is the smallest it can give, 2^-126, which no sum of such terms notices.
+ */
+INLINE vec exponential(vec x)
+{
+	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+	veci small = x < -87.0f;
+	vec n, r, y;
+	veci bits;
+
+	x = (vec)(((veci)x & ~small) | ((veci)(x * 0.0f - 87.0f) & small));
+	n = x * 1.44269504089f + rounder;
+	memcpy(&bits, &n, sizeof(bits));
+	n -= rounder;
+	r = x - n * 0.693359375f + n * 2.12194440e-4f;
+	y = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
+	y = y * r + 1.0f / 120.0f;
+	y = y * r + 1.0f / 24.0f;
+	y = y * r + 1.0f / 6.0f;
+	y = y * r + 0.5f;
+	y = y * r + 1.0f;
+	y = y * r + 1.0f;
+	return y * (vec)((bits << 23) + (127 << 23));
+}
+
+INLINE float sum_of(vec v)
+{
+	float s = 0;
+
+	for (size_t i = 0; i < PANEL; i++)
+		s += v[i];
+	return s;
+}
+
+/* Row of scores s[n] -> exp(scale s - shift), zero beyond n up to the padding; returns the sum. */
+INLINE float exponentials(float *s, size_t n, float scale, float shift)
+{
+	vec sum = { 0 };
+
+	for (size_t j = 0; j < n; j += PANEL) {
+		vec e = exponential(load(s + j) * scale - shift);
+		for (size_t i = n - j; i < PANEL; i++)
+			e[i] = 0.0f;
+		store(s + j, e);
+		sum += e;
+	}
+	return sum_of(sum);
+}
+
+INLINE float largest(const float *s, size_t n)
+{
+	vec best = { 0 };
+	float most = s[0];
+
+	best += most;
+	for (size_t j = 0; j + PANEL <= n; j += PANEL) {
+		vec x = load(s + j);
+		veci more = x > best;
+		best = (vec)(((veci)x & more) | ((veci)best & ~more));
+	}
+	for (size_t i = 0; i < PANEL; i++)
+		most = best[i] > most ? best[i] : most;
+	for (size_t j = n - n % PANEL; j < n; j++)
+		most = s[j] > most ? s[j] : most;
+	return most;
+}
+
+INLINE void scale_row(float *o, size_t n, float by)
+{
+	for (size_t j = 0; j < n; j += PANEL)
+		store(o + j, load(o + j) * by);
+}
+
+/* ---- forward ---- */
+
+/* One thread's buffers. */
+struct forward {
+	float *memory, *keys, *values, *scores, *o;
+	float m[QUERY_BLOCK], l[QUERY_BLOCK];
+};
+
+static bool forward_init(struct forward *f, const struct qd_attention *a)
+{
+	size_t keys = padded(qd_min_size(KEY_BLOCK, (size_t)a->keys));
+	size_t need = keys * (size_t)a->d + keys * padded(a->dv) + QUERY_BLOCK * (keys + padded(a->dv));
+
+	f->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
+	if (!f->memory)
+		return false;
+	f->keys = f->memory;
+	f->values = f->keys + keys * (size_t)a->d;
+	f->scores = f->values + keys * padded(a->dv);
+	f->o = f->scores + QUERY_BLOCK * keys;
+	return true;
+}
+
+/* Adds a block of n packed keys and values to the rows' running maximum, sum and output. */
+INLINE void absorb(struct forward *f, const struct qd_attention *a, const float *q, size_t rows, size_t n)
+{
+	size_t lds = padded((int64_t)n), ldo = padded(a->dv);
+
+	multiply((struct left){ q, a->q.row, 1 }, rows, (size_t)a->d, f->keys, n, f->scores, false);
+	for (size_t i = 0; i < rows; i++) {
+		float *s = f->scores + i * lds, m = fmaxf(f->m[i], largest(s, n) * a->scale), fade = expf(f->m[i] - m);
+		f->l[i] = f->l[i] * fade + exponentials(s, n, a->scale, m);
+		f->m[i] = m;
+		if (fade != 1.0f)
+			scale_row(f->o + i * ldo, ldo, fade);
+	}
+	multiply((struct left){ f->scores, (int64_t)lds, 1 }, rows, n, f->values, (size_t)a->dv, f->o, true);
+}
+
+/* The rows [first, first + rows) of one head. q, k, v, out point at that head. */
+QD_VECTOR static void forward_block(struct forward *f, const struct qd_attention *a, const float *q, const float *k, const float *v,
+	size_t first, size_t rows, float *out, float *logsum)
+{
+	size_t ldo = padded(a->dv);
+
+	for (size_t i = 0; i < rows; i++) {
+		f->m[i] = -INFINITY;
+		f->l[i] = 0.0f;
+	}
+	memset(f->o, 0, rows * ldo * sizeof(float));
+	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK) {
+		size_t n = qd_min_size(KEY_BLOCK, (size_t)a->keys - at);
+		pack((struct left){ k + (int64_t)at * a->k.row, 1, a->k.row }, (size_t)a->d, n, f->keys);
+		pack((struct left){ v + (int64_t)at * a->v.row, a->v.row, 1 }, n, (size_t)a->dv, f->values);
+		absorb(f, a, q + (int64_t)first * a->q.row, rows, n);
+	}
+	for (size_t i = 0; i < rows; i++) {
+		scale_row(f->o + i * ldo, ldo, 1.0f / f->l[i]);
+		memcpy(out + (int64_t)(first + i) * a->out.row, f->o + i * ldo, (size_t)a->dv * sizeof(float));
+		if (logsum)
+			logsum[first + i] = f->m[i] + logf(f->l[i]);
+	}
+}
+
+static int64_t head_at(const struct qd_strides *strides, int64_t batch, int64_t head)
+{
+	return batch * strides->batch + head * strides->head;
+}
+
+enum qd_status qd_attention_f32(
+	const struct qd_attention *a, const float *q, const float *k, const float *v, float *out, float *logsum)
+{
+	int64_t blocks = (a->queries + QUERY_BLOCK - 1) / QUERY_BLOCK, work = a->batch * a->heads * blocks;
+	bool failed = false;
+
+#pragma omp parallel reduction(|| : failed) if (a->batch * a->heads * a->queries * a->keys > QD_CHUNK)
+	{
+		struct forward f;
+		bool ready = forward_init(&f, a);
+#pragma omp for schedule(static)
+		for (int64_t i = 0; i < work; i++) {
+			int64_t batch = i / blocks / a->heads, head = i / blocks % a->heads;
+			size_t first = (size_t)(i % blocks) * QUERY_BLOCK,
+			       rows = qd_min_size(QUERY_BLOCK, (size_t)a->queries - first);
+			if (ready)
+				forward_block(&f, a, q + head_at(&a->q, batch, head), k + head_at(&a->k, batch, head),
+					v + head_at(&a->v, batch, head), first, rows, out + head_at(&a->out, batch, head),
+					logsum ? logsum + i / blocks * a->queries : NULL);
+		}
+		failed = !ready;
+		free(f.memory);
+	}
+	return failed ? qd_fail(QD_ENOMEM, "out of memory for attention tiles") : QD_OK;
+}
+
+/* ---- backward ---- */
+
+/* One thread's buffers: packed operands of a block of keys (k^T, v^T, k) and of a block of rows (q, dout), tiles, sums. */
+struct backward {
+	float *memory, *keys, *values, *key_rows, *queries, *douts, *p, *ds, *dk, *dv, *dq;
+};
+
+static bool backward_init(struct backward *b, const struct qd_attention *a)
+{
+	size_t keys = padded(qd_min_size(KEY_BLOCK, (size_t)a->keys)), d = padded(a->d), e = padded(a->dv);
+	const size_t sizes[] = { keys * d, keys * e, keys * d, QUERY_BLOCK * d, QUERY_BLOCK * e, QUERY_BLOCK * keys,
+		QUERY_BLOCK * keys, keys * d, keys * e, QUERY_BLOCK * d };
+	float **const to[] = { &b->keys, &b->values, &b->key_rows, &b->queries, &b->douts, &b->p, &b->ds, &b->dk, &b->dv, &b->dq };
+	size_t need = 0;
+
+	for (size_t i = 0; i < QD_COUNT(sizes); i++)
+		need += sizes[i];
+	b->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
+	if (!b->memory)
+		return false;
+	need = 0;
+	for (size_t i = 0; i < QD_COUNT(sizes); i++) {
+		*to[i] = b->memory + need;
+		need += sizes[i];
+	}
+	return true;
+}
+
+/* One head: everything the block functions below need, pointers at that head. */
+struct head {
+	const float *q, *k, *v, *out, *logsum, *dout;
+	float *dq, *dk, *dv;
+};
+
+static void copy_rows(float *to, int64_t to_row, const float *from, size_t from_row, size_t rows, int64_t columns)
+{
+	for (size_t i = 0; i < rows; i++)
+		memcpy(to + (int64_t)i * to_row, from + i * from_row, (size_t)columns * sizeof(float));
+}
+
+/* p and ds of `rows` queries at h (already advanced to the block) against the n packed keys. */
+INLINE void probabilities(struct backward *b, const struct qd_attention *a, const struct head *h, size_t rows, size_t n)
+{
+	size_t lds = padded((int64_t)n);
+
+	multiply((struct left){ h->q, a->q.row, 1 }, rows, (size_t)a->d, b->keys, n, b->p, false);
+	multiply((struct left){ h->dout, a->out.row, 1 }, rows, (size_t)a->dv, b->values, n, b->ds, false);
+	for (size_t i = 0; i < rows; i++) {
+		float dot = 0.0f, *p = b->p + i * lds, *ds = b->ds + i * lds;
+		for (int64_t j = 0; j < a->dv; j++)
+			dot += h->dout[(int64_t)i * a->out.row + j] * h->out[(int64_t)i * a->out.row + j];
+		exponentials(p, n, a->scale, h->logsum[i]);
+		for (size_t j = 0; j < lds; j += PANEL)
+			store(ds + j, load(p + j) * (load(ds + j) - dot) * a->scale);
+	}
+}
+
+/* One block of queries against one block of keys; `first` says whether dq starts here. */
+INLINE void backward_tile(struct backward *b, const struct qd_attention *a, const struct qd_attention_gradients *to,
+	const struct head *h, size_t rows, size_t n, bool first)
+{
+	size_t lds = padded((int64_t)n), ldq = padded(a->d);
+
+	probabilities(b, a, h, rows, n);
+	pack((struct left){ h->q, a->q.row, 1 }, rows, (size_t)a->d, b->queries);
+	pack((struct left){ h->dout, a->out.row, 1 }, rows, (size_t)a->dv, b->douts);
+	multiply((struct left){ b->p, 1, (int64_t)lds }, n, rows, b->douts, (size_t)a->dv, b->dv, true);
+	multiply((struct left){ b->ds, 1, (int64_t)lds }, n, rows, b->queries, (size_t)a->d, b->dk, true);
+	multiply((struct left){ b->ds, (int64_t)lds, 1 }, rows, n, b->key_rows, (size_t)a->d, b->dq, false);
+	for (size_t i = 0; i < rows; i++)
+		for (int64_t j = 0; j < a->d; j++) {
+			float *at = h->dq + (int64_t)i * to->dq_strides.row + j, more = b->dq[i * ldq + (size_t)j];
+			*at = first ? more : *at + more;
+		}
+}
+
+QD_VECTOR static void backward_head(
+	struct backward *b, const struct qd_attention *a, const struct qd_attention_gradients *to, const struct head *h)
+{
+	size_t d = padded(a->d), e = padded(a->dv);
+
+	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK) {
+		size_t n = qd_min_size(KEY_BLOCK, (size_t)a->keys - at);
+		const float *k = h->k + (int64_t)at * a->k.row, *v = h->v + (int64_t)at * a->v.row;
+
+		pack((struct left){ k, 1, a->k.row }, (size_t)a->d, n, b->keys);
+		pack((struct left){ v, 1, a->v.row }, (size_t)a->dv, n, b->values);
+		pack((struct left){ k, a->k.row, 1 }, n, (size_t)a->d, b->key_rows);
+		memset(b->dk, 0, n * d * sizeof(float));
+		memset(b->dv, 0, n * e * sizeof(float));
+		for (size_t first = 0; first < (size_t)a->queries; first += QUERY_BLOCK) {
+			int64_t row = (int64_t)first;
+			struct head block = { h->q + row * a->q.row, k, v, h->out + row * a->out.row, h->logsum + row,
+				h->dout + row * a->out.row, h->dq + row * to->dq_strides.row, NULL, NULL };
+			backward_tile(b, a, to, &block, qd_min_size(QUERY_BLOCK, (size_t)a->queries - first), n, at == 0);
+		}
+		copy_rows(h->dk + (int64_t)at * to->dk_strides.row, to->dk_strides.row, b->dk, d, n, a->d);
+		copy_rows(h->dv + (int64_t)at * to->dv_strides.row, to->dv_strides.row, b->dv, e, n, a->dv);
+	}
+}
+
+enum qd_status qd_attention_backward_f32(const struct qd_attention *a, const float *q, const float *k, const float *v,
+	const float *out, const float *logsum, const float *dout, const struct qd_attention_gradients *to)
+{
+	int64_t work = a->batch * a->heads;
+	bool failed = false;
+
+#pragma omp parallel reduction(|| : failed) if (work * a->queries * a->keys > QD_CHUNK)
+	{
+		struct backward b;
+		bool ready = backward_init(&b, a);
+#pragma omp for schedule(static)
+		for (int64_t i = 0; i < work; i++) {
+			int64_t n = i / a->heads, h = i % a->heads;
+			const struct head head = { q + head_at(&a->q, n, h), k + head_at(&a->k, n, h), v + head_at(&a->v, n, h),
+				out + head_at(&a->out, n, h), logsum + i * a->queries, dout + head_at(&a->out, n, h),
+				to->dq + head_at(&to->dq_strides, n, h), to->dk + head_at(&to->dk_strides, n, h),
+				to->dv + head_at(&to->dv_strides, n, h) };
+			if (ready)
+				backward_head(&b, a, to, &head);
+		}
+		failed = !ready;
+		free(b.memory);
+	}
+	return failed ? qd_fail(QD_ENOMEM, "out of memory for attention tiles") : QD_OK;
+}
