@@ -1,0 +1,149 @@
+/*
+ * A checkpoint is a safetensors file. Metadata: "quad.run" identifies the run, "quad.step" counts the updates made. Tensors,
+ * float32, for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments) and, with averaging, "P#ema". No state of a random
+ * generator is kept: what a step draws is a function of seed and step.
+ */
+#include "distill/internal.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The tensors of one parameter, in the order of `part_of`. */
+static const char *const suffixes[] = { "", "#m", "#v", "#ema" };
+enum { PARTS = QD_COUNT(suffixes) };
+
+static qt_tensor part_of(const struct qd_param *p, size_t part)
+{
+	const qt_tensor parts[PARTS] = { p->x, p->m, p->v, p->ema };
+	return parts[part];
+}
+
+char *qd_checkpoint_path(const char *output)
+{
+	char *path = NULL;
+	if (asprintf(&path, "%s.ckpt", output) < 0 && qd_fail(QD_ENOMEM, "out of memory for a path") != QD_OK)
+		return NULL;
+	return path;
+}
+
+void qd_checkpoint_remove(const char *path)
+{
+	if (unlink(path) != 0 && errno != ENOENT)
+		qd_log(QD_LOG_WARNING, "cannot remove '%s': %s", path, strerror(errno));
+}
+
+/* What qd_safetensors_write asks for tensor by tensor, so that the state is never in memory twice. */
+struct listing {
+	const struct qd_tensor *tensors;
+	const qt_tensor *handles;
+};
+
+static enum qd_status fill(void *context, size_t i, void *buffer)
+{
+	const struct listing *l = context;
+	return qt_read(l->handles[i], buffer, l->tensors[i].bytes);
+}
+
+static enum qd_status list_parameter(
+	struct qd_arena *names, const struct qd_param *p, struct qd_tensor *tensors, qt_tensor *handles, size_t *n)
+{
+	for (size_t part = 0; part < PARTS; part++) {
+		qt_tensor handle = part_of(p, part);
+		struct qd_tensor *t = &tensors[*n];
+		enum qd_status st;
+		if (handle == NULL)
+			continue;
+		*t = (struct qd_tensor){ .dtype = QD_F32, .name = qd_arena_strf(names, "%s%s", p->name, suffixes[part]) };
+		if (t->name == NULL)
+			return QD_ENOMEM;
+		st = qt_shape(handle, &t->shape);
+		if (st != QD_OK)
+			return st;
+		t->bytes = (size_t)qd_shape_elements(&t->shape) * sizeof(float);
+		handles[(*n)++] = handle;
+	}
+	return QD_OK;
+}
+
+enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *path, const char *run)
+{
+	struct qd_arena arena = { 0 };
+	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS, sizeof(*tensors));
+	qt_tensor *handles = qd_arena_array(&arena, o->n * PARTS, sizeof(qt_tensor));
+	char step[32];
+	const char *const metadata[] = { "quad.run", run, "quad.step", step };
+	size_t n = 0;
+	enum qd_status st = QD_OK;
+
+	if (tensors == NULL || handles == NULL)
+		QD_TRY(st, QD_ENOMEM);
+	snprintf(step, sizeof(step), "%" PRId64, o->step);
+	for (size_t i = 0; i < o->n; i++)
+		QD_TRY(st, list_parameter(&arena, &o->params[i], tensors, handles, &n));
+	struct listing listing = { tensors, handles };
+	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, fill, &listing));
+out:
+	qd_arena_release(&arena);
+	return st;
+}
+
+static enum qd_status read_parameter(const struct qd_safetensors *file, struct qd_param *p)
+{
+	for (size_t part = 0; part < PARTS; part++) {
+		qt_tensor handle = part_of(p, part);
+		const struct qd_tensor *stored;
+		char name[512];
+		enum qd_status st;
+		if (handle == NULL)
+			continue;
+		snprintf(name, sizeof(name), "%s%s", p->name, suffixes[part]);
+		st = qd_safetensors_get(file, name, &stored);
+		if (st == QD_OK && stored->dtype != QD_F32)
+			st = qd_fail(QD_EINPUT, "tensor '%s' is %s, needs F32", name, qd_dtype_name(stored->dtype));
+		if (st == QD_OK)
+			st = qt_write(handle, stored->data, stored->bytes);
+		if (st != QD_OK)
+			return st;
+	}
+	return QD_OK;
+}
+
+static enum qd_status read_state(struct qd_optimizer *o, const struct qd_safetensors *file)
+{
+	const char *step = qd_safetensors_metadata(file, "quad.step");
+	enum qd_status st = QD_OK;
+
+	if (step == NULL || sscanf(step, "%" SCNd64, &o->step) != 1 || o->step < 0)
+		return qd_fail(QD_EINPUT, "has no step count");
+	for (size_t i = 0; st == QD_OK && i < o->n; i++)
+		st = read_parameter(file, &o->params[i]);
+	return st;
+}
+
+enum qd_status qd_checkpoint_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found)
+{
+	struct qd_safetensors file = { 0 };
+	const char *of;
+	enum qd_status st = QD_OK;
+
+	*found = false;
+	if (!qd_is_file(path))
+		return QD_OK;
+	QD_TRY(st, qd_safetensors_open(&file, path));
+	of = qd_safetensors_metadata(&file, "quad.run");
+	if (of == NULL || strcmp(of, run) != 0) {
+		if (!force)
+			st = qd_fail(
+				QD_EEXIST, "'%s' is of a run with other options: repeat those, remove it or give --force", path);
+		goto out;
+	}
+	QD_TRY(st, qd_prefix(read_state(o, &file), "cannot resume from '%s'", path));
+	*found = true;
+out:
+	qd_safetensors_release(&file);
+	return st;
+}

@@ -1,0 +1,144 @@
+/*
+ * distill: training. The plain objective of a diffusion model for all its weights or for a fresh low-rank adapter (train.c), and
+ * the fine-tuning of one adapter against a profile's fixed encodings, taught by the float model (distill.c). Both stand on the same
+ * parts: a set of samples in mapped files (dataset.c), the noising and its loss (losses.c), AdamW over named parameters
+ * (optimizer.c) and checkpoints from which a killed run goes on to the same bytes (checkpoint.c).
+ *
+ * Everything random is a function of seed and step alone, so the same inputs, seed, thread count and libtorch give the same bytes.
+ *
+ * Dimension letters: B batch, N samples, Cl latent channels, Cc condition channels, H W latent pixels, L tokens, D context
+ * features, R rank.
+ */
+#ifndef QUAD_DISTILL_DISTILL_H
+#define QUAD_DISTILL_DISTILL_H
+
+#include "lib/math/math.h"
+#include "lib/model/model.h"
+
+/* ---- data (dataset.c) ---- */
+/* X(id, tensor name): what a data file may hold; the first dimension is the sample. float32, float16 or bfloat16. */
+#define QD_FIELD_LIST(X)                                                                                                           \
+	X(LATENTS, "latents")               /* [N,Cl,H,W] clean */                                                                 \
+	X(CONDITION, "condition")           /* [N,Cc,H,W] put after the noisy latents */                                           \
+	X(NOISE, "noise")                   /* [N,Cl,H,W] the noise to use; drawn where absent */                                  \
+	X(SAMPLE, "sample")                 /* [N,Cl+Cc,H,W] already noisy, for calibration */                                     \
+	X(TIMESTEP, "timestep")             /* [N], with `sample` */                                                               \
+	X(CONTEXT, "encoder_hidden_states") /* [N,L,D] */                                                                          \
+	X(TEXT_EMBEDS, "text_embeds")       /* [N,P] */                                                                            \
+	X(TIME_IDS, "time_ids")             /* [N,6] */
+
+enum qd_field {
+#define QD_FIELD_ENUM(id, name) QD_FIELD_##id,
+	QD_FIELD_LIST(QD_FIELD_ENUM)
+#undef QD_FIELD_ENUM
+		QD_FIELD_COUNT
+};
+const char *qd_field_name(enum qd_field field);
+
+/* Several files of one kind read as one long set of samples. Nothing is copied: rows are converted when they are gathered. */
+struct qd_dataset {
+	struct qd_safetensors *files;
+	int64_t *first; /* [n_files + 1]: the first sample of each file; the last is n */
+	size_t n_files;
+	int64_t n;
+	bool has[QD_FIELD_COUNT];
+	struct qd_shape shape[QD_FIELD_COUNT]; /* of one sample */
+};
+/*
+ * Opens and checks: every file has `latents`, or every file has `sample` and `timestep`; the same other fields, all of one shape
+ * per sample; channels, context features and extra inputs are those of `config`. QD_EINPUT names file, tensor, found and needed.
+ */
+QD_CHECK enum qd_status qd_dataset_open(
+	struct qd_dataset *data, const char *const *paths, size_t n, const struct qd_unet_config *config);
+void qd_dataset_release(struct qd_dataset *data);
+/* Elements of one sample's row; 0 for an absent field. */
+int64_t qd_dataset_row(const struct qd_dataset *data, enum qd_field field);
+/* The sizes of a graph that takes `batch` samples. */
+struct qd_sizes qd_dataset_sizes(const struct qd_dataset *data, int64_t batch);
+/* Rows `index[0..batch)` of a present field as float32, to out [B,row]. QD_EINPUT when a value is NaN or infinite, naming file and
+ * sample. */
+QD_CHECK enum qd_status qd_dataset_gather(
+	const struct qd_dataset *data, enum qd_field field, const int64_t *index, int64_t batch, float *out);
+
+/* Shuffled passes over 0..n-1 without end: position p belongs to pass p / n, whose order depends on seed and pass alone. */
+struct qd_shuffle {
+	int64_t n;
+	uint64_t seed;
+	int64_t pass; /* the one in `order`; -1: none */
+	int64_t *order;
+};
+QD_CHECK enum qd_status qd_shuffle_init(struct qd_shuffle *shuffle, int64_t n, uint64_t seed);
+/* The samples at positions [first, first + batch). */
+void qd_shuffle_take(struct qd_shuffle *shuffle, int64_t first, int64_t batch, int64_t *index);
+void qd_shuffle_release(struct qd_shuffle *shuffle);
+
+/* ---- the objective (losses.c) ---- */
+struct qd_objective {
+	const struct qd_schedule *schedule;
+	double snr_gamma;      /* min-SNR weighting (Hang et al. 2023); 0: none */
+	double prompt_dropout; /* probability that a sample's encoder_hidden_states are zeroed */
+};
+/* One batch, ready to be bound: buffers are owned, sized for the batch given to qd_batch_init. */
+struct qd_batch {
+	int64_t n;
+	struct qd_tensor sample, timestep;               /* [B,Cl+Cc,H,W], [B] */
+	struct qd_tensor context, text_embeds, time_ids; /* data NULL when the set has none */
+	struct qd_tensor target;      /* [B,Cl,H,W]: what the network should say; data NULL when the set has no latents */
+	struct qd_tensor root_weight; /* [B,1,1,1]: square roots of the loss weights */
+	int64_t *index;               /* [B] */
+	float *clean, *noise;         /* scratch, [B,Cl,H,W] */
+};
+QD_CHECK enum qd_status qd_batch_init(struct qd_batch *batch, const struct qd_dataset *data, int64_t n);
+void qd_batch_release(struct qd_batch *batch);
+/*
+ * Fills the batch for the samples in batch->index. From `latents` x0: sample = [sqrt(a) x0 + sqrt(1-a) noise, condition] with a =
+ * alphas_cumprod[t], one t drawn uniformly within each of B equal parts of the schedule, and the target of the schedule's
+ * prediction type: noise (epsilon), sqrt(a) noise - sqrt(1-a) x0 (v), x0 (sample). From `sample`: as stored. `random` is consumed
+ * in the same order whatever the options.
+ */
+QD_CHECK enum qd_status qd_batch_fill(
+	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_objective *objective, struct qd_random *random);
+/* Loss weight of one timestep: min(snr, gamma) over snr (epsilon), over snr + 1 (v), over 1 (sample), snr = a/(1-a); 1 without
+ * gamma. */
+double qd_loss_weight(const struct qd_objective *objective, int64_t t);
+
+/* ---- learning rates ---- */
+enum qd_lr_schedule { QD_LR_COSINE, QD_LR_CONSTANT, QD_LR_LINEAR };
+extern const char *const qd_lr_schedule_names[]; /* NULL-terminated, in the order of the enum */
+/* Factor on the learning rate at step (from 0) of steps: linear from 0 over `warmup` steps, then down to 0 by the schedule. */
+double qd_lr_factor(enum qd_lr_schedule schedule, int64_t step, int64_t steps, int64_t warmup);
+
+/* ---- `quad train` (train.c) ---- */
+struct qd_train_options {
+	int64_t steps, batch;
+	double lr, beta1, beta2, eps, weight_decay, clip; /* clip: largest global gradient norm, 0: none */
+	enum qd_lr_schedule schedule;
+	int64_t warmup;
+	double ema; /* decay of the averaged weights that are written, 0: none */
+	uint64_t seed;
+	double snr_gamma, prompt_dropout;
+	int64_t lora;             /* rank of a fresh adapter; 0 trains all weights */
+	double alpha;             /* gain = alpha / rank; 0: alpha = rank */
+	const char *slots;        /* policy of qd_slots_choose for the fresh adapter */
+	const char *init_adapter; /* adapter to go on from; NULL: down uniform in +-1/sqrt(fan in), up zero */
+	const char *validation;   /* data file, or NULL */
+	int64_t validate_every, checkpoint_every;
+	enum qd_dtype dtype; /* of what is written: F32 or F16 */
+	const char *output;
+	bool force;
+};
+struct qd_train_options qd_train_options_default(void);
+struct qd_train_result {
+	int64_t parameters, resumed_at;
+	double loss, validation; /* mean over the last tenth of the steps; NAN where there was none */
+	double seconds;          /* of this process's steps */
+};
+/*
+ * Trains and writes options->output: a diffusers folder (all weights) or an adapter file (lora > 0 or init_adapter). While it runs
+ * with checkpoint_every > 0, "<output>.ckpt" holds its state; a run that finds one of the same options goes on from it and says so
+ * through the log hook, one of other options is QD_EEXIST without `force`. QD_EINPUT when the loss is no longer finite.
+ */
+QD_CHECK enum qd_status qd_train(const struct qd_model *model, const struct qd_modules *modules, const char *const *data,
+	size_t n_data, const struct qd_train_options *options, struct qd_train_result *result);
+
+#endif

@@ -1,0 +1,44 @@
+/*
+ * What train.c and distill.c share and nobody else needs: named parameters under AdamW, and the checkpoint file that holds them.
+ */
+#ifndef QUAD_DISTILL_INTERNAL_H
+#define QUAD_DISTILL_INTERNAL_H
+
+#include "distill/distill.h"
+#include "lib/torch/torch.h"
+
+/* ---- optimizer.c ---- */
+struct qd_param {
+	const char *name; /* borrowed: unique, in the checkpoint */
+	qt_tensor x;      /* the leaf */
+	qt_tensor m, v;   /* AdamW's moments */
+	qt_tensor ema;    /* NULL without averaging */
+	double lr_scale;  /* factor on the learning rate */
+	double decay;     /* factor on the weight decay: 0 for vectors, which are biases and norms */
+};
+struct qd_optimizer {
+	struct qd_param *params;
+	size_t n, cap;
+	int64_t step; /* updates made */
+	double beta1, beta2, eps, weight_decay, clip, ema;
+};
+/* Adds a leaf (a new reference is taken) and makes it require gradients. */
+QD_CHECK enum qd_status qd_optimizer_add(struct qd_optimizer *o, const char *name, qt_tensor leaf, double lr_scale);
+/* One update of every parameter from its gradient, clipped to a global norm, then the averages; gradients are dropped. `norm` (may
+ * be NULL) receives the gradient's norm before clipping. */
+QD_CHECK enum qd_status qd_optimizer_step(struct qd_optimizer *o, double lr, double *norm);
+int64_t qd_optimizer_parameters(const struct qd_optimizer *o);
+void qd_optimizer_release(struct qd_optimizer *o);
+
+/* ---- checkpoint.c ---- */
+/* "<output>.ckpt" in malloc'd memory; NULL when out of memory (the message is recorded). */
+char *qd_checkpoint_path(const char *output);
+/* Writes all parameters, moments and averages with the step, in one rename. `run` identifies the run: a hash of everything that
+ * shapes it. */
+QD_CHECK enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *path, const char *run);
+/* Reads it back into the same parameters. `*found` is false when there is no file. One of another run: QD_EEXIST, or without effect
+ * under `force`. */
+QD_CHECK enum qd_status qd_checkpoint_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found);
+void qd_checkpoint_remove(const char *path);
+
+#endif
