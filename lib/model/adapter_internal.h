@@ -1,0 +1,109 @@
+/*
+ * What the adapter readers share and nobody else sees. Reading goes in four steps: a file's keys become parts of pieces (collect,
+ * one function per format), the pieces are checked against each other and against the model (adapter_check.c), the format says each
+ * piece's scale, and the parts become float32 matrices.
+ *
+ * Dimension letters: R rank, O outputs, I inputs, kh kw kernel.
+ */
+#ifndef QUAD_LIB_MODEL_ADAPTER_INTERNAL_H
+#define QUAD_LIB_MODEL_ADAPTER_INTERNAL_H
+
+#include "lib/model/model.h"
+
+enum qd_part {
+	QD_PART_DOWN,  /* [R,I] or [R,I,kh,kw] */
+	QD_PART_UP,    /* [O,R] or [O,R,1,1] */
+	QD_PART_MID,   /* [R,R,kh,kw], Tucker's middle */
+	QD_PART_ALPHA, /* one element */
+	QD_PART_GAIN,  /* [R] */
+	QD_PARTS
+};
+
+/* One adapted layer as the file has it. */
+struct qd_piece {
+	const char *name; /* the layer as the file calls it */
+	uint32_t module;  /* index into the model's modules, QD_NONE: the model has no such layer */
+	const struct qd_tensor *part[QD_PARTS];
+	double scale; /* the format's: alpha / R, ... */
+};
+
+struct qd_reading {
+	struct qd_adapter *adapter;
+	const struct qd_modules *modules;
+	struct qd_safetensors file;
+	struct qd_piece *pieces;
+	size_t n, cap;
+	struct qd_strmap by_name;
+	json_t *config;            /* PEFT's fields: adapter_config.json, or the text in a diffusers file's header; NULL: none */
+	const char *config_name;   /* names it in messages */
+	const char *config_prefix; /* before each field: "unet." or "" */
+	struct qd_arena arena;     /* what is gone when the adapter is read */
+};
+
+/* Room for one path inside a file. */
+#define QD_PATH_TEXT 512
+
+/* Files one tensor under the layer `name`, whose module index (or QD_NONE) is `module`. QD_EINPUT when that part is there already.
+ */
+QD_CHECK enum qd_status qd_reading_put(
+	struct qd_reading *r, const char *name, uint32_t module, enum qd_part part, const struct qd_tensor *tensor);
+/* The index of the module at `path` (diffusers spelling), or QD_NONE. */
+uint32_t qd_reading_module(const struct qd_reading *r, const char *path);
+/* Adds a line to the adapter's notes. */
+QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);
+/* The value of a tensor of one element. QD_EINPUT. */
+QD_CHECK enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *out);
+/* Reads an opened file: detection, the four steps. With `folder`, r->config is the folder's configuration. */
+QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier);
+void qd_reading_release(struct qd_reading *r);
+
+/* ---- adapter_check.c ---- */
+/* Every piece has up and down, of one rank, and its layer in the model; sorts the pieces into the modules' order. */
+QD_CHECK enum qd_status qd_pieces_check(struct qd_reading *r);
+/* Pieces to float32 in the adapter. */
+QD_CHECK enum qd_status qd_pieces_convert(struct qd_reading *r, double multiplier);
+/* An adapter's arrays and the map of its paths from filled loras. */
+QD_CHECK enum qd_status qd_adapter_index(struct qd_adapter *adapter);
+
+/* ---- adapter_refuse.c ---- */
+/* QD_EUNSUPPORTED naming the algorithm and the key when a key belongs to something else than LoRA. */
+QD_CHECK enum qd_status qd_refuse_algorithms(const struct qd_safetensors *file);
+/* The end of detection: what a file without any LoRA key is. Always a failure. */
+QD_CHECK enum qd_status qd_refuse_unknown(const struct qd_safetensors *file);
+/* QD_EUNSUPPORTED when the file's name says that it is a pickle. */
+QD_CHECK enum qd_status qd_refuse_pickle(const char *path);
+
+/* ---- formats ---- */
+bool qd_kohya_detect(const struct qd_safetensors *file);
+QD_CHECK enum qd_status qd_kohya_collect(struct qd_reading *r);
+QD_CHECK enum qd_status qd_kohya_scale(struct qd_reading *r);
+bool qd_diffusers_detect(const struct qd_safetensors *file);
+QD_CHECK enum qd_status qd_diffusers_collect(struct qd_reading *r);
+QD_CHECK enum qd_status qd_diffusers_scale(struct qd_reading *r);
+QD_CHECK enum qd_status qd_peft_collect(struct qd_reading *r);
+QD_CHECK enum qd_status qd_peft_scale(struct qd_reading *r);
+bool qd_cloneofsimo_detect(const struct qd_safetensors *file);
+QD_CHECK enum qd_status qd_cloneofsimo_collect(struct qd_reading *r);
+
+/*
+ * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and part. QD_EUNSUPPORTED for biases,
+ * QD_EINPUT for a key that is none of them. Used for diffusers and PEFT.
+ */
+QD_CHECK enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part);
+
+/* PEFT's configuration fields: refuses values that mean something else than plain LoRA. */
+QD_CHECK enum qd_status qd_peft_config_check(const struct qd_reading *r);
+/* alpha_m / r_m or alpha_m / sqrt(r_m) of one layer; QD_EINPUT when the configured rank is not `rank`. */
+QD_CHECK enum qd_status qd_peft_config_scale(const struct qd_reading *r, const char *path, int64_t rank, double *scale);
+
+/* ---- ldm_names.c ---- */
+/* What the naming of the original implementation depends on. */
+struct qd_ldm_layout {
+	int layers; /* resnets per down block */
+	bool up_attention[QD_MAX_BLOCKS];
+};
+void qd_ldm_layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules);
+/* The original implementation's name of the module at `path` into QD_PATH_TEXT bytes; false when it has none. */
+bool qd_ldm_path(const struct qd_ldm_layout *layout, const char *path, char *out);
+
+#endif
