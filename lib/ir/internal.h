@@ -47,6 +47,20 @@ QD_CHECK enum qd_status qd_axis(int64_t axis, int rank, int *out);
 /* The axes in `values` as a set of bits; each once. */
 QD_CHECK enum qd_status qd_axes(size_t n, const int64_t *values, int rank, unsigned *out);
 
+/* ---- parameters that are inputs ---- */
+/*
+ * Input i as at most `max` integers: of tensor in[i] where the evaluator has it, of the constant in the graph where `in` is NULL.
+ * The three after it are their public namesakes with that choice.
+ */
+QD_CHECK enum qd_status qd_node_ints(const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in,
+	size_t i, size_t max, int64_t *out, size_t *n);
+QD_CHECK enum qd_status qd_reduced_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, unsigned *out);
+QD_CHECK enum qd_status qd_slice_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, struct qd_slice_axis *axes);
+QD_CHECK enum qd_status qd_pad_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, int64_t *before, int64_t *after);
+
 /* ---- the evaluator's parts (eval_*.c): in[i] is NULL when absent, out[i] is allocated and zero ---- */
 struct qd_eval {
 	const struct qd_graph *g;
@@ -54,9 +68,11 @@ struct qd_eval {
 	const struct qd_tensor *const *in;
 	struct qd_tensor *out;
 };
-typedef enum qd_status (*qd_eval_case)(const struct qd_eval *e);
 #define QD_EVAL_CASES(X)                                                                                                           \
-	X(elementwise)                                                                                                             \
+	X(binary)                                                                                                                  \
+	X(unary)                                                                                                                   \
+	X(where)                                                                                                                   \
+	X(clip)                                                                                                                    \
 	X(cast)                                                                                                                    \
 	X(copy)                                                                                                                    \
 	X(transpose)                                                                                                               \

@@ -187,8 +187,10 @@ QD_CHECK enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_
 QD_CHECK enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node, int64_t *before, int64_t *after);
 /*
  * The elements of a value that depends on constants and shapes only, as an owned tensor: F32 for floats, I64 for integers and
- * booleans. Computes through foldable nodes, within a budget. QD_EINPUT "value 'x' is not a constant".
+ * booleans. Computes through foldable nodes, within a budget of nodes; values have at most QD_CONSTANT_ELEMENTS elements. QD_EINPUT
+ * "value 'x' is not a constant".
  */
+#define QD_CONSTANT_ELEMENTS 4096
 QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value, struct qd_tensor *out);
 
 /* Everything a graph must satisfy: ids in range, arity, attributes known, order topological, one producer each, names unique, shapes and
@@ -250,7 +252,11 @@ extern const struct qd_pass qd_pass_dead_code;      /* nodes, weights and consta
 extern const struct qd_pass qd_pass_fold_constants; /* nodes whose inputs are all small integer or float constants become constants */
 
 /* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding ---- */
-/* Computes node outputs from input tensors (F32 or I64, aligned); outputs are allocated (owned). QD_EUNSUPPORTED for operators without FOLD. */
+/*
+ * Computes all outputs of any operator from its inputs: in[i] (NULL for an absent one) has the shape of the graph's value; floats are
+ * F32, every integer type and BOOL are I64, aligned. Outputs likewise; allocated (owned). QD_EINPUT for inputs that do not fit, an index
+ * outside of its axis, an integer division by zero.
+ */
 QD_CHECK enum qd_status qd_eval_node(const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in,
 				     struct qd_tensor *out);
 

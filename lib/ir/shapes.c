@@ -84,7 +84,19 @@ out:
 	return st;
 }
 
-/* `what` of the node must be float32 numbers. */
+enum qd_status qd_node_ints(const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, size_t i,
+	size_t max, int64_t *out, size_t *n)
+{
+	if (in == NULL)
+		return qd_graph_ints(g, node->in[i], max, out, n);
+	*n = in[i]->bytes / sizeof(*out);
+	if (in[i]->dtype != QD_I64 || *n > max)
+		return qd_fail(QD_EINPUT, "input %zu has %zu elements, needs at most %zu integers", i, *n, max);
+	if (*n > 0)
+		memcpy(out, in[i]->data, in[i]->bytes);
+	return QD_OK;
+}
+
 enum qd_status qd_need_f32(const struct qd_value *v, const char *what)
 {
 	if (v->dtype != QD_F32)

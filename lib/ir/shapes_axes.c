@@ -82,7 +82,8 @@ out:
 }
 
 /* No axes mean all of them, or none when noop_with_empty_axes is set. */
-enum qd_status qd_reduced_axes(const struct qd_graph *g, const struct qd_node *node, unsigned *out)
+enum qd_status qd_reduced_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, unsigned *out)
 {
 	int rank = qd_node_in(g, node, 0)->shape.rank;
 	int64_t axes[QD_MAX_RANK];
@@ -91,13 +92,18 @@ enum qd_status qd_reduced_axes(const struct qd_graph *g, const struct qd_node *n
 
 	*out = 0;
 	if (qd_node_in(g, node, 1) != NULL)
-		QD_TRY(st, qd_graph_ints(g, node->in[1], QD_MAX_RANK, axes, &n));
+		QD_TRY(st, qd_node_ints(g, node, in, 1, QD_MAX_RANK, axes, &n));
 	if (n > 0)
 		QD_TRY(st, qd_axes(n, axes, rank, out));
 	else if (!qd_node_int(node, "noop_with_empty_axes", 0))
 		*out = (1u << rank) - 1;
 out:
 	return st;
+}
+
+enum qd_status qd_reduced_axes(const struct qd_graph *g, const struct qd_node *node, unsigned *out)
+{
+	return qd_reduced_axes_of(g, node, NULL, out);
 }
 
 /* Axes of `axes` become 1, or go. */

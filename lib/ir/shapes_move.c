@@ -202,13 +202,14 @@ struct slice_inputs {
 	size_t n;
 };
 
-static enum qd_status slice_inputs(const struct qd_graph *g, const struct qd_node *node, struct slice_inputs *s)
+static enum qd_status slice_inputs(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, struct slice_inputs *s)
 {
 	int64_t *lists[] = { s->starts, s->ends, s->axes, s->steps };
 	enum qd_status st;
 	size_t n;
 
-	QD_TRY(st, qd_graph_ints(g, node->in[1], QD_MAX_RANK, s->starts, &s->n));
+	QD_TRY(st, qd_node_ints(g, node, in, 1, QD_MAX_RANK, s->starts, &s->n));
 	for (size_t i = 0; i < s->n; i++) {
 		s->axes[i] = (int64_t)i;
 		s->steps[i] = 1;
@@ -216,7 +217,7 @@ static enum qd_status slice_inputs(const struct qd_graph *g, const struct qd_nod
 	for (size_t k = 1; k < 4; k++) {
 		if (qd_node_in(g, node, k + 1) == NULL)
 			continue;
-		QD_TRY(st, qd_graph_ints(g, node->in[k + 1], QD_MAX_RANK, lists[k], &n));
+		QD_TRY(st, qd_node_ints(g, node, in, k + 1, QD_MAX_RANK, lists[k], &n));
 		if (n != s->n)
 			return qd_fail(
 				QD_EINPUT, "slice has %zu starts and %zu values in input %zu, needs as many", s->n, n, k + 1);
@@ -225,7 +226,8 @@ out:
 	return st;
 }
 
-enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *node, struct qd_slice_axis *axes)
+enum qd_status qd_slice_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, struct qd_slice_axis *axes)
 {
 	const struct qd_shape *x = &qd_node_in(g, node, 0)->shape;
 	struct slice_inputs s;
@@ -235,7 +237,7 @@ enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *nod
 
 	for (int i = 0; i < x->rank; i++)
 		axes[i] = (struct qd_slice_axis){ 0, 1, x->dim[i] };
-	QD_TRY(st, slice_inputs(g, node, &s));
+	QD_TRY(st, slice_inputs(g, node, in, &s));
 	QD_TRY(st, qd_axes(s.n, s.axes, x->rank, &seen));
 	for (size_t i = 0; i < s.n; i++) {
 		QD_TRY(st, qd_axis(s.axes[i], x->rank, &axis));
@@ -243,6 +245,11 @@ enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *nod
 	}
 out:
 	return st;
+}
+
+enum qd_status qd_slice_axes(const struct qd_graph *g, const struct qd_node *node, struct qd_slice_axis *axes)
+{
+	return qd_slice_axes_of(g, node, NULL, axes);
 }
 
 enum qd_status qd_rule_slice(const struct qd_graph *g, struct qd_node *node, struct qd_shape *out, enum qd_dtype *dtype)
@@ -514,7 +521,8 @@ out:
 	return st;
 }
 
-enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node, int64_t *before, int64_t *after)
+enum qd_status qd_pad_axes_of(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, int64_t *before, int64_t *after)
 {
 	int rank = qd_node_in(g, node, 0)->shape.rank, axis;
 	int64_t pads[2 * QD_MAX_RANK], axes[QD_MAX_RANK];
@@ -527,9 +535,9 @@ enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node,
 		axes[i] = i;
 	}
 	if (qd_node_in(g, node, 3) != NULL)
-		QD_TRY(st, qd_graph_ints(g, node->in[3], QD_MAX_RANK, axes, &n));
+		QD_TRY(st, qd_node_ints(g, node, in, 3, QD_MAX_RANK, axes, &n));
 	QD_TRY(st, qd_axes(n, axes, rank, &seen));
-	QD_TRY(st, qd_graph_ints(g, node->in[1], QD_COUNT(pads), pads, &n_pads));
+	QD_TRY(st, qd_node_ints(g, node, in, 1, QD_COUNT(pads), pads, &n_pads));
 	if (n_pads != 2 * n)
 		return qd_fail(QD_EINPUT, "pads has %zu values, needs %zu for %zu axes", n_pads, 2 * n, n);
 	for (size_t i = 0; i < n; i++) {
@@ -539,6 +547,11 @@ enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node,
 	}
 out:
 	return st;
+}
+
+enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_node *node, int64_t *before, int64_t *after)
+{
+	return qd_pad_axes_of(g, node, NULL, before, after);
 }
 
 enum qd_status qd_rule_pad(const struct qd_graph *g, struct qd_node *node, struct qd_shape *out, enum qd_dtype *dtype)
