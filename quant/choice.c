@@ -1,0 +1,108 @@
+/*
+ * What follows from outputs and scores without running anything: the divergence of the sensitivity score, and the choice of the
+ * anchor.
+ *
+ * The adapter with the highest score is the anchor, unless no other adapter's score differs from it significantly. All adapters are
+ * scored on the same samples, so the test is Student's paired t over samples, two-sided; a single sample cannot tell adapters
+ * apart.
+ */
+#include "lib/math/math.h"
+#include "quant/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+double qd_divergence(enum qd_divergence kind, size_t n, const float *y, const float *z)
+{
+	double deviation = qd_population_std(y, n);
+
+	/* A constant output has no scale of its own. */
+	if (deviation == 0)
+		deviation = 1;
+	switch (kind) {
+	case QD_DIVERGENCE_JS:
+		return qd_softmax_js(y, z, n, deviation);
+	case QD_DIVERGENCE_KL:
+		return qd_softmax_kl(y, z, n, deviation);
+	case QD_DIVERGENCE_MSE:
+		return qd_mse(y, z, n);
+	case QD_DIVERGENCE_COSINE:
+		return 1 - qd_cosine(y, z, n);
+	}
+	return 0;
+}
+
+static size_t highest(const struct qd_profile *profile)
+{
+	size_t best = 0;
+
+	for (size_t i = 1; i < profile->n_adapters; i++)
+		if (profile->adapters[i].qss > profile->adapters[best].qss)
+			best = i;
+	return best;
+}
+
+/* The smallest p over the adapters other than `best`; 1 where there is nothing to compare. */
+static enum qd_status smallest_p(const struct qd_profile *profile, size_t best, double *smallest)
+{
+	const struct qd_adapter_score *b = &profile->adapters[best];
+
+	*smallest = 1;
+	for (size_t i = 0; i < profile->n_adapters && b->n_samples > 1; i++) {
+		double p;
+		enum qd_status st;
+
+		if (i == best)
+			continue;
+		st = qd_paired_t_test(b->per_sample, profile->adapters[i].per_sample, b->n_samples, NULL, &p);
+		if (st != QD_OK)
+			return st;
+		*smallest = fmin(*smallest, p);
+	}
+	return QD_OK;
+}
+
+static enum qd_status named(const struct qd_profile *profile, size_t *index)
+{
+	for (size_t i = 0; i < profile->n_adapters; i++)
+		if (strcmp(profile->adapters[i].name, profile->options.anchor) == 0) {
+			*index = i;
+			return QD_OK;
+		}
+	return qd_fail(QD_EINPUT, "anchor '%s' is none of the %zu adapters", profile->options.anchor, profile->n_adapters);
+}
+
+enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor)
+{
+	const struct qd_quant_options *o = &profile->options;
+	struct qd_arena *arena = &profile->arena;
+	size_t best = highest(profile);
+	double p;
+	enum qd_status st = smallest_p(profile, best, &p);
+
+	if (st != QD_OK)
+		return st;
+	*anchor = best;
+	if (o->anchor != NULL) {
+		st = named(profile, anchor);
+		profile->reason = "asked for";
+	} else if (o->method == QD_METHOD_ANCHOR) {
+		profile->reason = "highest QSS";
+	} else if (o->method == QD_METHOD_UNIFIED) {
+		*anchor = profile->n_adapters;
+		profile->reason = "asked for";
+	} else if (profile->n_adapters == 1) {
+		profile->reason = "the only adapter";
+	} else if (p < o->equal_level) {
+		profile->reason = qd_arena_strf(arena, "highest QSS, smallest paired p %.2g below %g", p, o->equal_level);
+	} else {
+		*anchor = profile->n_adapters;
+		profile->reason = qd_arena_strf(
+			arena, "no QSS differs from the highest: smallest paired p %.2g, level %g", p, o->equal_level);
+	}
+	if (st == QD_OK && profile->reason == NULL)
+		st = QD_ENOMEM;
+	profile->method = *anchor < profile->n_adapters ? "anchor" : "unified";
+	profile->anchor = *anchor < profile->n_adapters ? profile->adapters[*anchor].name : NULL;
+	return st;
+}

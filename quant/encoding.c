@@ -1,0 +1,99 @@
+/*
+ * Encodings and what they do to numbers:
+ *
+ *   q = clamp(round_half_even(x / scale) + zero_point, low, high)        y = (q - zero_point) * scale
+ *
+ * in float32 with a true division, so that the codes are those of ONNX's QuantizeLinear. Infinities saturate; NaN gives the lowest
+ * code.
+ */
+#include "lib/kernel/kernel.h"
+#include "quant/internal.h"
+
+#include <math.h>
+#include <string.h>
+
+float qd_encoding_low(const struct qd_encoding *e)
+{
+	return e->is_signed ? -ldexpf(1, e->bits - 1) : 0;
+}
+
+/* At 32 bits float32 rounds this up to 2^31. */
+float qd_encoding_high(const struct qd_encoding *e)
+{
+	return (float)(ldexp(1, e->is_signed ? e->bits - 1 : e->bits) - 1);
+}
+
+enum qd_status qd_encoding_new(struct qd_arena *arena, int bits, bool symmetric, int axis, size_t n, struct qd_encoding **out)
+{
+	struct qd_encoding *e = qd_arena_alloc(arena, sizeof(*e));
+
+	*out = NULL;
+	if (e == NULL)
+		return QD_ENOMEM;
+	*e = (struct qd_encoding){ .bits = bits, .is_signed = symmetric, .symmetric = symmetric, .axis = axis, .n = n };
+	e->scale = qd_arena_array(arena, n, sizeof(*e->scale));
+	e->zero_point = qd_arena_array(arena, n, sizeof(*e->zero_point));
+	if (e->scale == NULL || e->zero_point == NULL)
+		return QD_ENOMEM;
+	*out = e;
+	return QD_OK;
+}
+
+enum qd_status qd_encoding_copy(struct qd_arena *arena, const struct qd_encoding *e, struct qd_encoding **out)
+{
+	enum qd_status st = qd_encoding_new(arena, e->bits, e->symmetric, e->axis, e->n, out);
+
+	if (st != QD_OK)
+		return st;
+	(*out)->is_signed = e->is_signed;
+	memcpy((*out)->scale, e->scale, e->n * sizeof(*e->scale));
+	memcpy((*out)->zero_point, e->zero_point, e->n * sizeof(*e->zero_point));
+	return QD_OK;
+}
+
+/* The elements as [outer][n scales][inner]. */
+static struct qd_grid grid_of(const struct qd_encoding *e, const struct qd_shape *shape)
+{
+	struct qd_grid grid = { .outer = 1, .channels = e->n, .inner = 1, .scale = e->scale, .zero = e->zero_point };
+
+	for (int i = 0; i < shape->rank; i++) {
+		if (i < e->axis)
+			grid.outer *= (size_t)shape->dim[i];
+		else if (i > e->axis)
+			grid.inner *= (size_t)shape->dim[i];
+	}
+	grid.low = qd_encoding_low(e);
+	grid.high = qd_encoding_high(e);
+	return grid;
+}
+
+/* The 32-bit grid, in double: its largest code is no float32. */
+static void quantize_32(const struct qd_grid *grid, const float *x, int32_t *q)
+{
+	for (size_t i = 0; i < grid->outer * grid->channels * grid->inner; i++) {
+		size_t channel = i / grid->inner % grid->channels;
+		double v = (double)rintf(x[i] / grid->scale[channel]) + (double)grid->zero[channel];
+
+		v = v > INT32_MIN ? v : INT32_MIN;
+		q[i] = (int32_t)(v < INT32_MAX ? v : INT32_MAX);
+	}
+}
+
+void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y)
+{
+	struct qd_grid grid = grid_of(e, shape);
+
+	if (q != NULL && e->bits == 32)
+		quantize_32(&grid, x, q);
+	else if (q != NULL)
+		qd_quantize_f32(&grid, x, q);
+	if (y != NULL)
+		qd_fake_quantize_f32(&grid, x, y);
+}
+
+void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y)
+{
+	struct qd_grid grid = grid_of(e, shape);
+
+	qd_dequantize_f32(&grid, q, y);
+}

@@ -1,0 +1,94 @@
+/*
+ * What the files of this folder share and nobody else sees: ranges, per-slot encodings, observers, and the parts of scoring that do
+ * not execute a graph.
+ */
+#ifndef QUAD_QUANT_INTERNAL_H
+#define QUAD_QUANT_INTERNAL_H
+
+#include "quant/quant.h"
+
+/* Zeroed encoding of n scales; signed exactly when symmetric. */
+QD_CHECK enum qd_status qd_encoding_new(
+	struct qd_arena *arena, int bits, bool symmetric, int axis, size_t n, struct qd_encoding **out);
+
+/* ---- ranges (encoding_from.c) ---- */
+/* Of the numbers seen so far and 0: start from { 0 }. */
+struct qd_range {
+	float low, high;
+	bool bad; /* a NaN or an infinity was seen */
+};
+void qd_range_add(struct qd_range *range, size_t n, const float *x);
+void qd_range_join(struct qd_range *range, const struct qd_range *other);
+/* The range of a float tensor of any dtype. QD_EINPUT names a tensor that holds NaN or infinity. */
+QD_CHECK enum qd_status qd_tensor_range(const struct qd_tensor *tensor, struct qd_range *out);
+
+/* ---- observers (observer.c) ---- */
+#define QD_OBSERVER_BINS 2048
+/* What is kept of all values of one tensor: the range, and for other kinds than min-max a histogram over [from, from + bins *
+ * width]. */
+struct qd_observer {
+	enum qd_observer_kind kind;
+	double percentile;
+	struct qd_range range;
+	bool seen;
+	double from, width;
+	uint64_t *bins; /* owned; NULL until the first values, and for min-max */
+};
+/* QD_EINPUT when a value is not finite. */
+QD_CHECK enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x);
+/* The range to encode: of everything (min-max), between two percentiles, or of least squared error on a grid of `bits`. */
+struct qd_range qd_observer_range(const struct qd_observer *o, int bits);
+void qd_observer_release(struct qd_observer *o);
+
+/* ---- encodings of slots (unified.c): arrays of slots->n; NULL where there is none ---- */
+struct qd_slot_encodings {
+	struct qd_encoding *down, *up;
+};
+/* An adapter's own: min-max over its tensors as the file holds them. */
+QD_CHECK enum qd_status qd_own_encodings(struct qd_arena *arena, const struct qd_slots *slots, const struct qd_adapter *adapter,
+	int bits, struct qd_slot_encodings *out);
+/*
+ * The shared ones, a value for every slot: those of adapters[anchor], or unified ones when `anchor` is n. `weights` are the base
+ * model's, read only with QD_SHARE_LAYER; may be NULL without.
+ */
+QD_CHECK enum qd_status qd_shared_encodings(struct qd_arena *arena, const struct qd_slots *slots,
+	const struct qd_adapter *const *adapters, size_t n, size_t anchor, const struct qd_quant_options *options,
+	const struct qd_weights *weights, struct qd_slot_encodings *out);
+
+/* ---- alignment over slots and encodings (align.c); as the functions over a profile ---- */
+QD_CHECK enum qd_status qd_fit_slots(struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_slots *slots,
+	const struct qd_slot_encodings *encodings, enum qd_align align);
+QD_CHECK enum qd_status qd_slots_update_sqnr(const struct qd_adapter *adapter, const struct qd_fitted *fitted,
+	const struct qd_slots *slots, const struct qd_slot_encodings *encodings, double *db);
+
+/* ---- choice (choice.c) ---- */
+/* From profile->adapters and options: sets method, anchor and reason; the anchor's index, or n_adapters for unified encodings.
+ * QD_EINPUT names an anchor that is none of the adapters. */
+QD_CHECK enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor);
+
+/* ---- the profile (profile.c) ---- */
+QD_CHECK enum qd_status qd_profile_add(
+	struct qd_profile *profile, enum qd_entry_kind kind, const char *name, struct qd_encoding *encoding);
+/* "<path><suffix>" in the profile's arena. */
+const char *qd_profile_tensor(struct qd_profile *profile, const char *path, const char *suffix);
+
+/* ---- running over the calibration data (calibrate.c, qss.c) ---- */
+/* Samples per run: a divisor of the number of samples. QD_EINPUT when options->batch does not divide it. */
+QD_CHECK enum qd_status qd_data_batch(const struct qd_data *data, const struct qd_quant_options *options, int64_t *batch);
+/* One observer per value of the graph that is wanted: a value hook's context. */
+struct qd_observers {
+	struct qd_observer *of; /* [n_values] */
+	bool *wanted;           /* [n_values] */
+	size_t n;
+	bool off;
+};
+QD_CHECK enum qd_status qd_observers_new(
+	struct qd_observers *observers, const struct qd_graph *g, const struct qd_quant_options *options);
+void qd_observers_release(struct qd_observers *observers);
+/* Observes wanted values, then simulates encodings: a qd_value_hook whose context is a qd_observers. */
+enum qd_status qd_observe_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
+/* Encodings of the base model's weights, by value id in `out` [n_values], where none is set yet. */
+QD_CHECK enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct qd_graph *g, const enum qd_entry_kind *kinds,
+	const struct qd_quant_options *options, struct qd_encoding **out);
+
+#endif
