@@ -225,9 +225,10 @@ qd_id qd_build_upsample2(struct qd_graph *g, const char *name, qd_id x, int64_t 
 const char *qd_graph_unique(struct qd_graph *g, const char *stem);
 
 /* ---- text form (text.c states the grammar): what passes are tested in and --dump-after prints ---- */
-/* Appends the whole graph to a heap string (caller frees). Parses back to an equal graph; weights above 16 elements print as their shape
- * and dtype with `...` and parse to zeros. */
+/* The whole graph as a heap string (caller frees; NULL on failure). Parses back to an equal graph; weights above 16 elements print as their
+ * shape and dtype with `...` and parse to zeros. */
 QD_CHECK enum qd_status qd_graph_print(const struct qd_graph *g, char **text);
+/* Initializes `g` and builds it from text; `what` names the text in messages ("FILE:LINE: ..."). Release `g` after failures too. */
 QD_CHECK enum qd_status qd_graph_parse(struct qd_graph *g, const char *what, const char *text);
 
 /* ---- passes ---- */
