@@ -1,0 +1,121 @@
+/*
+ * lib/base, JSON: what is read, what is refused and how, what is written.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/base/base.h"
+#include "tests/unit/scratch.h"
+
+static void reads_an_object(void **state)
+{
+	(void)state;
+	static const char text[] = "{\"b\": [1, 2.5, null], \"a\": \"x\\u00e9\"}";
+	json_t *value;
+	assert_int_equal(qd_json_read(scratch_file("a.json", text, sizeof(text) - 1), &value), QD_OK);
+	assert_string_equal(json_string_value(json_object_get(value, "a")), "x\xc3\xa9");
+	assert_int_equal(json_array_size(json_object_get(value, "b")), 3);
+	json_decref(value);
+}
+
+/* Each malformed text and the message it must give. */
+static void refuses_malformed_text(void **state)
+{
+	(void)state;
+	static const struct {
+		const char *text, *message;
+	} cases[] = {
+		{ "", "'w': line 1, column 0: '[' or '{' expected near end of file" },
+		{ "5", "'w': line 1, column 1: '[' or '{' expected near '5'" },
+		{ "{\"a\": 1,}", "'w': line 1, column 9: string or '}' expected near '}'" },
+		{ "{\n \"a\": 1\n \"b\": 2}", "'w': line 3, column 4: '}' expected near '\"b\"'" },
+		{ "{\"a\": 1, \"\\u0061\": 2}", "'w': line 1, column 17: duplicate object key near '\"\\u0061\"'" },
+		{ "[1] 2", "'w': line 1, column 5: end of file expected near '2'" },
+		{ "[NaN]", "'w': line 1, column 4: invalid token near 'NaN'" },
+		{ "[\"\\u0000\"]", "'w': line 1, column 9: \\u0000 is not allowed without JSON_ALLOW_NUL near '\"\\u0000\"'" },
+		{ "[9223372036854775808]", "'w': line 1, column 20: too big integer near '9223372036854775808'" },
+		{ "version https://git-lfs.github.com/spec/v1\n",
+			"'w' is a Git-LFS pointer, not the file itself; fetch it with 'git lfs pull'" },
+	};
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		json_t *value;
+		assert_int_equal(qd_json_parse("w", cases[i].text, strlen(cases[i].text), &value), QD_EINPUT);
+		assert_null(value);
+		assert_string_equal(qd_message(), cases[i].message);
+	}
+}
+
+static enum qd_status parse_nested(size_t depth)
+{
+	char text[1000];
+	memset(text, '[', depth);
+	memset(text + depth, ']', depth);
+	json_t *value;
+	enum qd_status st = qd_json_parse("w", text, 2 * depth, &value);
+	json_decref(value);
+	return st;
+}
+
+static void bounds_the_depth(void **state)
+{
+	(void)state;
+	assert_int_equal(parse_nested(128), QD_OK);
+	assert_int_equal(parse_nested(129), QD_EINPUT);
+	assert_string_equal(qd_message(), "'w': nested more than 128 levels deep at byte 128");
+}
+
+static void brackets_in_strings_do_not_nest(void **state)
+{
+	(void)state;
+	char text[1002];
+	memset(text, '[', sizeof(text));
+	memcpy(text, "[\"\\\"", 4);
+	memcpy(text + sizeof(text) - 2, "\"]", 2);
+	json_t *value;
+	assert_int_equal(qd_json_parse("w", text, sizeof(text), &value), QD_OK);
+	json_decref(value);
+}
+
+static void names_the_missing_file(void **state)
+{
+	(void)state;
+	json_t *value;
+	assert_int_equal(qd_json_read(scratch_path("absent.json"), &value), QD_EIO);
+	assert_null(value);
+}
+
+static void writes_in_insertion_order(void **state)
+{
+	(void)state;
+	json_t *value = json_pack("{s:i, s:[f], s:{}}", "z", 1, "a", 0.1, "m");
+	const char *path = scratch_path("out.json");
+	assert_int_equal(qd_json_write(path, value, false), QD_OK);
+	struct qd_mapping mapping;
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	static const char want[] = "{\n  \"z\": 1,\n  \"a\": [\n    0.10000000000000001\n  ],\n  \"m\": {}\n}\n";
+	assert_int_equal(mapping.size, sizeof(want) - 1);
+	assert_memory_equal(mapping.data, want, sizeof(want) - 1);
+	qd_mapping_release(&mapping);
+	assert_int_equal(qd_json_write(path, value, false), QD_EEXIST);
+	assert_int_equal(qd_json_write(path, value, true), QD_OK);
+	json_decref(value);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(reads_an_object),
+		cmocka_unit_test(refuses_malformed_text),
+		cmocka_unit_test(bounds_the_depth),
+		cmocka_unit_test(brackets_in_strings_do_not_nest),
+		cmocka_unit_test(names_the_missing_file),
+		cmocka_unit_test(writes_in_insertion_order),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,384 @@
+/*
+ * lib/base, files out: nothing half-written is ever seen, nothing is lost that was there, nothing stays behind.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "lib/base/base.h"
+#include "tests/unit/scratch.h"
+
+static void assert_content(const char *path, const char *want)
+{
+	struct qd_mapping mapping;
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	assert_int_equal(mapping.size, strlen(want));
+	assert_memory_equal(mapping.data, want, strlen(want));
+	qd_mapping_release(&mapping);
+}
+
+static void assert_message_ends(const char *want)
+{
+	if (!qd_ends_with(qd_message(), want))
+		fail_msg("'%s' does not end in '%s'", qd_message(), want);
+}
+
+/* Entries of a folder besides "." and "..". */
+static int entries(const char *path)
+{
+	DIR *dir = opendir(path);
+	assert_non_null(dir);
+	int n = 0;
+	while (readdir(dir))
+		n++;
+	closedir(dir);
+	return n - 2;
+}
+
+/* An empty folder of the test's own. */
+static const char *own_folder(const char *name)
+{
+	const char *path = scratch_path(name);
+	assert_int_equal(mkdir(path, 0777), 0);
+	return path;
+}
+
+static const char *below(char *room, const char *folder, const char *name)
+{
+	snprintf(room, 4200, "%s/%s", folder, name);
+	return room;
+}
+
+static char room_a[4200], room_b[4200];
+
+static void file_appears_at_commit(void **state)
+{
+	(void)state;
+	const char *folder = own_folder("commit"), *path = below(room_a, folder, "out.txt");
+	struct qd_output out;
+	assert_int_equal(qd_output_open(&out, path, false), QD_OK);
+	assert_int_equal(qd_output_write(&out, "ab", 2), QD_OK);
+	assert_int_equal(qd_output_printf(&out, "%d-%s", 7, "c"), QD_OK);
+	assert_int_equal(out.written, 5);
+	assert_false(qd_is_file(path));
+	assert_int_equal(entries(folder), 1);
+	assert_int_equal(qd_output_commit(&out), QD_OK);
+	qd_output_release(&out);
+	assert_content(path, "ab7-c");
+	assert_int_equal(entries(folder), 1);
+}
+
+static void release_without_commit_leaves_nothing(void **state)
+{
+	(void)state;
+	const char *folder = own_folder("release"), *path = below(room_a, folder, "out.txt");
+	assert_int_equal(qd_write_file(path, "old", 3, false), QD_OK);
+	struct qd_output out;
+	assert_int_equal(qd_output_open(&out, path, true), QD_OK);
+	assert_int_equal(qd_output_write(&out, "new", 3), QD_OK);
+	qd_output_release(&out);
+	qd_output_release(&out);
+	assert_content(path, "old");
+	assert_int_equal(entries(folder), 1);
+}
+
+static void zeroed_outputs_are_released_without_effect(void **state)
+{
+	(void)state;
+	struct qd_output out = { 0 };
+	struct qd_output_folder folder = { 0 };
+	int before = fcntl(0, F_GETFD);
+	qd_output_release(&out);
+	qd_output_folder_release(&folder);
+	assert_int_equal(fcntl(0, F_GETFD), before); /* descriptor 0 is not the output's */
+}
+
+static void existing_files_need_force(void **state)
+{
+	(void)state;
+	const char *path = scratch_file("existing", "old", 3);
+	assert_int_equal(qd_write_file(path, "new", 3, false), QD_EEXIST);
+	assert_message_ends("existing' already exists; --force replaces it");
+	assert_content(path, "old");
+	assert_int_equal(qd_write_file(path, "new", 3, true), QD_OK);
+	assert_content(path, "new");
+}
+
+static void a_file_that_appears_meanwhile_is_kept(void **state)
+{
+	(void)state;
+	const char *folder = own_folder("race"), *path = below(room_a, folder, "out");
+	struct qd_output out;
+	assert_int_equal(qd_output_open(&out, path, false), QD_OK);
+	assert_int_equal(qd_output_write(&out, "mine", 4), QD_OK);
+	scratch_file("race/out", "theirs", 6);
+	assert_int_equal(qd_output_commit(&out), QD_EEXIST);
+	assert_message_ends("out' appeared while it was being written; --force replaces it");
+	qd_output_release(&out);
+	assert_content(path, "theirs");
+	assert_int_equal(entries(folder), 1);
+}
+
+static void bad_targets_are_refused_at_once(void **state)
+{
+	(void)state;
+	struct qd_output out;
+	assert_int_equal(qd_output_open(&out, scratch_path("no/such/folder"), true), QD_EIO);
+	assert_message_ends("no/such/folder': No such file or directory");
+	assert_int_equal(qd_output_open(&out, scratch_dir(), true), QD_EIO);
+	assert_message_ends("': it is a folder, needs a file name");
+	assert_int_equal(qd_output_open(&out, "", true), QD_EIO);
+	assert_string_equal(qd_message(), "cannot write a file without a name");
+	scratch_file("plain", "x", 1);
+	assert_int_equal(qd_output_open(&out, scratch_path("plain/below"), true), QD_EIO);
+	assert_message_ends("plain/below': Not a directory");
+}
+
+static void permissions_follow_the_umask(void **state)
+{
+	(void)state;
+	mode_t before = umask(027);
+	const char *path = scratch_path("mode");
+	assert_int_equal(qd_write_file(path, "x", 1, false), QD_OK);
+	umask(before);
+	struct stat info;
+	assert_int_equal(stat(path, &info), 0);
+	assert_int_equal(info.st_mode & 0777, 0640);
+}
+
+static void devices_are_written_to(void **state)
+{
+	(void)state;
+	assert_int_equal(qd_write_file("/dev/null", "x", 1, false), QD_OK);
+	struct stat info;
+	assert_int_equal(stat("/dev/null", &info), 0);
+	assert_true(S_ISCHR(info.st_mode));
+}
+
+static void a_full_device_is_one_line(void **state)
+{
+	(void)state;
+	if (access("/dev/full", W_OK) != 0)
+		skip();
+	assert_int_equal(qd_write_file("/dev/full", "x", 1, false), QD_EIO);
+	assert_string_equal(qd_message(), "cannot write '/dev/full': No space left on device");
+}
+
+/* A limit on file size makes write() return short, then fail: both must be handled, and nothing may stay. */
+static void a_file_too_large_for_the_system_leaves_nothing(void **state)
+{
+	(void)state;
+	const char *folder = own_folder("limit"), *path = below(room_a, folder, "out");
+	static char data[300000];
+	struct rlimit before, small = { 100000, 0 };
+	assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+	small.rlim_max = before.rlim_max;
+	void (*handler)(int) = signal(SIGXFSZ, SIG_IGN);
+	assert_int_equal(setrlimit(RLIMIT_FSIZE, &small), 0);
+	enum qd_status st = qd_write_file(path, data, sizeof(data), false);
+	setrlimit(RLIMIT_FSIZE, &before);
+	signal(SIGXFSZ, handler);
+	assert_int_equal(st, QD_EIO);
+	assert_message_ends("out': File too large");
+	assert_int_equal(entries(folder), 0);
+}
+
+static void large_and_small_writes_keep_their_order(void **state)
+{
+	(void)state;
+	enum { BYTES = 1000000 };
+	static unsigned char data[BYTES];
+	for (size_t i = 0; i < BYTES; i++)
+		data[i] = (unsigned char)(i * 2654435761u >> 13);
+	const char *path = scratch_path("order");
+	struct qd_output out;
+	assert_int_equal(qd_output_open(&out, path, false), QD_OK);
+	static const size_t pieces[] = { 1, 65535, 65536, 3, 65537, 200000, 17, 0, 65536 };
+	size_t at = 0;
+	for (size_t i = 0; at < BYTES; i++) {
+		size_t n = pieces[i % QD_COUNT(pieces)];
+		n = n < BYTES - at ? n : BYTES - at;
+		assert_int_equal(qd_output_write(&out, data + at, n), QD_OK);
+		at += n;
+	}
+	assert_int_equal(qd_output_commit(&out), QD_OK);
+	qd_output_release(&out);
+	struct qd_mapping mapping;
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	assert_int_equal(mapping.size, BYTES);
+	assert_memory_equal(mapping.data, data, BYTES);
+	qd_mapping_release(&mapping);
+}
+
+/* ---- folders ---- */
+
+static void put(const struct qd_output_folder *out, const char *name, const char *text)
+{
+	assert_int_equal(qd_write_file(below(room_b, out->temporary, name), text, strlen(text), false), QD_OK);
+}
+
+static void folder_appears_whole(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("whole"), *path = below(room_a, outer, "export");
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, false), QD_OK);
+	put(&out, "a", "1");
+	assert_int_equal(mkdir(below(room_b, out.temporary, "sub"), 0777), 0);
+	put(&out, "sub/b", "2");
+	assert_false(qd_is_directory(path));
+	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
+	qd_output_folder_release(&out);
+	assert_content(below(room_b, path, "sub/b"), "2");
+	assert_int_equal(entries(outer), 1);
+}
+
+static void released_folders_vanish_with_what_is_in_them(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("vanish"), *path = below(room_a, outer, "export/");
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, false), QD_OK);
+	put(&out, "a", "1");
+	assert_int_equal(mkdir(below(room_b, out.temporary, "sub"), 0777), 0);
+	for (int i = 0; i < 200; i++) {
+		char name[32];
+		snprintf(name, sizeof(name), "sub/file-%d", i);
+		put(&out, name, "x");
+	}
+	qd_output_folder_release(&out);
+	assert_int_equal(entries(outer), 0);
+}
+
+static void links_in_a_folder_are_not_followed(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("links"), *path = below(room_a, outer, "export");
+	const char *kept = own_folder("kept");
+	scratch_file("kept/file", "x", 1);
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, false), QD_OK);
+	assert_int_equal(symlink(kept, below(room_b, out.temporary, "link")), 0);
+	qd_output_folder_release(&out);
+	assert_int_equal(entries(outer), 0);
+	assert_int_equal(entries(kept), 1);
+}
+
+static void older_folders_are_replaced_with_force_only(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("older"), *path = below(room_a, outer, "export");
+	assert_int_equal(mkdir(path, 0777), 0);
+	scratch_file("older/export/old", "x", 1);
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, false), QD_EEXIST);
+	assert_message_ends("export' already exists; --force replaces it");
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_OK);
+	put(&out, "new", "y");
+	assert_true(qd_is_file(below(room_b, path, "old")));
+	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
+	qd_output_folder_release(&out);
+	assert_false(qd_is_file(below(room_b, path, "old")));
+	assert_content(below(room_b, path, "new"), "y");
+	assert_int_equal(entries(outer), 1);
+}
+
+static void force_is_no_matter_where_nothing_is(void **state)
+{
+	(void)state;
+	const char *path = scratch_path("forced");
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_OK);
+	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
+	qd_output_folder_release(&out);
+	assert_true(qd_is_directory(path));
+}
+
+static void bad_folder_targets_are_refused(void **state)
+{
+	(void)state;
+	struct qd_output_folder out;
+	const char *path = scratch_file("a-file", "x", 1);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EIO);
+	assert_message_ends("a-file': it is not a folder");
+	assert_int_equal(qd_output_folder_open(&out, scratch_path("x/.."), true), QD_EIO);
+	assert_message_ends("x/..': it has no name of its own");
+	assert_int_equal(qd_output_folder_open(&out, "/", true), QD_EIO);
+	assert_string_equal(qd_message(), "cannot write the folder '/': it has no name of its own");
+	assert_int_equal(qd_output_folder_open(&out, scratch_path("no/such"), true), QD_EIO);
+	assert_message_ends("no/such': No such file or directory");
+}
+
+/* ---- interruption ---- */
+
+static void on_signal(int number)
+{
+	qd_outputs_abandon();
+	_exit(128 + number);
+}
+
+/* A child with an open file, a committed file and an open folder is interrupted: only the committed file is left. */
+static void a_signal_leaves_only_what_was_committed(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("signal");
+	pid_t child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		struct qd_output a, b;
+		struct qd_output_folder c;
+		signal(SIGTERM, on_signal);
+		bool ready = qd_output_open(&a, below(room_a, outer, "a"), false) == QD_OK &&
+			     qd_output_open(&b, below(room_a, outer, "b"), false) == QD_OK && qd_output_commit(&b) == QD_OK &&
+			     qd_output_folder_open(&c, below(room_a, outer, "c"), false) == QD_OK &&
+			     mkdir(below(room_b, c.temporary, "sub"), 0777) == 0 &&
+			     qd_write_file(below(room_b, c.temporary, "sub/d"), "x", 1, false) == QD_OK;
+		if (ready)
+			raise(SIGTERM);
+		_exit(1);
+	}
+	int status;
+	assert_int_equal(waitpid(child, &status, 0), child);
+	assert_true(WIFEXITED(status));
+	assert_int_equal(WEXITSTATUS(status), 128 + SIGTERM);
+	assert_int_equal(entries(outer), 1);
+	assert_true(qd_is_file(below(room_a, outer, "b")));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(file_appears_at_commit),
+		cmocka_unit_test(release_without_commit_leaves_nothing),
+		cmocka_unit_test(zeroed_outputs_are_released_without_effect),
+		cmocka_unit_test(existing_files_need_force),
+		cmocka_unit_test(a_file_that_appears_meanwhile_is_kept),
+		cmocka_unit_test(bad_targets_are_refused_at_once),
+		cmocka_unit_test(permissions_follow_the_umask),
+		cmocka_unit_test(devices_are_written_to),
+		cmocka_unit_test(a_full_device_is_one_line),
+		cmocka_unit_test(a_file_too_large_for_the_system_leaves_nothing),
+		cmocka_unit_test(large_and_small_writes_keep_their_order),
+		cmocka_unit_test(folder_appears_whole),
+		cmocka_unit_test(released_folders_vanish_with_what_is_in_them),
+		cmocka_unit_test(links_in_a_folder_are_not_followed),
+		cmocka_unit_test(older_folders_are_replaced_with_force_only),
+		cmocka_unit_test(force_is_no_matter_where_nothing_is),
+		cmocka_unit_test(bad_folder_targets_are_refused),
+		cmocka_unit_test(a_signal_leaves_only_what_was_committed),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
