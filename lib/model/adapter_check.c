@@ -83,18 +83,24 @@ static const char *family_of_width(int64_t width)
 	return width == 768 ? "Stable Diffusion 1.x" : width == 1024 ? "Stable Diffusion 2.x" : width == 2048 ? "SDXL" : NULL;
 }
 
+/* The piece's module path where it has one (positional files have no names), else the file's name of it. */
+static const char *layer_name(const struct qd_reading *r, const struct qd_piece *piece)
+{
+	return piece->module != QD_NONE ? r->modules->items[piece->module].path : piece->name;
+}
+
 static const char *family_of(const struct qd_reading *r)
 {
 	for (size_t i = 0; i < r->n; i++) {
 		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
-		const char *name = r->pieces[i].name;
+		const char *name = layer_name(r, &r->pieces[i]);
 		bool cross = strstr(name, "attn2.to_k") != NULL || strstr(name, "attn2_to_k") != NULL;
 		if (cross && down->shape.rank >= 2 && family_of_width(down->shape.dim[1]) != NULL)
 			return family_of_width(down->shape.dim[1]);
 	}
 	for (size_t i = 0; i < r->n; i++) {
 		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
-		const char *name = r->pieces[i].name;
+		const char *name = layer_name(r, &r->pieces[i]);
 		if (strstr(name, "input_blocks_") != NULL || strstr(name, "output_blocks_") != NULL)
 			return "SDXL";
 		if (strstr(name, "blocks_0_attentions_") != NULL || strstr(name, "blocks.0.attentions.") != NULL)
