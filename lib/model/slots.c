@@ -305,9 +305,20 @@ static bool is_output(const struct qd_graph *g, qd_id value)
 	return false;
 }
 
+/* The node called like the layer, or the one that uses "<path>.weight" (in graphs whose nodes were named by others). */
+static qd_id layer_node(struct qd_graph *g, const struct qd_slot *slot)
+{
+	qd_id id = qd_graph_find_node(g, slot->path), weight = qd_graph_find(g, branch_name(g, slot, "weight"));
+
+	for (size_t i = 0; i < g->n_order && id == QD_NONE && weight != QD_NONE; i++)
+		if (g->nodes[g->order[i]].n_in > 1 && g->nodes[g->order[i]].in[1] == weight)
+			id = g->order[i];
+	return id;
+}
+
 static enum qd_status attach(struct qd_slot *slot, struct qd_graph *g)
 {
-	qd_id id = qd_graph_find_node(g, slot->path);
+	qd_id id = layer_node(g, slot);
 	struct qd_node node;
 	qd_id t;
 	enum qd_status st;
