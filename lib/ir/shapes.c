@@ -176,7 +176,7 @@ static enum qd_status int_list(const struct qd_node *node, const char *name, siz
 		return qd_fail(QD_EINPUT, "attribute '%s' has %zu values, needs %zu", name, attr->n_ints, n);
 	for (size_t i = 0; i < n; i++) {
 		out[i] = attr != NULL ? attr->ints[i] : absent;
-		if (out[i] < low || out[i] > INT32_MAX)
+		if (attr != NULL && (out[i] < low || out[i] > INT32_MAX))
 			return qd_fail(QD_EINPUT, "attribute '%s' holds %lld, must be at least %lld", name, (long long)out[i],
 				(long long)low);
 	}
@@ -196,7 +196,7 @@ static enum qd_status conv_attrs(const struct qd_node *node, const struct qd_sha
 	QD_TRY(st, int_list(node, "pads", 2 * spatial, 0, 0, a->pads));
 	QD_TRY(st, int_list(node, "strides", spatial, 1, 1, a->strides));
 	QD_TRY(st, int_list(node, "dilations", spatial, 1, 1, a->dilations));
-	QD_TRY(st, int_list(node, "kernel_shape", spatial, 0, -1, a->kernel));
+	QD_TRY(st, int_list(node, "kernel_shape", spatial, -1, -1, a->kernel));
 out:
 	return st;
 }
