@@ -1,7 +1,7 @@
 /*
- * A checkpoint is a safetensors file. Metadata: "quad.run" identifies the run, "quad.step" counts the updates made. Tensors,
- * float32, for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments) and, with averaging, "P#ema". No state of a random
- * generator is kept: what a step draws is a function of seed and step.
+ * A checkpoint is a safetensors file. Metadata: "quad.run" identifies the run, "quad.step" counts the updates made, "quad.best"
+ * says step and measure of the kept state. Tensors, float32, for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments)
+ * and, where one is kept, "P#kept". No state of a random generator is kept: what a step draws is a function of seed and step.
  */
 #include "distill/internal.h"
 
@@ -13,12 +13,12 @@
 #include <unistd.h>
 
 /* The tensors of one parameter, in the order of `part_of`. */
-static const char *const suffixes[] = { "", "#m", "#v", "#ema" };
+static const char *const suffixes[] = { "", "#m", "#v", "#kept" };
 enum { PARTS = QD_COUNT(suffixes) };
 
 static qt_tensor part_of(const struct qd_param *p, size_t part)
 {
-	const qt_tensor parts[PARTS] = { p->x, p->m, p->v, p->ema };
+	const qt_tensor parts[PARTS] = { p->x, p->m, p->v, p->kept };
 	return parts[part];
 }
 
@@ -74,14 +74,15 @@ enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *pat
 	struct qd_arena arena = { 0 };
 	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS, sizeof(*tensors));
 	qt_tensor *handles = qd_arena_array(&arena, o->n * PARTS, sizeof(qt_tensor));
-	char step[32];
-	const char *const metadata[] = { "quad.run", run, "quad.step", step };
+	char step[32], best[64];
+	const char *const metadata[] = { "quad.best", best, "quad.run", run, "quad.step", step };
 	size_t n = 0;
 	enum qd_status st = QD_OK;
 
 	if (tensors == NULL || handles == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	snprintf(step, sizeof(step), "%" PRId64, o->step);
+	snprintf(best, sizeof(best), "%" PRId64 " %a", o->best_step, o->best);
 	for (size_t i = 0; i < o->n; i++)
 		QD_TRY(st, list_parameter(&arena, &o->params[i], tensors, handles, &n));
 	struct listing listing = { tensors, handles };
@@ -114,11 +115,13 @@ static enum qd_status read_parameter(const struct qd_safetensors *file, struct q
 
 static enum qd_status read_state(struct qd_optimizer *o, const struct qd_safetensors *file)
 {
-	const char *step = qd_safetensors_metadata(file, "quad.step");
+	const char *step = qd_safetensors_metadata(file, "quad.step"), *best = qd_safetensors_metadata(file, "quad.best");
 	enum qd_status st = QD_OK;
 
 	if (step == NULL || sscanf(step, "%" SCNd64, &o->step) != 1 || o->step < 0)
 		return qd_fail(QD_EINPUT, "has no step count");
+	if (best == NULL || sscanf(best, "%" SCNd64 " %la", &o->best_step, &o->best) != 2)
+		return qd_fail(QD_EINPUT, "does not say how good its kept state is");
 	for (size_t i = 0; st == QD_OK && i < o->n; i++)
 		st = read_parameter(file, &o->params[i]);
 	return st;

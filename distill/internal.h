@@ -12,7 +12,7 @@ struct qd_param {
 	const char *name; /* borrowed: unique, in the checkpoint */
 	qt_tensor x;      /* the leaf */
 	qt_tensor m, v;   /* AdamW's moments */
-	qt_tensor ema;    /* NULL without averaging */
+	qt_tensor kept;   /* what is used in the end: the running average, or the best state so far; NULL: x itself */
 	double lr_scale;  /* factor on the learning rate */
 	double decay;     /* factor on the weight decay: 0 for vectors, which are biases and norms */
 };
@@ -20,13 +20,21 @@ struct qd_optimizer {
 	struct qd_param *params;
 	size_t n, cap;
 	int64_t step; /* updates made */
-	double beta1, beta2, eps, weight_decay, clip, ema;
+	double beta1, beta2, eps, weight_decay, clip;
+	double ema;     /* decay of the running average, 0: none */
+	bool keep_best; /* `kept` is what qd_optimizer_keep last copied */
+	double best;    /* the caller's measure of it */
+	int64_t best_step;
 };
 /* Adds a leaf (a new reference is taken) and makes it require gradients. */
 QD_CHECK enum qd_status qd_optimizer_add(struct qd_optimizer *o, const char *name, qt_tensor leaf, double lr_scale);
 /* One update of every parameter from its gradient, clipped to a global norm, then the averages; gradients are dropped. `norm` (may
  * be NULL) receives the gradient's norm before clipping. */
 QD_CHECK enum qd_status qd_optimizer_step(struct qd_optimizer *o, double lr, double *norm);
+/* The present state, of the given measure, becomes the kept one. */
+QD_CHECK enum qd_status qd_optimizer_keep(struct qd_optimizer *o, double measure);
+/* What is used in the end of a parameter. */
+qt_tensor qd_param_kept(const struct qd_param *p);
 int64_t qd_optimizer_parameters(const struct qd_optimizer *o);
 void qd_optimizer_release(struct qd_optimizer *o);
 

@@ -21,8 +21,8 @@ enum qd_status qd_optimizer_add(struct qd_optimizer *o, const char *name, qt_ten
 	param.decay = shape.rank > 1 ? 1 : 0;
 	QD_TRY(st, qt_zeros(&shape, &param.m));
 	QD_TRY(st, qt_zeros(&shape, &param.v));
-	if (o->ema > 0)
-		QD_TRY(st, qt_clone(leaf, &param.ema));
+	if (o->ema > 0 || o->keep_best)
+		QD_TRY(st, qt_clone(leaf, &param.kept));
 	QD_TRY(st, qt_requires_grad(leaf, true));
 	QD_TRY(st, qt_retain(leaf, &param.x));
 	o->params[o->n++] = param;
@@ -30,7 +30,7 @@ enum qd_status qd_optimizer_add(struct qd_optimizer *o, const char *name, qt_ten
 out:
 	qt_free(param.m);
 	qt_free(param.v);
-	qt_free(param.ema);
+	qt_free(param.kept);
 	return st;
 }
 
@@ -66,13 +66,29 @@ enum qd_status qd_optimizer_step(struct qd_optimizer *o, double lr, double *norm
 		QD_TRY(st, qt_adamw(p->x, p->m, p->v, o->step, lr * p->lr_scale, o->beta1, o->beta2, o->eps,
 				   o->weight_decay * p->decay));
 		QD_TRY(st, qt_zero_grad(p->x));
-		if (p->ema != NULL)
-			QD_TRY(st, qt_lerp_(p->ema, p->x, decay));
+		if (o->ema > 0)
+			QD_TRY(st, qt_lerp_(p->kept, p->x, decay));
 	}
 	if (norm != NULL)
 		*norm = found;
 out:
 	return st;
+}
+
+enum qd_status qd_optimizer_keep(struct qd_optimizer *o, double measure)
+{
+	enum qd_status st = QD_OK;
+
+	o->best = measure;
+	o->best_step = o->step;
+	for (size_t i = 0; st == QD_OK && i < o->n; i++)
+		st = qt_lerp_(o->params[i].kept, o->params[i].x, 0);
+	return st;
+}
+
+qt_tensor qd_param_kept(const struct qd_param *p)
+{
+	return p->kept != NULL ? p->kept : p->x;
 }
 
 int64_t qd_optimizer_parameters(const struct qd_optimizer *o)
@@ -92,7 +108,7 @@ void qd_optimizer_release(struct qd_optimizer *o)
 		qt_free(o->params[i].x);
 		qt_free(o->params[i].m);
 		qt_free(o->params[i].v);
-		qt_free(o->params[i].ema);
+		qt_free(o->params[i].kept);
 	}
 	free(o->params);
 	*o = (struct qd_optimizer){ 0 };

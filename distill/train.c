@@ -174,7 +174,7 @@ static enum qd_status use_parameters(struct trainer *t, bool averaged)
 
 	for (size_t i = 0; st == QD_OK && i < t->n_values; i++) {
 		const struct qd_param *p = &t->optimizer.params[i];
-		qt_tensor x = averaged && p->ema != NULL ? p->ema : p->x;
+		qt_tensor x = averaged ? qd_param_kept(p) : p->x;
 		if (t->graph.values[t->values[i]].kind == QD_WEIGHT)
 			st = qd_exec_set_weight(t->exec, t->values[i], x);
 		else
@@ -447,7 +447,7 @@ static const struct qd_param *param_of(const struct trainer *t, const char *name
 /* Float32 values of what is kept of a parameter: its average where there is one. */
 static enum qd_status read_param(const struct qd_param *p, size_t floats, float *out)
 {
-	return qt_read(p->ema != NULL ? p->ema : p->x, out, floats * sizeof(*out));
+	return qt_read(qd_param_kept(p), out, floats * sizeof(*out));
 }
 
 /* Tensor i of the base model's file, trained where it was trained, in the output's dtype. */
