@@ -194,9 +194,10 @@ int qd_cmd_run(int argc, char **argv)
 	run.options.engine.profile = common.profile;
 	run.options.engine.threads = common.threads;
 	run.options.engine.adapter = common.n_adapters > 0 ? common.adapters[0] : NULL;
-	if (common.base == NULL || (run.check_trace == NULL && common.output == NULL))
-		st = qd_fail(QD_EINPUT, "--base %s needed", common.base == NULL ? "is" : "and -o (or --check-trace) are");
-	else if (common.n_adapters > 1)
+	qd_need("run", "--base", common.base);
+	if (run.check_trace == NULL)
+		qd_need("run", "-o FILE, or --check-trace FILE,", common.output);
+	if (common.n_adapters > 1)
 		st = qd_fail(QD_EINPUT, "one sample has one adapter, %zu given: join files as NAME=PATH+PATH", common.n_adapters);
 	else
 		st = run.check_trace != NULL ? compare(&run, &common) : sample(&run.options, &common);

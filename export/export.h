@@ -140,4 +140,56 @@ struct qd_trace_step {
 QD_CHECK enum qd_status qd_trace_check(
 	const struct qd_sampling_options *options, const char *trace, struct qd_trace_step **steps, size_t *n);
 
+/* ---- comparing samples (report.c, sheet.c) ---- */
+/* Sampled latents stand for images in [0,1] by x = (1 + latent) / 2, their channels being pack x pack blocks of pixels
+ * (PixelUnshuffle). */
+struct qd_report_column {
+	const char *name, *path; /* a file with `latents` [N,Cl,H,W] */
+};
+struct qd_report_task {
+	const char *name;
+	const char *reference; /* the float samples that columns are measured against */
+	const char *input;     /* NULL, or the file with `condition` [N,Cc,H,W], whose last Cl channels are an image */
+	const char *truth;     /* NULL, or a file with the wanted `latents` [N,Cl,H,W]: every column is measured against it too */
+	struct qd_report_column *columns;
+	size_t n, cap;
+};
+/* Peak signal to noise ratio in dB of images clamped to [0,1], over samples; NaN where not measured. */
+struct qd_report_cell {
+	double mean, standard_error;             /* against the reference */
+	double truth_mean, truth_standard_error; /* against the truth */
+	double *each;                            /* [samples], against the reference */
+	size_t n;
+};
+struct qd_report {
+	struct qd_report_task *tasks;
+	size_t n, cap;
+	int pack; /* 1 or more */
+	int show; /* samples of each task on the sheet */
+	int zoom; /* pixels of the sheet per pixel of an image */
+	/* filled by qd_report_measure */
+	const char **columns; /* their names, in the order in which tasks first give them */
+	size_t n_columns;
+	struct qd_report_cell *cells;     /* [n][n_columns]; each is NULL where a task lacks the column */
+	struct qd_report_cell *reference; /* [n]: the reference itself against the truth */
+	struct qd_arena arena;
+};
+/* QD_EINPUT names file, tensor, found and needed. */
+QD_CHECK enum qd_status qd_report_measure(struct qd_report *report);
+/* Draws rows of tasks and columns of images: input, float, then the columns; each cell's PSNR under its images. */
+QD_CHECK enum qd_status qd_report_sheet(const struct qd_report *report, struct qd_image *sheet);
+/* Aligned text, each line a row of a Markdown table; a heap string. A new reference of the same as JSON. */
+QD_CHECK enum qd_status qd_report_text(const struct qd_report *report, char **text);
+QD_CHECK enum qd_status qd_report_json(const struct qd_report *report, json_t **out);
+void qd_report_release(struct qd_report *report);
+
+/* n images f32 [n,3,h,w] or [n,1,h,w] made of a tensor [N,Cl,H,W], from channel `first` on `channels` of them; heap memory. */
+struct qd_images {
+	float *pixels;
+	size_t n;
+	int channels, height, width;
+};
+QD_CHECK enum qd_status qd_images_read(struct qd_images *images, const char *path, const char *tensor, int64_t channels, int pack);
+void qd_images_release(struct qd_images *images);
+
 #endif

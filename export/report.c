@@ -1,0 +1,213 @@
+/*
+ * Comparing samples: PSNR = 10 log10(1 / mean (a - b)^2) of two images with values clamped to [0,1], per sample, then mean and
+ * standard error over the samples. Latents become images by image[c, pack y + dy, pack x + dx] = (1 + latent[(c pack + dy) pack +
+ * dx, y, x]) / 2.
+ */
+#include "export/export.h"
+#include "lib/math/math.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- latents to images ---- */
+
+/* One sample: latents [channels * pack^2, h, w] to pixels [channels, h pack, w pack]. */
+static void unpack(const float *latents, int channels, int h, int w, int pack, float *pixels)
+{
+	for (int c = 0; c < channels; c++)
+		for (int y = 0; y < h * pack; y++)
+			for (int x = 0; x < w * pack; x++) {
+				int plane = (c * pack + y % pack) * pack + x % pack;
+				float v =
+					latents[((size_t)plane * (size_t)h + (size_t)(y / pack)) * (size_t)w + (size_t)(x / pack)];
+				*pixels++ = fminf(fmaxf(0.5f + 0.5f * v, 0), 1);
+			}
+}
+
+static enum qd_status check_shape(const char *path, const char *name, const struct qd_shape *s, int64_t channels, int pack)
+{
+	char found[QD_SHAPE_TEXT];
+	if (s->rank != 4 || s->dim[0] < 1 || s->dim[1] < channels || s->dim[2] < 1 || s->dim[3] < 1 || s->dim[2] * pack > 8192 ||
+		s->dim[3] * pack > 8192)
+		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs [N,C,H,W] with C at least %lld", path, name,
+			qd_shape_text(s, found), (long long)channels);
+	if (channels % ((int64_t)pack * pack) != 0)
+		return qd_fail(QD_EINPUT, "'%s': tensor '%s' has %lld image channels, needs a multiple of %d (pack %d)", path, name,
+			(long long)channels, pack * pack, pack);
+	return QD_OK;
+}
+
+enum qd_status qd_images_read(struct qd_images *images, const char *path, const char *name, int64_t channels, int pack)
+{
+	enum qd_status st;
+	struct qd_safetensors file = { 0 };
+	const struct qd_tensor *tensor;
+	float *values = NULL;
+	memset(images, 0, sizeof(*images));
+	QD_TRY(st, qd_safetensors_open(&file, path));
+	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
+	channels = channels > 0 ? channels : (tensor->shape.rank == 4 ? tensor->shape.dim[1] : 0);
+	QD_TRY(st, check_shape(path, name, &tensor->shape, channels, pack));
+	QD_TRY(st, qd_tensor_check_finite(tensor, path));
+	const int64_t *dim = tensor->shape.dim;
+	size_t plane = (size_t)(dim[2] * dim[3]);
+	values = malloc((size_t)dim[0] * (size_t)dim[1] * plane * sizeof(float));
+	images->pixels = malloc((size_t)dim[0] * (size_t)channels * plane * sizeof(float));
+	if (values == NULL || images->pixels == NULL) {
+		st = qd_fail(QD_ENOMEM, "cannot hold the images of '%s'", path);
+		goto out;
+	}
+	QD_TRY(st, qd_tensor_to_f32(tensor, values));
+	images->n = (size_t)dim[0];
+	images->channels = (int)(channels / (pack * pack));
+	images->height = (int)dim[2] * pack;
+	images->width = (int)dim[3] * pack;
+	for (size_t i = 0; i < images->n; i++)
+		unpack(values + (i * (size_t)dim[1] + (size_t)(dim[1] - channels)) * plane, images->channels, (int)dim[2],
+			(int)dim[3], pack, images->pixels + i * (size_t)channels * plane);
+out:
+	free(values);
+	qd_safetensors_release(&file);
+	return st;
+}
+
+void qd_images_release(struct qd_images *images)
+{
+	free(images->pixels);
+	memset(images, 0, sizeof(*images));
+}
+
+/* ---- measuring ---- */
+
+static double image_psnr(const float *a, const float *b, size_t n)
+{
+	return qd_psnr(qd_mse(a, b, n), 1);
+}
+
+/* The columns of all tasks, each once. */
+static enum qd_status name_columns(struct qd_report *r)
+{
+	size_t total = 0;
+	for (size_t t = 0; t < r->n; t++)
+		total += r->tasks[t].n;
+	r->columns = qd_arena_array(&r->arena, total + 1, sizeof(*r->columns));
+	if (r->columns == NULL)
+		return QD_ENOMEM;
+	for (size_t t = 0; t < r->n; t++)
+		for (size_t c = 0; c < r->tasks[t].n; c++) {
+			size_t at = 0;
+			while (at < r->n_columns && strcmp(r->columns[at], r->tasks[t].columns[c].name) != 0)
+				at++;
+			r->columns[at] = r->tasks[t].columns[c].name;
+			r->n_columns = at == r->n_columns ? at + 1 : r->n_columns;
+		}
+	return QD_OK;
+}
+
+static size_t column_index(const struct qd_report *r, const char *name)
+{
+	size_t at = 0;
+	while (at < r->n_columns && strcmp(r->columns[at], name) != 0)
+		at++;
+	return at;
+}
+
+static enum qd_status check_same(
+	const char *path, const struct qd_images *a, const char *needed_path, const struct qd_images *needed)
+{
+	if (a->n >= needed->n && a->channels == needed->channels && a->height == needed->height && a->width == needed->width)
+		return QD_OK;
+	return qd_fail(QD_EINPUT, "'%s' holds %zu images of %dx%dx%d, needs %zu of %dx%dx%d as in '%s'", path, a->n, a->channels,
+		a->height, a->width, needed->n, needed->channels, needed->height, needed->width, needed_path);
+}
+
+/* Fills mean and standard error of one comparison; `each` [n] receives the samples' PSNR. */
+static void summarize(const struct qd_images *a, const struct qd_images *b, size_t n, double *each, double *mean, double *error)
+{
+	size_t size = (size_t)a->channels * (size_t)a->height * (size_t)a->width;
+	for (size_t i = 0; i < n; i++)
+		each[i] = image_psnr(a->pixels + i * size, b->pixels + i * size, size);
+	*mean = qd_mean(each, n);
+	*error = isfinite(*mean) ? qd_standard_error(each, n) : 0;
+}
+
+static enum qd_status measure_truth(
+	struct qd_report *r, const struct qd_images *images, const struct qd_images *truth, size_t n, struct qd_report_cell *cell)
+{
+	if (truth->pixels == NULL) {
+		cell->truth_mean = cell->truth_standard_error = NAN;
+		return QD_OK;
+	}
+	double *each = qd_arena_array(&r->arena, n + 1, sizeof(*each));
+	if (each == NULL)
+		return QD_ENOMEM;
+	summarize(truth, images, n, each, &cell->truth_mean, &cell->truth_standard_error);
+	return QD_OK;
+}
+
+static enum qd_status measure_column(struct qd_report *r, const struct qd_report_task *task, const struct qd_report_column *column,
+	const struct qd_images *reference, const struct qd_images *truth, struct qd_report_cell *cell)
+{
+	enum qd_status st;
+	struct qd_images images = { 0 };
+	if (cell->each != NULL)
+		return qd_fail(QD_EINPUT, "task '%s' gives column '%s' twice", task->name, column->name);
+	QD_TRY(st, qd_images_read(&images, column->path, "latents", 0, r->pack));
+	QD_TRY(st, check_same(column->path, &images, task->reference, reference));
+	cell->n = reference->n;
+	cell->each = qd_arena_array(&r->arena, reference->n + 1, sizeof(*cell->each));
+	if (cell->each == NULL) {
+		st = QD_ENOMEM;
+		goto out;
+	}
+	summarize(reference, &images, reference->n, cell->each, &cell->mean, &cell->standard_error);
+	QD_TRY(st, measure_truth(r, &images, truth, reference->n, cell));
+out:
+	qd_images_release(&images);
+	return st;
+}
+
+static enum qd_status measure_task(struct qd_report *r, size_t t)
+{
+	enum qd_status st;
+	const struct qd_report_task *task = &r->tasks[t];
+	struct qd_images reference = { 0 }, truth = { 0 };
+	QD_TRY(st, qd_images_read(&reference, task->reference, "latents", 0, r->pack));
+	if (task->truth != NULL) {
+		QD_TRY(st, qd_images_read(&truth, task->truth, "latents", 0, r->pack));
+		QD_TRY(st, check_same(task->truth, &truth, task->reference, &reference));
+	}
+	QD_TRY(st, measure_truth(r, &reference, &truth, reference.n, &r->reference[t]));
+	for (size_t c = 0; c < task->n; c++) {
+		struct qd_report_cell *cell = &r->cells[t * r->n_columns + column_index(r, task->columns[c].name)];
+		QD_TRY(st, measure_column(r, task, &task->columns[c], &reference, &truth, cell));
+	}
+out:
+	qd_images_release(&reference);
+	qd_images_release(&truth);
+	return st;
+}
+
+enum qd_status qd_report_measure(struct qd_report *r)
+{
+	enum qd_status st;
+	QD_TRY(st, name_columns(r));
+	r->cells = qd_arena_array(&r->arena, r->n * r->n_columns + 1, sizeof(*r->cells));
+	r->reference = qd_arena_array(&r->arena, r->n + 1, sizeof(*r->reference));
+	if (r->cells == NULL || r->reference == NULL)
+		return QD_ENOMEM;
+	for (size_t t = 0; t < r->n; t++)
+		QD_TRY(st, qd_prefix(measure_task(r, t), "task '%s'", r->tasks[t].name));
+out:
+	return st;
+}
+
+void qd_report_release(struct qd_report *r)
+{
+	for (size_t t = 0; t < r->n; t++)
+		free(r->tasks[t].columns);
+	free(r->tasks);
+	qd_arena_release(&r->arena);
+	memset(r, 0, sizeof(*r));
+}

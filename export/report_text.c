@@ -1,0 +1,164 @@
+/* The report as a table of text that is also Markdown, and as JSON. PSNR in dB: mean +- standard error over samples. */
+#include "export/export.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Texts in rows and columns; row 0 is the heading. */
+struct table {
+	const char **cells;
+	size_t rows, columns;
+};
+
+static const char **cell_at(const struct table *t, size_t row, size_t column)
+{
+	return &t->cells[row * t->columns + column];
+}
+
+static const char *number(struct qd_arena *arena, double mean, double error)
+{
+	if (isnan(mean))
+		return "-";
+	return isinf(mean) ? "equal" : qd_arena_strf(arena, "%.1f \xC2\xB1 %.1f", mean, error);
+}
+
+/* Characters of UTF-8 text. */
+static size_t length(const char *text)
+{
+	size_t n = 0;
+	for (; *text != '\0'; text++)
+		n += ((unsigned char)*text & 0xC0) != 0x80;
+	return n;
+}
+
+static size_t column_width(const struct table *t, size_t column)
+{
+	size_t width = 3;
+	for (size_t row = 0; row < t->rows; row++)
+		width = length(*cell_at(t, row, column)) > width ? length(*cell_at(t, row, column)) : width;
+	return width;
+}
+
+/* The first column is aligned to the left, the others to the right. */
+static void print_cell(FILE *out, const char *text, size_t width, bool left)
+{
+	int pad = (int)(width - length(text));
+	fprintf(out, "| %*s%s%*s ", left ? 0 : pad, "", text, left ? pad : 0, "");
+}
+
+static void print_rule(FILE *out, size_t width, bool left)
+{
+	fputs(left ? "|:" : "|-", out);
+	for (size_t i = 0; i < width; i++)
+		fputc('-', out);
+	fputs(left ? "-" : ":", out);
+}
+
+static void print_table(FILE *out, const struct table *t)
+{
+	for (size_t row = 0; row < t->rows; row++) {
+		for (size_t c = 0; c < t->columns; c++)
+			print_cell(out, *cell_at(t, row, c), column_width(t, c), c == 0);
+		fputs("|\n", out);
+		for (size_t c = 0; row == 0 && c < t->columns; c++)
+			print_rule(out, column_width(t, c), c == 0);
+		if (row == 0)
+			fputs("|\n", out);
+	}
+}
+
+/* Fills the table for the comparison with the reference, or with the truth (which has one column more: the reference itself). */
+static enum qd_status fill(const struct qd_report *r, struct qd_arena *arena, bool truth, struct table *t)
+{
+	t->rows = r->n + 1;
+	t->columns = r->n_columns + (truth ? 2 : 1);
+	t->cells = qd_arena_array(arena, t->rows * t->columns, sizeof(*t->cells));
+	if (t->cells == NULL)
+		return QD_ENOMEM;
+	*cell_at(t, 0, 0) = truth ? "PSNR against the truth, dB" : "PSNR against float, dB";
+	for (size_t c = 0; c < r->n_columns; c++)
+		*cell_at(t, 0, t->columns - r->n_columns + c) = r->columns[c];
+	if (truth)
+		*cell_at(t, 0, 1) = "float";
+	for (size_t row = 0; row < r->n; row++) {
+		*cell_at(t, row + 1, 0) = r->tasks[row].name;
+		if (truth)
+			*cell_at(t, row + 1, 1) =
+				number(arena, r->reference[row].truth_mean, r->reference[row].truth_standard_error);
+		for (size_t c = 0; c < r->n_columns; c++) {
+			const struct qd_report_cell *cell = &r->cells[row * r->n_columns + c];
+			double mean = cell->each == NULL ? NAN : (truth ? cell->truth_mean : cell->mean);
+			*cell_at(t, row + 1, t->columns - r->n_columns + c) =
+				number(arena, mean, truth ? cell->truth_standard_error : cell->standard_error);
+		}
+	}
+	for (size_t i = 0; i < t->rows * t->columns; i++)
+		if (t->cells[i] == NULL)
+			return QD_ENOMEM;
+	return QD_OK;
+}
+
+enum qd_status qd_report_text(const struct qd_report *r, char **text)
+{
+	enum qd_status st;
+	struct qd_arena arena = { 0 };
+	struct table reference, truth;
+	size_t size;
+	bool has_truth = false;
+	*text = NULL;
+	FILE *out = open_memstream(text, &size);
+	if (out == NULL)
+		return qd_fail(QD_ENOMEM, "cannot write the table");
+	for (size_t t = 0; t < r->n; t++)
+		has_truth |= r->tasks[t].truth != NULL;
+	QD_TRY(st, fill(r, &arena, false, &reference));
+	print_table(out, &reference);
+	if (has_truth) {
+		QD_TRY(st, fill(r, &arena, true, &truth));
+		fputc('\n', out);
+		print_table(out, &truth);
+	}
+out:
+	fclose(out);
+	qd_arena_release(&arena);
+	if (st != QD_OK) {
+		free(*text);
+		*text = NULL;
+	}
+	return st;
+}
+
+/* ---- JSON ---- */
+
+/* JSON has no infinity and no NaN: null stands for "equal" and for "not measured". */
+static json_t *real(double v)
+{
+	return isfinite(v) ? json_real(v) : json_null();
+}
+
+static json_t *cell_json(const char *name, const struct qd_report_cell *cell)
+{
+	json_t *each = json_array();
+	for (size_t i = 0; i < cell->n; i++)
+		json_array_append_new(each, real(cell->each[i]));
+	return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", name, "psnr_db", real(cell->mean), "standard_error",
+		real(cell->standard_error), "truth_psnr_db", real(cell->truth_mean), "truth_standard_error",
+		real(cell->truth_standard_error), "samples", each);
+}
+
+enum qd_status qd_report_json(const struct qd_report *r, json_t **out)
+{
+	json_t *tasks = json_array();
+	for (size_t t = 0; t < r->n; t++) {
+		json_t *columns = json_array();
+		for (size_t c = 0; c < r->n_columns; c++)
+			if (r->cells[t * r->n_columns + c].each != NULL)
+				json_array_append_new(columns, cell_json(r->columns[c], &r->cells[t * r->n_columns + c]));
+		json_array_append_new(tasks, json_pack("{s:s,s:o,s:o,s:o}", "name", r->tasks[t].name, "float_truth_psnr_db",
+						     real(r->reference[t].truth_mean), "float_truth_standard_error",
+						     real(r->reference[t].truth_standard_error), "columns", columns));
+	}
+	*out = json_pack("{s:i,s:o}", "schema", 1, "tasks", tasks);
+	return *out != NULL ? QD_OK : qd_fail(QD_ENOMEM, "cannot write the report");
+}
