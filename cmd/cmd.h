@@ -17,13 +17,7 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 #define QD_COMMANDS(X)                                                                                                             \
 	X(inspect, "show what a model or adapter file holds")                                                                      \
 	X(eval, "run a graph on given inputs, float or simulated, and check the result")                                           \
-	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
-	X(distill, "fine-tune one adapter against the profile's fixed encodings")                                                  \
-	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
-	X(run, "sample images with an adapter, float, simulated or from an export")                                                \
-	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
-	X(init, "make a random-weight model of a given architecture")                                                              \
-	X(report, "compare sampled outputs: PSNR table and contact sheet")
+	X(init, "make a random-weight model of a given architecture")
 #define QD_COMMAND_DECLARE(name, summary) int qd_cmd_##name(int argc, char **argv);
 QD_COMMANDS(QD_COMMAND_DECLARE)
 #undef QD_COMMAND_DECLARE
@@ -39,25 +33,29 @@ enum {
 	QD_OPT_SEED = 1 << 6,
 	QD_OPT_THREADS = 1 << 7, /* --threads N, --device cpu|cuda[:i] */
 	QD_OPT_DRY_RUN = 1 << 8,
+	QD_OPT_QUANT = 1 << 9, /* how to quantize: the fields of struct qd_quant_options, into common.quant */
 };
 struct qd_common {
 	const char *base, *calib, *profile, *output, *device;
 	const char **adapters; /* specs, in order */
 	size_t n_adapters, cap_adapters;
+	struct qd_quant_options quant; /* the defaults without QD_OPT_QUANT */
 	bool json, force, dry_run, quiet;
 	int verbose, threads;
 	uint64_t seed;
 };
 /*
- * Parses argv with argp: the shared options in `mask` (always -q, -v, --help) and the command's own `options` (NULL-terminated
- * argp_option list; keys from 0x400 up) through `parse` with `own` as its input. `doc` is the help's text, `args_doc` the usage of
- * positional arguments (NULL: none are taken; else each goes to `parse` as ARGP_KEY_ARG). Exits with QD_EXIT_USAGE on wrong usage.
- * Applies threads, device and verbosity.
+ * Parses argv with argp: the shared options in `mask` (always -q, -v, --help) and the command's own `options` (argp's list with an
+ * empty end, or NULL; keys from 0x400 up) through `parse` with `own` as its input. `doc` is the help's text, `args_doc` the usage
+ * of positional arguments (NULL: none are taken; else each goes to `parse` as ARGP_KEY_ARG). Exits with QD_EXIT_USAGE on wrong
+ * usage. Applies threads, device and verbosity.
  */
 void qd_parse(int argc, char **argv, const char *doc, const char *args_doc, unsigned mask, const struct argp_option *options,
 	error_t (*parse)(int key, char *arg, struct argp_state *state), void *own, struct qd_common *common);
 void qd_common_release(struct qd_common *common);
-/* For ARGP parse functions of commands: strict numbers; on a bad one argp_error (exit 2) naming option and text. */
+/* Exits with QD_EXIT_USAGE when `value` is NULL: "quad COMMAND: needs OPTION". */
+void qd_need(const char *command, const char *option, const void *value);
+/* For the parse functions of commands: strict numbers; on a bad one argp_error (exit 2) naming option and text. */
 int64_t qd_parse_int(struct argp_state *state, const char *option, const char *arg, int64_t low, int64_t high);
 double qd_parse_number(struct argp_state *state, const char *option, const char *arg, double low, double high);
 /* Index of `arg` in NULL-terminated `names`, or argp_error listing them. */
@@ -67,19 +65,28 @@ int qd_finish(const char *command, enum qd_status st);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */
 QD_CHECK enum qd_status qd_print_json(json_t *value);
 
-/* Quantization options shared by qss, eval and distill: an argp child. */
+/* The options behind QD_OPT_QUANT. `state` is for messages. ARGP_ERR_UNKNOWN for other keys. */
 extern const struct argp_option qd_quant_argp_options[];
 error_t qd_quant_parse(int key, char *arg, struct argp_state *state, struct qd_quant_options *options);
+
+/*
+ * Hooks for progress (one line on stderr, only on a terminal) and log lines (warnings always, more with -v, none with -q): what,
+ * bar, count, rate, time left, note.
+ */
+void qd_progress_install(bool quiet, int verbose);
+/* Ends the progress line, so that something else can be printed. */
+void qd_progress_clear(void);
 
 /* What most commands start with: model, modules and adapters opened. */
 struct qd_opened {
 	struct qd_model model;
-	struct qd_graph shape_graph; /* smallest sizes: for modules */
+	struct qd_graph shape_graph; /* for the smallest sizes: what modules belong to */
 	struct qd_modules modules;
 	struct qd_adapter *adapters;
 	const struct qd_adapter **adapter_list;
 	size_t n_adapters;
 };
+/* Opens common->base and common->adapters. QD_EINPUT without a base. */
 QD_CHECK enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common);
 void qd_opened_release(struct qd_opened *opened);
 

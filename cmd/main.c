@@ -1,0 +1,115 @@
+/*
+ * quad: one program, one table of commands.
+ */
+#include "cmd/cmd.h"
+#include "version.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const struct command {
+	const char *name, *summary;
+	int (*run)(int argc, char **argv);
+} commands[] = {
+#define COMMAND_ROW(name, summary) { #name, summary, qd_cmd_##name },
+	QD_COMMANDS(COMMAND_ROW)
+#undef COMMAND_ROW
+};
+
+static const struct command *find_command(const char *name)
+{
+	for (size_t i = 0; i < QD_COUNT(commands); i++) {
+		if (strcmp(commands[i].name, name) == 0)
+			return &commands[i];
+	}
+	return NULL;
+}
+
+static void print_usage(FILE *to)
+{
+	fputs("Usage: quad COMMAND [OPTION...]\n"
+	      "Quantize one diffusion model with several LoRA adapters as one graph.\n\n",
+		to);
+	for (size_t i = 0; i < QD_COUNT(commands); i++)
+		fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
+	fputs("\nquad help COMMAND says what a command takes. Exit codes: 0 done; 1 a check said no; 2 wrong usage; 3 could not do "
+	      "it.\n",
+		to);
+}
+
+static int unknown_command(const char *name)
+{
+	fprintf(stderr, "quad: there is no command '%s'; see 'quad --help'\n", name);
+	return QD_EXIT_USAGE;
+}
+
+/* argp takes the name that messages and usage lines begin with from argv[0]. */
+static int run_command(const struct command *command, int argc, char **argv)
+{
+	char name[64];
+	snprintf(name, sizeof(name), "quad %s", command->name);
+	argv[0] = name;
+	program_invocation_name = program_invocation_short_name = name;
+	return command->run(argc, argv);
+}
+
+static int run_help(const char *name)
+{
+	char self[] = "quad", help[] = "--help", *argv[] = { self, help, NULL };
+	const struct command *command = find_command(name);
+	return command ? run_command(command, 2, argv) : unknown_command(name);
+}
+
+static int dispatch(int argc, char **argv)
+{
+	if (argc < 2) {
+		print_usage(stderr);
+		return QD_EXIT_USAGE;
+	}
+	const char *name = argv[1];
+	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+		printf("quad %s (libtorch %s)\n", QUAD_VERSION, qt_version());
+		return QD_EXIT_DONE;
+	}
+	if (strcmp(name, "help") == 0 && argc > 2)
+		return run_help(argv[2]);
+	if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
+		print_usage(stdout);
+		return QD_EXIT_DONE;
+	}
+	const struct command *command = find_command(name);
+	return command ? run_command(command, argc - 1, argv + 1) : unknown_command(name);
+}
+
+/* Leaves no half-written output behind, then dies of the same signal so that the caller sees it. */
+static void on_signal(int number)
+{
+	qd_outputs_abandon();
+	signal(number, SIG_DFL);
+	raise(number);
+}
+
+/* A closed pipe ends the program like an interrupt does; a signal that the caller ignores stays ignored. */
+static void catch_signals(void)
+{
+	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
+	for (size_t i = 0; i < QD_COUNT(numbers); i++) {
+		struct sigaction old, action = { .sa_handler = on_signal };
+		sigemptyset(&action.sa_mask);
+		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+			sigaction(numbers[i], &action, NULL);
+	}
+}
+
+int main(int argc, char **argv)
+{
+	argp_err_exit_status = QD_EXIT_USAGE;
+	catch_signals();
+	int code = dispatch(argc, argv);
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		fprintf(stderr, "quad: cannot write to standard output\n");
+		return QD_EXIT_FAILED;
+	}
+	return code;
+}
