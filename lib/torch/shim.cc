@@ -224,6 +224,11 @@ enum qd_status qt_requires_grad(qt_tensor x, bool on)
 	return act("requires_grad", [&] { x->tensor.requires_grad_(on); });
 }
 
+bool qt_wants_grad(qt_tensor x)
+{
+	return x->tensor.requires_grad();
+}
+
 enum qd_status qt_backward(qt_tensor loss)
 {
 	return act("backward", [&] { loss->tensor.backward(); });

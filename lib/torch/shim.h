@@ -20,6 +20,11 @@ typedef struct qt_opaque *qt_tensor;
 const char *qt_version(void);
 int64_t qt_live(void);
 QD_CHECK enum qd_status qt_set_threads(int threads);
+/*
+ * Whether convolutions and linear layers round their operands to bfloat16 and give float32 back (mixed-precision training; sums
+ * stay float32 inside). About twice as fast where the CPU multiplies bfloat16. Off unless set; never used where exactness matters.
+ */
+void qt_set_bfloat16(bool on);
 void qt_set_grad(bool on);
 bool qt_get_grad(void);
 /* "cpu", "cuda" or "cuda:1": sets the device of tensors made from now on. QD_EUNSUPPORTED when this libtorch has no such device. */
@@ -49,6 +54,8 @@ void qt_free(qt_tensor x); /* NULL is fine */
 
 /* ---- autograd ---- */
 QD_CHECK enum qd_status qt_requires_grad(qt_tensor x, bool on);
+/* Whether a gradient would flow to x. */
+bool qt_wants_grad(qt_tensor x);
 QD_CHECK enum qd_status qt_backward(qt_tensor loss);
 /* The gradient of a leaf after backward; NULL in *out when there is none. */
 QD_CHECK enum qd_status qt_grad(qt_tensor x, qt_tensor *out);
@@ -129,6 +136,13 @@ QD_CHECK enum qd_status qt_mse(qt_tensor a, qt_tensor b, qt_tensor *out); /* mea
  */
 QD_CHECK enum qd_status qt_fake_quantize(
 	qt_tensor x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high, qt_tensor *out);
+/*
+ * Codes alone, for graphs that carry them: clamp(rint(x / scale) + zero, low, high) as integers of `dtype` (I8, U8, I16; U16 lies
+ * in int32), and (q - zero) * scale back. No gradient.
+ */
+QD_CHECK enum qd_status qt_quantize(qt_tensor x, size_t n, const float *scale, const float *zero, int64_t axis, float low,
+	float high, enum qd_dtype dtype, qt_tensor *out);
+QD_CHECK enum qd_status qt_dequantize(qt_tensor q, size_t n, const float *scale, const float *zero, int64_t axis, qt_tensor *out);
 /* Smallest and largest element. QD_EINPUT when any is NaN or infinite. */
 QD_CHECK enum qd_status qt_min_max(qt_tensor x, float *low, float *high);
 

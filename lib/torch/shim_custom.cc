@@ -192,20 +192,47 @@ at::Tensor attention_tensors(const at::Tensor &q, const at::Tensor &k, const at:
 }
 } // namespace
 
-at::Tensor quad::fake_quantize(
-	const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high)
+static Grid make_grid(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high)
 {
 	int64_t channels = (int64_t)n, at_axis = axis < 0 ? axis + x.dim() : axis;
-	size_t outside;
 
 	TORCH_CHECK(n == 1 || (at_axis >= 0 && at_axis < x.dim() && x.size(at_axis) == channels), n, " scales do not fit axis ",
 		axis, " of ", x.sizes());
 	Grid grid = { at::empty({ channels }), at::empty({ channels }), at_axis, low, high };
 	memcpy(grid.scale.data_ptr<float>(), scale, n * sizeof(float));
 	memcpy(grid.zero.data_ptr<float>(), zero, n * sizeof(float));
+	return grid;
+}
+
+at::Tensor quad::fake_quantize(
+	const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high)
+{
+	Grid grid = make_grid(x, n, scale, zero, axis, low, high);
+	size_t outside;
+
 	/* Per tensor any order without holes will do; per channel the kernel counts in row-major order. */
 	at::Tensor walked = n == 1 && walkable(x) ? x : x.contiguous();
 	return needs_gradient({ x }) ? FakeQuantize::apply(walked, grid) : apply_grid(grid, walked, &outside);
+}
+
+at::Tensor quad::quantize(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high)
+{
+	Grid grid = make_grid(x, n, scale, zero, axis, low, high);
+	at::Tensor from = x.detach().to(at::kCPU).contiguous(), q = at::empty(x.sizes(), at::kInt);
+	struct qd_grid view = grid.view(from);
+
+	qd_quantize_f32(&view, from.data_ptr<float>(), q.data_ptr<int32_t>());
+	return q.to(x.device());
+}
+
+at::Tensor quad::dequantize(const at::Tensor &q, size_t n, const float *scale, const float *zero, int64_t axis)
+{
+	Grid grid = make_grid(q, n, scale, zero, axis, 0, 0);
+	at::Tensor from = q.to(at::kCPU, at::kInt).contiguous(), y = at::empty(q.sizes());
+	struct qd_grid view = grid.view(from);
+
+	qd_dequantize_f32(&view, from.data_ptr<int32_t>(), y.data_ptr<float>());
+	return y.to(q.device());
 }
 
 at::Tensor quad::attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale)

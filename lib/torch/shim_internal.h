@@ -91,6 +91,8 @@ inline bool walkable(const at::Tensor &x)
 
 at::ScalarType scalar_type(enum qd_dtype dtype);
 at::Tensor fake_quantize(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high);
+at::Tensor quantize(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high);
+at::Tensor dequantize(const at::Tensor &q, size_t n, const float *scale, const float *zero, int64_t axis);
 at::Tensor attention(const at::Tensor &q, const at::Tensor &k, const at::Tensor &v, double scale);
 } // namespace quad
 

@@ -19,6 +19,24 @@ static at::Tensor pad(const at::Tensor &x, size_t n, const int64_t *begin, const
 	return at::constant_pad_nd(x, pads, value);
 }
 
+static bool bfloat16_products = false;
+
+void qt_set_bfloat16(bool on)
+{
+	bfloat16_products = on;
+}
+
+/* Runs a product over x, w and b as they are, or over their bfloat16 roundings. */
+template <typename F> static at::Tensor product(qt_tensor x, qt_tensor w, qt_tensor b, F f)
+{
+	if (!bfloat16_products)
+		return f(x->tensor, w->tensor, optional(b));
+	at::Tensor bias = optional(b);
+	if (bias.defined())
+		bias = bias.to(at::kBFloat16);
+	return f(x->tensor.to(at::kBFloat16), w->tensor.to(at::kBFloat16), bias).to(at::kFloat);
+}
+
 enum qd_status qt_conv2d(qt_tensor x, qt_tensor w, qt_tensor b, const int64_t *strides, const int64_t *pads,
 	const int64_t *dilations, int64_t groups, qt_tensor *out)
 {
@@ -26,14 +44,20 @@ enum qd_status qt_conv2d(qt_tensor x, qt_tensor w, qt_tensor b, const int64_t *s
 		size_t n = (size_t)x->tensor.dim() - 2;
 		std::vector<int64_t> symmetric(pads, pads + n), none(n, 0);
 		bool same = std::equal(pads, pads + n, pads + n);
-		return at::convolution(same ? x->tensor : pad(x->tensor, n, pads, pads + n, 0), w->tensor, optional(b),
-			ints(strides, n), same ? symmetric : none, ints(dilations, n), false, none, groups);
+		return product(x, w, b, [&](const at::Tensor &in, const at::Tensor &weight, const at::Tensor &bias) {
+			return at::convolution(same ? in : pad(in, n, pads, pads + n, 0), weight, bias, ints(strides, n),
+				same ? symmetric : none, ints(dilations, n), false, none, groups);
+		});
 	});
 }
 
 enum qd_status qt_linear(qt_tensor x, qt_tensor w, qt_tensor b, qt_tensor *out)
 {
-	return make("linear", out, [&] { return at::linear(x->tensor, w->tensor, optional(b)); });
+	return make("linear", out, [&] {
+		return product(x, w, b, [](const at::Tensor &in, const at::Tensor &weight, const at::Tensor &bias) {
+			return at::linear(in, weight, bias);
+		});
+	});
 }
 
 enum qd_status qt_matmul(qt_tensor a, qt_tensor b, qt_tensor *out)
@@ -143,7 +167,15 @@ enum qd_status qt_unary(enum qt_unary op, qt_tensor x, qt_tensor *out)
 
 enum qd_status qt_clamp(qt_tensor x, double low, double high, qt_tensor *out)
 {
-	return make("clamp", out, [&] { return at::clamp(x->tensor, low, high); });
+	return make("clamp", out, [&] {
+		/* The type stays: a bound that an integer type cannot hold bounds nothing. */
+		bool whole = !x->tensor.is_floating_point(), below = low > -9e18, above = high < 9e18;
+		at::Scalar min = whole && below ? at::Scalar((int64_t)low) : at::Scalar(low);
+		at::Scalar max = whole && above ? at::Scalar((int64_t)high) : at::Scalar(high);
+		if (below && above)
+			return at::clamp(x->tensor, min, max);
+		return below ? at::clamp_min(x->tensor, min) : above ? at::clamp_max(x->tensor, max) : x->tensor;
+	});
 }
 
 enum qd_status qt_where(qt_tensor condition, qt_tensor a, qt_tensor b, qt_tensor *out)
@@ -192,7 +224,7 @@ enum qd_status qt_reduce_mean(qt_tensor x, size_t n, const int64_t *axes, bool k
 
 enum qd_status qt_reduce_sum(qt_tensor x, size_t n, const int64_t *axes, bool keep, qt_tensor *out)
 {
-	return make("reduce_sum", out, [&] { return at::sum(x->tensor, ints(axes, n), keep); });
+	return make("reduce_sum", out, [&] { return at::sum(x->tensor, ints(axes, n), keep, x->tensor.scalar_type()); });
 }
 
 enum qd_status qt_argmax(qt_tensor x, int64_t axis, bool keep, qt_tensor *out)
@@ -296,6 +328,17 @@ enum qd_status qt_fake_quantize(
 	qt_tensor x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high, qt_tensor *out)
 {
 	return make("fake_quantize", out, [&] { return fake_quantize(x->tensor, n, scale, zero, axis, low, high); });
+}
+
+enum qd_status qt_quantize(qt_tensor x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high,
+	enum qd_dtype dtype, qt_tensor *out)
+{
+	return make("quantize", out, [&] { return quantize(x->tensor, n, scale, zero, axis, low, high).to(scalar_type(dtype)); });
+}
+
+enum qd_status qt_dequantize(qt_tensor q, size_t n, const float *scale, const float *zero, int64_t axis, qt_tensor *out)
+{
+	return make("dequantize", out, [&] { return dequantize(q->tensor, n, scale, zero, axis); });
 }
 
 enum qd_status qt_min_max(qt_tensor x, float *low, float *high)

@@ -2,8 +2,8 @@
  * lib/torch: executes a graph (lib/ir) with libtorch, with or without gradients. shim.h is the C ABI over libtorch, lower.c has one
  * function per operator of ops.def, run.c walks the graph.
  *
- * The executor knows nothing of quantization. A hook sees every value (weights once, when they are loaded; inputs and results on each run)
- * and may put another tensor in its place: simulation, observation and training parameters all come in through it.
+ * The executor knows nothing of quantization. A hook sees every value (weights once, when they are loaded; inputs and results on
+ * each run) and may put another tensor in its place: simulation, observation and training parameters all come in through it.
  */
 #ifndef QUAD_LIB_TORCH_TORCH_H
 #define QUAD_LIB_TORCH_TORCH_H
@@ -19,19 +19,21 @@ typedef enum qd_status (*qd_value_hook)(void *context, const struct qd_graph *g,
 struct qd_exec_options {
 	qd_value_hook hook; /* NULL: none */
 	void *hook_context;
-	/* false: attention patterns run as one fused operator and intermediate values inside are not seen by the hook. true: every value is seen. */
+	/* false: attention patterns run as one fused operator and intermediate values inside are not seen by the hook. true: every
+	 * value is seen. */
 	bool see_all;
 };
 
-/* Prepares `g` (kept; must outlive the executor and stay unchanged): loads weights (mapped float32 is not copied), decides when each
- * intermediate dies. */
+/* Prepares `g` (kept; must outlive the executor and stay unchanged): loads weights (mapped float32 is not copied), decides when
+ * each intermediate dies. */
 QD_CHECK enum qd_status qd_exec_new(struct qd_exec **exec, const struct qd_graph *g, const struct qd_exec_options *options);
 void qd_exec_free(struct qd_exec *exec);
 /* Binds a graph input for the following runs (a new reference is taken). QD_EINPUT names input, found and needed shape. */
 QD_CHECK enum qd_status qd_exec_bind(struct qd_exec *exec, qd_id input, qt_tensor tensor);
 /* The same from memory; converts to float32 (or keeps I64). */
 QD_CHECK enum qd_status qd_exec_bind_tensor(struct qd_exec *exec, const char *input_name, const struct qd_tensor *tensor);
-/* Replaces a weight's loaded tensor (training all weights: pass the leaf). A new reference is taken; the hook sees it on each run. */
+/* Replaces a weight's loaded tensor (training all weights: pass the leaf). A new reference is taken; the hook sees it on each run.
+ */
 QD_CHECK enum qd_status qd_exec_set_weight(struct qd_exec *exec, qd_id weight, qt_tensor tensor);
 /* The loaded tensor of a weight (a new reference). */
 QD_CHECK enum qd_status qd_exec_weight(struct qd_exec *exec, qd_id weight, qt_tensor *out);
