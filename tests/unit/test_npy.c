@@ -1,0 +1,189 @@
+/*
+ * lib/io, NumPy arrays: the bytes written, what is read, every refusal.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/io/io.h"
+#include "lib/math/math.h"
+#include "tests/unit/scratch.h"
+
+/* What numpy.save writes for a float32 array of shape (2,3). */
+static void writes_what_numpy_writes(void **state)
+{
+	(void)state;
+	float data[6] = { 0, 1, 2, 3, 4, 5 };
+	struct qd_tensor tensor = qd_tensor_view(NULL, QD_F32, QD_SHAPE(2, 3), data);
+	const char *path = scratch_path("a.npy");
+	assert_int_equal(qd_npy_write(path, &tensor, false), QD_OK);
+	unsigned char want[128 + sizeof(data)];
+	memset(want, ' ', 128);
+	memcpy(want, "\x93NUMPY\x01\x00\x76\x00", 10);
+	static const char text[] = "{'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }";
+	memcpy(want + 10, text, sizeof(text) - 1);
+	want[127] = '\n';
+	memcpy(want + 128, data, sizeof(data));
+	struct qd_mapping mapping;
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	assert_int_equal(mapping.size, sizeof(want));
+	assert_memory_equal(mapping.data, want, sizeof(want));
+	qd_mapping_release(&mapping);
+}
+
+static void all_types_and_ranks_come_back(void **state)
+{
+	(void)state;
+	static const enum qd_dtype types[] = { QD_F32, QD_F16, QD_F64, QD_I8, QD_U8, QD_I16, QD_U16, QD_I32, QD_U32, QD_I64, QD_U64,
+		QD_BOOL, QD_C64 };
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 0);
+	const char *path = scratch_path("types.npy");
+	for (size_t i = 0; i < QD_COUNT(types) * 3; i++) {
+		struct qd_shape shape = { .rank = (int)(i % (QD_MAX_RANK + 1)) };
+		for (int d = 0; d < shape.rank; d++)
+			shape.dim[d] = (int64_t)qd_random_below(&random, 4);
+		struct qd_tensor tensor, back;
+		assert_int_equal(qd_tensor_new(&tensor, "t", types[i % QD_COUNT(types)], &shape), QD_OK);
+		for (size_t k = 0; k < tensor.bytes; k++)
+			((unsigned char *)tensor.data)[k] = (unsigned char)qd_random_u64(&random);
+		assert_int_equal(qd_npy_write(path, &tensor, true), QD_OK);
+		assert_int_equal(qd_npy_read(path, &back), QD_OK);
+		assert_int_equal(back.dtype, tensor.dtype);
+		assert_true(qd_shape_equal(&back.shape, &tensor.shape));
+		assert_int_equal(back.bytes, tensor.bytes);
+		assert_memory_equal(back.data, tensor.data, tensor.bytes);
+		qd_tensor_release(&back);
+		qd_tensor_release(&tensor);
+	}
+}
+
+static void types_without_a_spelling_are_refused(void **state)
+{
+	(void)state;
+	uint16_t data[1] = { 0 };
+	struct qd_tensor tensor = qd_tensor_view(NULL, QD_BF16, QD_SHAPE(1), data);
+	assert_int_equal(qd_npy_write("unwritten.npy", &tensor, false), QD_EUNSUPPORTED);
+	assert_string_equal(qd_message(), "cannot write 'unwritten.npy': NumPy files have no type BF16");
+}
+
+/* A file of version `major` with this header text and so many bytes of data, parsed from an exact allocation. */
+static enum qd_status parse_text(int major, const char *text, size_t data_bytes, struct qd_tensor *out)
+{
+	size_t length = strlen(text), start = major == 1 ? 10 : 12;
+	unsigned char *file = calloc(1, start + length + data_bytes);
+	memcpy(file, "\x93NUMPY", 6);
+	file[6] = (unsigned char)major;
+	file[8] = (unsigned char)length;
+	file[9] = (unsigned char)(length >> 8);
+	memcpy(file + start, text, length);
+	enum qd_status st = qd_npy_parse("f", file, start + length + data_bytes, out);
+	free(file);
+	return st;
+}
+
+static void other_spellings_are_read(void **state)
+{
+	(void)state;
+	static const struct {
+		int major;
+		const char *text;
+		size_t bytes;
+		int rank;
+	} cases[] = {
+		{ 2, "{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }\n", 8, 1 },
+		{ 3, "{\"shape\":(2,1L),\"fortran_order\":False,\"descr\":\"=i2\"}", 4, 2 },
+		{ 1, "{'descr': '<f8', 'fortran_order': True, 'shape': (2,), }", 16, 1 },
+		{ 1, " {'descr':'|b1','fortran_order':False,'shape':()} ", 1, 0 },
+	};
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_tensor tensor;
+		if (parse_text(cases[i].major, cases[i].text, cases[i].bytes, &tensor) != QD_OK)
+			fail_msg("%s: %s", cases[i].text, qd_message());
+		assert_int_equal(tensor.shape.rank, cases[i].rank);
+		qd_tensor_release(&tensor);
+	}
+}
+
+#define F4(shape) "{'descr': '<f4', 'fortran_order': False, 'shape': " shape ", }"
+
+static void every_refusal_says_why(void **state)
+{
+	(void)state;
+	static const struct {
+		int major;
+		const char *text;
+		size_t bytes;
+		enum qd_status status;
+		const char *message;
+	} cases[] = {
+		{ 4, F4("(1,)"), 4, QD_EUNSUPPORTED, "format version 4.0, needs 1.0 to 3.0" },
+		{ 1, "", 0, QD_EINPUT, "the header is not a dictionary" },
+		{ 1, "{'descr' '<f4'}", 0, QD_EINPUT, "the header is not a dictionary" },
+		{ 1, "{", 0, QD_EINPUT, "the header is not a dictionary" },
+		{ 1, F4("(1,)") "x", 4, QD_EINPUT, "the header goes on after its dictionary" },
+		{ 1, "{'descr': '<f4', 'shape': (1,)}", 4, QD_EINPUT, "the header needs 'descr', 'fortran_order' and 'shape'" },
+		{ 1, "{'what': 1}", 4, QD_EINPUT, "unknown header field 'what'" },
+		{ 1, "{'descr': [('a', '<f4')]}", 4, QD_EUNSUPPORTED, "'descr' is not one plain element type" },
+		{ 1, "{'descr': '>f4'}", 4, QD_EUNSUPPORTED, "element type '>f4' is big-endian, needs little-endian" },
+		{ 1, "{'descr': '|O'}", 4, QD_EUNSUPPORTED, "element type '|O' is not supported" },
+		{ 1, "{'fortran_order': 1}", 4, QD_EINPUT, "'fortran_order' is not True or False" },
+		{ 1, "{'descr': '<f4', 'fortran_order': True, 'shape': (2, 2)}", 16, QD_EUNSUPPORTED,
+			"the array is column-major, needs row-major" },
+		{ 1, F4("[1]"), 4, QD_EINPUT, "'shape' is not a tuple" },
+		{ 1, F4("(1 2)"), 8, QD_EINPUT, "'shape' is not a tuple" },
+		{ 1, F4("(-1,)"), 4, QD_EINPUT, "'shape' holds something that is not an unsigned integer" },
+		{ 1, F4("(99999999999999999999,)"), 4, QD_EINPUT, "'shape' holds something that is not an unsigned integer" },
+		{ 1, F4("(1,1,1,1,1,1,1,1,1)"), 4, QD_EINPUT, "has more than 8 dimensions" },
+		{ 1, F4("(4611686018427387904,4)"), 4, QD_EINPUT, "shape [4611686018427387904,4] overflows 64 bits" },
+		{ 1, F4("(2,)"), 4, QD_EINPUT, "has 4 bytes of data, its shape and type need 8" },
+		{ 1, F4("(2,)"), 9, QD_EINPUT, "has 9 bytes of data, its shape and type need 8" },
+	};
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_tensor tensor;
+		char want[256];
+		assert_int_equal(parse_text(cases[i].major, cases[i].text, cases[i].bytes, &tensor), cases[i].status);
+		snprintf(want, sizeof(want), "'f': %s", cases[i].message);
+		assert_string_equal(qd_message(), want);
+	}
+}
+
+static void cut_files_are_refused(void **state)
+{
+	(void)state;
+	float data[6] = { 0 };
+	struct qd_tensor tensor = qd_tensor_view(NULL, QD_F32, QD_SHAPE(2, 3), data), back;
+	const char *path = scratch_path("cut.npy");
+	assert_int_equal(qd_npy_write(path, &tensor, true), QD_OK);
+	struct qd_mapping mapping;
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	for (size_t n = 0; n < mapping.size; n++) {
+		unsigned char *copy = malloc(n + 1);
+		memcpy(copy, mapping.data, n);
+		assert_int_equal(qd_npy_parse("f", copy, n, &back), QD_EINPUT);
+		free(copy);
+	}
+	qd_mapping_release(&mapping);
+	assert_int_equal(qd_npy_parse("f", "not an array", 12, &back), QD_EINPUT);
+	assert_string_equal(qd_message(), "'f': not a NumPy array file");
+	assert_int_equal(qd_npy_read(scratch_path("absent.npy"), &back), QD_EIO);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(writes_what_numpy_writes),
+		cmocka_unit_test(all_types_and_ranks_come_back),
+		cmocka_unit_test(types_without_a_spelling_are_refused),
+		cmocka_unit_test(other_spellings_are_read),
+		cmocka_unit_test(every_refusal_says_why),
+		cmocka_unit_test(cut_files_are_refused),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
