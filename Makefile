@@ -102,7 +102,9 @@ GEN += $(FBS_GEN)
 # ---- objects ----
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
-$(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast
+# (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
+$(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast -Wno-psabi
+$(SAN)/lib/kernel/attention.o: SANITIZE += -Wno-psabi
 $(OBJ)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
 	$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<
@@ -122,6 +124,12 @@ $(SAN)/gen/%.o: $(BUILD)/gen/%.c
 $(OBJ)/libquad.a: $(LIB_OBJ) $(SHIM_OBJ)
 	@rm -f $@
 	@$(AR) rcs $@ $^
+$(OBJ)/libhelp.a: $(UNIT_HELP:%.c=$(OBJ)/%.o)
+	@rm -f $@
+	@$(AR) rcs $@ $^
+$(SAN)/libhelp.a: $(UNIT_HELP:%.c=$(SAN)/%.o)
+	@rm -f $@
+	@$(AR) rcs $@ $^
 $(SAN)/libquad.a: $(SAN_OBJ)
 	@rm -f $@
 	@$(AR) rcs $@ $^
@@ -135,10 +143,10 @@ EXAMPLE_SRC := $(sort $(wildcard scripts/example/*.c))
 $(BUILD)/scenes: $(EXAMPLE_SRC:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
 	$(CC) -fopenmp $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(UNIT_HELP:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
+$(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(OBJ)/libhelp.a $(OBJ)/libquad.a
 	@mkdir -p $(@D)
 	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lcmocka
-$(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(UNIT_HELP:%.c=$(SAN)/%.o) $(SAN)/libquad.a
+$(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(SAN)/libhelp.a $(SAN)/libquad.a
 	@mkdir -p $(@D)
 	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/libquad.a

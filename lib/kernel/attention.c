@@ -24,8 +24,6 @@ enum { PANEL = 16, ROWS = 6, QUERY_BLOCK = 96, KEY_BLOCK = 256 };
 
 typedef float vec __attribute__((vector_size(PANEL * sizeof(float))));
 typedef int32_t veci __attribute__((vector_size(PANEL * sizeof(int32_t))));
-/* GCC warns that such vectors are passed differently per instruction set; every function that takes one is inlined. */
-#pragma GCC diagnostic ignored "-Wpsabi"
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec load(const float *p)
