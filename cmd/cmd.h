@@ -55,7 +55,7 @@ void qd_parse(int argc, char **argv, const char *doc, const char *args_doc, unsi
 void qd_common_release(struct qd_common *common);
 /* Exits with QD_EXIT_USAGE when `value` is NULL: "quad COMMAND: needs OPTION". */
 void qd_need(const char *command, const char *option, const void *value);
-/* For the parse functions of commands: strict numbers; on a bad one argp_error (exit 2) naming option and text. */
+/* For the parse functions of commands: strict numbers; on a bad one argp_error (exit 2) naming "--<option>" and text. */
 int64_t qd_parse_int(struct argp_state *state, const char *option, const char *arg, int64_t low, int64_t high);
 double qd_parse_number(struct argp_state *state, const char *option, const char *arg, double low, double high);
 /* Index of `arg` in NULL-terminated `names`, or argp_error listing them. */

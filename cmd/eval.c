@@ -39,7 +39,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_CHECK:
 		o->check = true;
-		o->tolerance = qd_parse_number(state, "--check", arg, 0, HUGE_VAL);
+		o->tolerance = qd_parse_number(state, "check", arg, 0, HUGE_VAL);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;

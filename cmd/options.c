@@ -64,7 +64,7 @@ double qd_parse_number(struct argp_state *state, const char *option, const char 
 	char *end = NULL;
 	double value = strtod(arg, &end);
 	if (end == arg || *end || !(value >= low && value <= high))
-		argp_error(state, "%s is '%s', needs a number from %g to %g", option, arg, low, high);
+		argp_error(state, "--%s is '%s', needs a number from %g to %g", option, arg, low, high);
 	return value;
 }
 
@@ -77,7 +77,7 @@ int qd_parse_choice(struct argp_state *state, const char *option, const char *ar
 			return i;
 		snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "", names[i]);
 	}
-	argp_error(state, "%s is '%s', needs one of %s", option, arg, list);
+	argp_error(state, "--%s is '%s', needs one of %s", option, arg, list);
 	return -1;
 }
 
@@ -118,10 +118,10 @@ static error_t parse_value(int key, char *arg, struct argp_state *state, struct 
 		common->output = arg;
 		return 0;
 	case KEY_SEED:
-		common->seed = (uint64_t)qd_parse_int(state, "--seed", arg, 0, INT64_MAX);
+		common->seed = (uint64_t)qd_parse_int(state, "seed", arg, 0, INT64_MAX);
 		return 0;
 	case KEY_THREADS:
-		common->threads = (int)qd_parse_int(state, "--threads", arg, 1, MAX_THREADS);
+		common->threads = (int)qd_parse_int(state, "threads", arg, 1, MAX_THREADS);
 		return 0;
 	case KEY_DEVICE:
 		common->device = arg;

@@ -67,22 +67,22 @@ static error_t parse_numbers(int key, char *arg, struct argp_state *state, struc
 				 *const act_bits[] = { "0", "8", "16", NULL };
 	switch (key) {
 	case KEY_WEIGHT_BITS:
-		options->weight_bits = parse_bits(state, "--weight-bits", arg, weight_bits);
+		options->weight_bits = parse_bits(state, "weight-bits", arg, weight_bits);
 		return 0;
 	case KEY_LORA_BITS:
-		options->lora_bits = parse_bits(state, "--lora-bits", arg, lora_bits);
+		options->lora_bits = parse_bits(state, "lora-bits", arg, lora_bits);
 		return 0;
 	case KEY_ACT_BITS:
-		options->act_bits = parse_bits(state, "--act-bits", arg, act_bits);
+		options->act_bits = parse_bits(state, "act-bits", arg, act_bits);
 		return 0;
 	case KEY_EQUAL_LEVEL:
-		options->equal_level = qd_parse_number(state, "--equal-level", arg, 0, 1);
+		options->equal_level = qd_parse_number(state, "equal-level", arg, 0, 1);
 		return 0;
 	case KEY_PERCENTILE:
-		options->percentile = qd_parse_number(state, "--percentile", arg, 50, 100);
+		options->percentile = qd_parse_number(state, "percentile", arg, 50, 100);
 		return 0;
 	case KEY_RANK:
-		options->rank = qd_parse_int(state, "--rank", arg, 1, MAX_RANK);
+		options->rank = qd_parse_int(state, "rank", arg, 1, MAX_RANK);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -93,28 +93,28 @@ error_t qd_quant_parse(int key, char *arg, struct argp_state *state, struct qd_q
 {
 	switch (key) {
 	case KEY_WEIGHT_SCHEME:
-		options->weight_per_channel = qd_parse_choice(state, "--weight-scheme", arg, schemes) == 0;
+		options->weight_per_channel = qd_parse_choice(state, "weight-scheme", arg, schemes) == 0;
 		return 0;
 	case KEY_SHARE:
-		options->share = (enum qd_share)qd_parse_choice(state, "--share", arg, shares);
+		options->share = (enum qd_share)qd_parse_choice(state, "share", arg, shares);
 		return 0;
 	case KEY_ALIGN:
-		options->align = (enum qd_align)qd_parse_choice(state, "--align", arg, aligns);
+		options->align = (enum qd_align)qd_parse_choice(state, "align", arg, aligns);
 		return 0;
 	case KEY_METHOD:
-		options->method = (enum qd_method)qd_parse_choice(state, "--method", arg, methods);
+		options->method = (enum qd_method)qd_parse_choice(state, "method", arg, methods);
 		return 0;
 	case KEY_ANCHOR:
 		options->anchor = arg;
 		return 0;
 	case KEY_OBSERVER:
-		options->observer = (enum qd_observer_kind)qd_parse_choice(state, "--observer", arg, observers);
+		options->observer = (enum qd_observer_kind)qd_parse_choice(state, "observer", arg, observers);
 		return 0;
 	case KEY_DIVERGENCE:
-		options->divergence = (enum qd_divergence)qd_parse_choice(state, "--divergence", arg, divergences);
+		options->divergence = (enum qd_divergence)qd_parse_choice(state, "divergence", arg, divergences);
 		return 0;
 	case KEY_SCOPE:
-		options->scope = (enum qd_scope)qd_parse_choice(state, "--scope", arg, scopes);
+		options->scope = (enum qd_scope)qd_parse_choice(state, "scope", arg, scopes);
 		return 0;
 	case KEY_SLOTS:
 		options->slots = arg;

@@ -66,6 +66,9 @@ struct qd_unet_config {
 QD_CHECK enum qd_status qd_unet_config_read(struct qd_unet_config *config, const char *path);
 QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, const char *what, const json_t *json);
 
+/* All fields in the file's spelling: reading it back gives the same configuration. A new reference; NULL when memory is out. */
+json_t *qd_unet_config_json(const struct qd_unet_config *config);
+
 /* ---- a model: an opened component folder ---- */
 struct qd_model {
 	char *folder; /* the component folder itself, ".../unet" */
@@ -93,6 +96,17 @@ struct qd_sizes {
  */
 QD_CHECK enum qd_status qd_unet_graph(
 	struct qd_graph *g, const struct qd_unet_config *config, const struct qd_weights *weights, const struct qd_sizes *sizes);
+
+/* ---- random weights (init.c) ---- */
+/* Builds the shape of the model in `g` (released by the caller) and counts its parameters and tensors. */
+QD_CHECK enum qd_status qd_unet_parameters(
+	const struct qd_unet_config *config, struct qd_graph *g, uint64_t *parameters, uint64_t *tensors);
+/*
+ * Writes weights drawn as PyTorch draws them (uniform in +-1/sqrt(fan in), norms 1 and 0) as one safetensors file of F32, F16 or
+ * BF16, tensor by tensor. Equal configuration, seed and dtype give equal bytes.
+ */
+QD_CHECK enum qd_status qd_unet_init(
+	const struct qd_unet_config *config, uint64_t seed, enum qd_dtype dtype, const char *path, bool force);
 
 /* ---- modules: the layers that a LoRA can adapt (modules.c) ---- */
 struct qd_module {

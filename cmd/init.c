@@ -1,0 +1,217 @@
+/*
+ * quad init: a random-weight model in diffusers' layout, for dry runs, tests, sizing and training from nothing.
+ */
+#include "cmd/cmd.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const char doc[] = "Make a random-weight model of a given architecture.\v"
+			  "The result is a diffusers folder: model_index.json, unet/ and scheduler/. Weights are drawn as PyTorch "
+			  "draws them; the same "
+			  "architecture, seed and type give the same bytes.";
+
+enum { KEY_ARCH = 0x400, KEY_CONFIG, KEY_DTYPE, KEY_PREDICTION };
+static const struct argp_option options[] = {
+	{ "arch", KEY_ARCH, "sd15|sdxl|tiny", 0, "a known architecture", 1 },
+	{ "config", KEY_CONFIG, "FILE", 0, "or the architecture of this UNet config.json", 1 },
+	{ "dtype", KEY_DTYPE, "f32|f16|bf16", 0, "type of the weights (f32)", 1 },
+	{ "prediction", KEY_PREDICTION, "epsilon|v_prediction|sample", 0, "what the model predicts (epsilon)", 1 },
+	{ 0 },
+};
+
+static const char *const arch_names[] = { "sd15", "sdxl", "tiny", NULL };
+/* What differs from the defaults of the class. */
+static const char *const arch_configs[] = {
+	"{\"sample_size\": 64, \"cross_attention_dim\": 768}",
+	"{\"sample_size\": 128, \"block_out_channels\": [320, 640, 1280],"
+	" \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\"],"
+	" \"up_block_types\": [\"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"UpBlock2D\"],"
+	" \"attention_head_dim\": [5, 10, 20], \"transformer_layers_per_block\": [1, 2, 10], \"cross_attention_dim\": 2048,"
+	" \"use_linear_projection\": true, \"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 256,"
+	" \"projection_class_embeddings_input_dim\": 2816}",
+	"{\"sample_size\": 16, \"block_out_channels\": [32, 64, 64], \"layers_per_block\": 1, \"cross_attention_dim\": 32,"
+	" \"attention_head_dim\": 4, \"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", \"DownBlock2D\"],"
+	" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]}",
+};
+static const char *const dtype_names[] = { "f32", "f16", "bf16", NULL };
+static const enum qd_dtype dtypes[] = { QD_F32, QD_F16, QD_BF16 };
+static const char *const predictions[] = { "epsilon", "v_prediction", "sample", NULL };
+
+struct init_options {
+	struct qd_common common;
+	int arch; /* -1: none was named */
+	const char *config;
+	enum qd_dtype dtype;
+	const char *prediction;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct init_options *o = state->input;
+	switch (key) {
+	case KEY_ARCH:
+		o->arch = qd_parse_choice(state, "arch", arg, arch_names);
+		return 0;
+	case KEY_CONFIG:
+		o->config = arg;
+		return 0;
+	case KEY_DTYPE:
+		o->dtype = dtypes[qd_parse_choice(state, "dtype", arg, dtype_names)];
+		return 0;
+	case KEY_PREDICTION:
+		o->prediction = predictions[qd_parse_choice(state, "prediction", arg, predictions)];
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static enum qd_status read_config(const struct init_options *o, struct qd_unet_config *config)
+{
+	json_t *json = NULL;
+	enum qd_status st;
+	if (o->config)
+		return qd_unet_config_read(config, o->config);
+	const char *text = arch_configs[o->arch];
+	QD_TRY(st, qd_json_parse(arch_names[o->arch], text, strlen(text), &json));
+	QD_TRY(st, qd_unet_config_parse(config, arch_names[o->arch], json));
+out:
+	json_decref(json);
+	return st;
+}
+
+/* ---- the files beside the weights ---- */
+
+/* Which of diffusers' pipelines takes such a UNet. */
+static const char *pipeline_class(const struct qd_unet_config *c)
+{
+	if (c->text_time)
+		return c->in_channels == 9 ? "StableDiffusionXLInpaintPipeline" : "StableDiffusionXLPipeline";
+	return c->in_channels == 9 ? "StableDiffusionInpaintPipeline" : "StableDiffusionPipeline";
+}
+
+static const char *scheduler_class(const struct qd_unet_config *c)
+{
+	return c->text_time ? "EulerDiscreteScheduler" : "DDIMScheduler";
+}
+
+static json_t *component(const char *library, const char *class_name)
+{
+	return library ? json_pack("[ss]", library, class_name) : json_pack("[nn]");
+}
+
+static json_t *model_index(const struct qd_unet_config *c)
+{
+	static const char *const absent[] = { "vae", "text_encoder", "tokenizer" },
+				 *const absent_xl[] = { "text_encoder_2", "tokenizer_2" },
+				 *const absent_sd[] = { "safety_checker", "feature_extractor" };
+	json_t *o = json_pack("{ss}", "_class_name", pipeline_class(c));
+	json_object_set_new(o, "unet", component("diffusers", "UNet2DConditionModel"));
+	json_object_set_new(o, "scheduler", component("diffusers", scheduler_class(c)));
+	for (size_t i = 0; i < QD_COUNT(absent); i++)
+		json_object_set_new(o, absent[i], component(NULL, NULL));
+	for (size_t i = 0; i < 2; i++)
+		json_object_set_new(o, c->text_time ? absent_xl[i] : absent_sd[i], component(NULL, NULL));
+	return o;
+}
+
+/* The noise schedule of the Stable Diffusion models. */
+static json_t *scheduler_config(const struct qd_unet_config *c, const char *prediction)
+{
+	json_t *o = json_pack("{ss, si, sf, sf, ss, ss, si, sn}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
+		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type", prediction,
+		"steps_offset", 1, "trained_betas");
+	json_object_set_new(o, "timestep_spacing", json_string("leading"));
+	if (c->text_time) {
+		json_object_set_new(o, "use_karras_sigmas", json_false());
+		json_object_set_new(o, "interpolation_type", json_string("linear"));
+	} else {
+		json_object_set_new(o, "clip_sample", json_false());
+		json_object_set_new(o, "set_alpha_to_one", json_false());
+	}
+	return o;
+}
+
+/* ---- writing ---- */
+
+/* Writes and drops `value`. */
+static enum qd_status write_json(const char *folder, const char *name, json_t *value)
+{
+	char path[4096];
+	enum qd_status st = value ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	if (st == QD_OK)
+		st = qd_json_write(path, value, false);
+	json_decref(value);
+	return st;
+}
+
+static enum qd_status make_folder(const char *folder, const char *name)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	return mkdir(path, 0777) == 0 ? QD_OK : qd_fail(QD_EIO, "cannot make folder '%s'", path);
+}
+
+static enum qd_status write_model(const struct init_options *o, const struct qd_unet_config *config)
+{
+	struct qd_output_folder out = { 0 };
+	char path[4096];
+	enum qd_status st;
+	QD_TRY(st, qd_output_folder_open(&out, o->common.output, o->common.force));
+	if (o->common.dry_run)
+		goto out;
+	QD_TRY(st, make_folder(out.temporary, "unet"));
+	QD_TRY(st, make_folder(out.temporary, "scheduler"));
+	QD_TRY(st, write_json(out.temporary, "model_index.json", model_index(config)));
+	QD_TRY(st, write_json(out.temporary, "scheduler/scheduler_config.json", scheduler_config(config, o->prediction)));
+	QD_TRY(st, write_json(out.temporary, "unet/config.json", qd_unet_config_json(config)));
+	snprintf(path, sizeof(path), "%s/unet/diffusion_pytorch_model.safetensors", out.temporary);
+	QD_TRY(st, qd_unet_init(config, o->common.seed, o->dtype, path, false));
+	QD_TRY(st, qd_output_folder_commit(&out));
+out:
+	qd_output_folder_release(&out);
+	return st;
+}
+
+static enum qd_status print_summary(const struct init_options *o, uint64_t parameters, uint64_t tensors)
+{
+	uint64_t bytes = parameters * qd_dtype_bits(o->dtype) / 8;
+	if (o->common.json)
+		return qd_print_json(json_pack("{si, ss, sI, sI, sI, ss, sb}", "schema", 1, "path", o->common.output, "parameters",
+			(json_int_t)parameters, "tensors", (json_int_t)tensors, "bytes", (json_int_t)bytes, "dtype",
+			qd_dtype_name(o->dtype), "written", !o->common.dry_run));
+	printf("%s%s: %llu parameters in %llu tensors, %.3f GB as %s\n", o->common.dry_run ? "would write " : "", o->common.output,
+		(unsigned long long)parameters, (unsigned long long)tensors, (double)bytes / 1e9, qd_dtype_name(o->dtype));
+	return QD_OK;
+}
+
+static enum qd_status make_model(const struct init_options *o)
+{
+	struct qd_unet_config config;
+	struct qd_graph shape = { 0 };
+	uint64_t parameters = 0, tensors = 0;
+	enum qd_status st;
+	QD_TRY(st, read_config(o, &config));
+	QD_TRY(st, qd_unet_parameters(&config, &shape, &parameters, &tensors));
+	QD_TRY(st, write_model(o, &config));
+	QD_TRY(st, print_summary(o, parameters, tensors));
+out:
+	qd_graph_release(&shape);
+	return st;
+}
+
+int qd_cmd_init(int argc, char **argv)
+{
+	const unsigned mask = QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_DRY_RUN;
+	struct init_options o = { .arch = -1, .dtype = QD_F32, .prediction = predictions[0] };
+	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
+	qd_need("init", "--arch or --config", o.arch < 0 && !o.config ? NULL : &o);
+	qd_need("init", "only one of --arch and --config", o.arch >= 0 && o.config ? NULL : &o);
+	qd_need("init", "-o", o.common.output);
+	enum qd_status st = make_model(&o);
+	qd_common_release(&o.common);
+	return qd_finish("init", st);
+}
