@@ -34,6 +34,8 @@ struct qd_observer {
 	double from, width;
 	uint64_t *bins; /* owned; NULL until the first values, and for min-max */
 };
+/* Widens the range alone: all that a min-max observer keeps. */
+void qd_observer_add_range(struct qd_observer *o, float low, float high);
 /* QD_EINPUT when a value is not finite. */
 QD_CHECK enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x);
 /* The range to encode: of everything (min-max), between two percentiles, or of least squared error on a grid of `bits`. */
@@ -72,23 +74,34 @@ QD_CHECK enum qd_status qd_profile_add(
 /* "<path><suffix>" in the profile's arena. */
 const char *qd_profile_tensor(struct qd_profile *profile, const char *path, const char *suffix);
 
-/* ---- running over the calibration data (calibrate.c, qss.c) ---- */
+/* ---- weights (weights.c) ---- */
+/* encodings [n_values]: those of the weights among `kinds`, per output channel (Conv, Gemm) or per tensor. */
+QD_CHECK enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct qd_graph *g, const enum qd_entry_kind *kinds,
+	const struct qd_quant_options *options, const struct qd_encoding **encodings);
+
+/* ---- running over the calibration data (calibrate.c) ---- */
 /* Samples per run: a divisor of the number of samples. QD_EINPUT when options->batch does not divide it. */
 QD_CHECK enum qd_status qd_data_batch(const struct qd_data *data, const struct qd_quant_options *options, int64_t *batch);
-/* One observer per value of the graph that is wanted: a value hook's context. */
+/* One observer per activation: the context of qd_observe_hook. */
 struct qd_observers {
-	struct qd_observer *of; /* [n_values] */
-	bool *wanted;           /* [n_values] */
+	const enum qd_entry_kind *kinds; /* [n], borrowed */
+	struct qd_observer *of;          /* [n] */
 	size_t n;
-	bool off;
+	float *values; /* room for one tensor */
+	size_t cap_values;
 };
 QD_CHECK enum qd_status qd_observers_new(
-	struct qd_observers *observers, const struct qd_graph *g, const struct qd_quant_options *options);
+	struct qd_observers *observers, const enum qd_entry_kind *kinds, size_t n, const struct qd_quant_options *options);
+/* Forgets what was seen. */
+void qd_observers_reset(struct qd_observers *observers);
 void qd_observers_release(struct qd_observers *observers);
-/* Observes wanted values, then simulates encodings: a qd_value_hook whose context is a qd_observers. */
+/* A qd_value_hook: observes activations, then does what qd_sim_hook does. */
 enum qd_status qd_observe_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
-/* Encodings of the base model's weights, by value id in `out` [n_values], where none is set yet. */
-QD_CHECK enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct qd_graph *g, const enum qd_entry_kind *kinds,
-	const struct qd_quant_options *options, struct qd_encoding **out);
+/* encodings [n_values]: those of the activations from what was observed. */
+QD_CHECK enum qd_status qd_activation_encodings(
+	struct qd_arena *arena, const struct qd_observers *observers, int bits, const struct qd_encoding **encodings);
+/* Runs all samples in batches. `out` f32 [n, elements of one sample's output] receives the graph's output; NULL drops it. */
+QD_CHECK enum qd_status qd_run_samples(
+	struct qd_exec *exec, const struct qd_net *net, const struct qd_data *data, const char *note, float *out);
 
 #endif

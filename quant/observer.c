@@ -57,6 +57,13 @@ static void count(struct qd_observer *o, size_t n, const float *x, float low, fl
 	}
 }
 
+void qd_observer_add_range(struct qd_observer *o, float low, float high)
+{
+	o->range.low = fminf(o->range.low, low);
+	o->range.high = fmaxf(o->range.high, high);
+	o->seen = true;
+}
+
 enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x)
 {
 	float low, high;
@@ -65,9 +72,7 @@ enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x)
 		return QD_OK;
 	if (!qd_min_max_f32(x, n, &low, &high))
 		return qd_fail(QD_EINPUT, "a value is not finite");
-	o->range.low = fminf(o->range.low, low);
-	o->range.high = fmaxf(o->range.high, high);
-	o->seen = true;
+	qd_observer_add_range(o, low, high);
 	if (o->kind == QD_OBSERVE_MINMAX)
 		return QD_OK;
 	if (o->bins == NULL) {

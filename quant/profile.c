@@ -4,6 +4,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const qd_share_names[] = { "slot", "layer", NULL };
+const char *const qd_align_names[] = { "none", "gauge", "gain", NULL };
+const char *const qd_method_names[] = { "auto", "anchor", "unified", NULL };
+const char *const qd_observer_names[] = { "minmax", "percentile", "mse", NULL };
+const char *const qd_divergence_names[] = { "js", "kl", "mse", "cosine", NULL };
+const char *const qd_scope_names[] = { "adapter", "model", NULL };
+
 struct qd_quant_options qd_quant_options_default(void)
 {
 	return (struct qd_quant_options){ .weight_bits = 8,

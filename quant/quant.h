@@ -69,6 +69,10 @@ struct qd_quant_options {
 	int64_t batch;     /* samples per run; 0: as many as fit a 64 x 64 latent's worth. No result depends on it. */
 };
 struct qd_quant_options qd_quant_options_default(void);
+/* How the values are spelled, in the order of their enum, NULL at the end. */
+extern const char *const qd_share_names[],
+	*const qd_align_names[], *const qd_method_names[], *const qd_observer_names[], *const qd_divergence_names[],
+											       *const qd_scope_names[];
 
 /* ---- a net: one graph for given sizes with its slots (net.c): what qss, eval, distill, run and export all start from ---- */
 struct qd_net {

@@ -17,7 +17,7 @@ enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value,
 	st = qt_fake_quantize(
 		*tensor, e->n, e->scale, e->zero_point, e->n == 1 ? 0 : e->axis, qd_encoding_low(e), qd_encoding_high(e), &rounded);
 	if (st != QD_OK)
-		return qd_prefix(st, "value '%s'", g->values[value].name);
+		return st;
 	qt_free(*tensor);
 	*tensor = rounded;
 	return QD_OK;

@@ -1,0 +1,161 @@
+/*
+ * quad qss: scores adapters, chooses the encodings they share, and writes the profile.
+ */
+#include "cmd/cmd.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const char doc[] = "Score adapters, choose the shared encodings, write profile.json.\v"
+			  "FILE holds samples under the names of the model's inputs. The table gives each adapter's Quantization "
+			  "Sensitivity Score with its "
+			  "standard error, the output's SQNR under the adapter's own encodings, and the SQNR of its update (up "
+			  "diag(gain) down) under its own, "
+			  "under the shared and under the shared encodings after alignment. The adapter marked with * is the "
+			  "anchor. Without -o no activation "
+			  "is calibrated and only the table is made.";
+
+enum { KEY_BATCH = 0x400 };
+static const struct argp_option options[] = {
+	{ "batch", KEY_BATCH, "N", 0, "samples per run, a divisor of their number (as many as fit)", 1 },
+	{ 0 },
+};
+
+struct qss_options {
+	struct qd_common common;
+	int64_t batch;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct qss_options *o = state->input;
+
+	if (key != KEY_BATCH)
+		return ARGP_ERR_UNKNOWN;
+	o->batch = qd_parse_int(state, "--batch", arg, 1, 1 << 20);
+	return 0;
+}
+
+/* ---- printing ---- */
+
+static const char *db_text(double db, char *buffer, size_t size)
+{
+	snprintf(buffer, size, isfinite(db) ? "%.1f" : "inf", db);
+	return buffer;
+}
+
+static void print_row(const struct qd_profile *p, const struct qd_adapter_score *a, int width)
+{
+	const double db[] = { a->output_sqnr_db, a->update_own_db, a->update_shared_db, a->update_aligned_db };
+	bool anchor = p->anchor != NULL && strcmp(p->anchor, a->name) == 0;
+	char text[32];
+
+	printf("%-*s %c %4lld %5zu  %9.3e +- %7.1e", width, a->name, anchor ? '*' : ' ', (long long)a->rank, a->n_slots, a->qss,
+		a->standard_error);
+	for (size_t i = 0; i < QD_COUNT(db); i++)
+		printf("  %7s", db_text(db[i], text, sizeof(text)));
+	printf("\n");
+}
+
+static void print_table(const struct qd_profile *p)
+{
+	int width = 7;
+
+	for (size_t i = 0; i < p->n_adapters; i++)
+		width = (int)strlen(p->adapters[i].name) > width ? (int)strlen(p->adapters[i].name) : width;
+	printf("%-*s                                        output  ----- update, dB -----\n", width, "");
+	printf("%-*s   %4s %5s  %20s  %7s  %7s  %7s  %7s\n", width, "adapter", "rank", "slots", "QSS +- s.e.", "dB", "own",
+		"shared", "aligned");
+	for (size_t i = 0; i < p->n_adapters; i++)
+		print_row(p, &p->adapters[i], width);
+	if (p->anchor != NULL)
+		printf("anchor: %s (%s)\n", p->anchor, p->reason);
+	else
+		printf("unified encodings (%s)\n", p->reason);
+}
+
+static json_t *db_json(double db)
+{
+	return isfinite(db) ? json_real(db) : json_null();
+}
+
+static json_t *row_json(const struct qd_adapter_score *a)
+{
+	json_t *samples = json_array();
+
+	for (size_t i = 0; i < a->n_samples; i++)
+		json_array_append_new(samples, json_real(a->per_sample[i]));
+	return json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:{s:o, s:o, s:o}, s:o}", "name", a->name, "rank", (json_int_t)a->rank,
+		"slots", (json_int_t)a->n_slots, "qss", a->qss, "standard_error", a->standard_error, "output_sqnr_db",
+		db_json(a->output_sqnr_db), "update_sqnr_db", "own", db_json(a->update_own_db), "shared",
+		db_json(a->update_shared_db), "aligned", db_json(a->update_aligned_db), "per_sample", samples);
+}
+
+static enum qd_status print_json(const struct qd_profile *p)
+{
+	json_t *adapters = json_array(), *all;
+
+	for (size_t i = 0; i < p->n_adapters; i++)
+		json_array_append_new(adapters, row_json(&p->adapters[i]));
+	all = json_pack("{s:i, s:s, s:s?, s:s, s:o}", "schema", 1, "method", p->method, "anchor", p->anchor, "reason", p->reason,
+		"adapters", adapters);
+	return all != NULL ? qd_print_json(all) : qd_fail(QD_ENOMEM, "out of memory");
+}
+
+/* ---- the command ---- */
+
+/* Says early what writing would say late. */
+static enum qd_status check_output(const struct qd_common *common)
+{
+	struct qd_output probe = { 0 };
+	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
+
+	qd_output_release(&probe);
+	return st;
+}
+
+static enum qd_status run(const struct qss_options *o)
+{
+	const struct qd_common *common = &o->common;
+	struct qd_quant_options quant = common->quant;
+	struct qd_opened opened = { 0 };
+	struct qd_data data = { 0 };
+	struct qd_profile profile = { 0 };
+	enum qd_status st;
+
+	quant.batch = o->batch;
+	QD_TRY(st, check_output(common));
+	QD_TRY(st, qd_open_all(&opened, common));
+	QD_TRY(st, qd_data_open(&data, common->calib, &opened.model));
+	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &quant));
+	if (common->output != NULL) {
+		QD_TRY(st, qd_profile_calibrate(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data));
+		QD_TRY(st, qd_profile_write(&profile, common->output, common->force));
+	}
+	qd_progress_clear();
+	if (common->json)
+		QD_TRY(st, print_json(&profile));
+	else
+		print_table(&profile);
+out:
+	qd_profile_release(&profile);
+	qd_data_release(&data);
+	qd_opened_release(&opened);
+	return st;
+}
+
+int qd_cmd_qss(int argc, char **argv)
+{
+	struct qss_options o = { 0 };
+	unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS | QD_OPT_QUANT;
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
+	qd_need("qss", "--base", o.common.base);
+	qd_need("qss", "--adapter", o.common.n_adapters > 0 ? o.common.adapters : NULL);
+	qd_need("qss", "--calib", o.common.calib);
+	st = run(&o);
+	qd_common_release(&o.common);
+	return qd_finish("qss", st);
+}

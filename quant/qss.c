@@ -1,0 +1,343 @@
+/*
+ * The Quantization Sensitivity Score (equation 8 of the QUAD paper) of adapter i:
+ *
+ *   QSS_i = mean over samples x of D( f(x; w_i) || f(x; ~w_i) )
+ *
+ * f is the network's output with the adapter, flattened per sample; ~w its LoRA tensors rounded to their own min-max encodings,
+ * unaligned, as the file holds them (scope adapter), or with everything else rounded too under ranges of this adapter alone (scope
+ * model). float32 networks, double statistics. From scores and tensors follow the shared encodings and what they cost each adapter.
+ */
+#include "lib/torch/torch.h"
+#include "lib/math/math.h"
+#include "quant/internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct scoring {
+	struct qd_profile *profile;
+	const struct qd_model *model;
+	const struct qd_adapter *const *adapters;
+	size_t n;
+	const struct qd_data *data;
+	struct qd_net net;
+	struct qd_exec *exec;
+	enum qd_entry_kind *kinds;
+	struct qd_observers observers;
+	struct qd_arena arena;
+	struct qd_slot_encodings **own;          /* [n][slots] */
+	const struct qd_encoding **weights;      /* [n_values]: scope model */
+	const struct qd_encoding ***activations; /* [n][n_values]: scope model */
+	size_t outputs;                          /* floats of one sample's output */
+	float **y, *rounded;                     /* float outputs per adapter [samples, outputs]; rounded ones of one adapter */
+};
+
+/* ---- what it stands on ---- */
+
+static enum qd_status choose_slots(struct scoring *s, const struct qd_sizes *sizes)
+{
+	const struct qd_quant_options *o = &s->profile->options;
+	struct qd_graph shape = { 0 };
+	struct qd_modules modules = { 0 };
+	enum qd_status st;
+
+	QD_TRY(st, qd_unet_graph(&shape, &s->model->config, NULL, sizes));
+	QD_TRY(st, qd_modules_of(&modules, &shape));
+	QD_TRY(st, qd_slots_choose(&s->profile->slots, &modules, s->adapters, s->n, o->slots, o->rank));
+out:
+	qd_modules_release(&modules);
+	qd_graph_release(&shape);
+	return st;
+}
+
+static enum qd_status allocate(struct scoring *s)
+{
+	size_t values = s->net.graph.n_values + 1, samples = (size_t)s->data->n;
+
+	s->outputs = (size_t)(qd_shape_elements(&s->net.graph.values[s->net.graph.outputs[0]].shape) / s->net.sizes.batch);
+	s->kinds = qd_arena_array(&s->arena, values, sizeof(*s->kinds));
+	s->own = qd_arena_array(&s->arena, s->n, sizeof(*s->own));
+	s->weights = qd_arena_array(&s->arena, values, sizeof(*s->weights));
+	s->activations = qd_arena_array(&s->arena, s->n, sizeof(*s->activations));
+	s->y = qd_arena_array(&s->arena, s->n, sizeof(*s->y));
+	s->rounded = qd_arena_array(&s->arena, samples * s->outputs, sizeof(float));
+	if (!s->kinds || !s->own || !s->weights || !s->activations || !s->y || !s->rounded)
+		return QD_ENOMEM;
+	for (size_t i = 0; i < s->n; i++) {
+		s->own[i] = qd_arena_array(&s->arena, s->net.slots.n, sizeof(**s->own));
+		s->activations[i] = qd_arena_array(&s->arena, values, sizeof(**s->activations));
+		s->y[i] = qd_arena_array(&s->arena, samples * s->outputs, sizeof(float));
+		if (!s->own[i] || !s->activations[i] || !s->y[i])
+			return QD_ENOMEM;
+	}
+	return QD_OK;
+}
+
+static enum qd_status check_request(const struct scoring *s)
+{
+	const struct qd_quant_options *o = &s->profile->options;
+
+	if (s->n == 0)
+		return qd_fail(QD_EINPUT, "there are no adapters, needs at least one");
+	for (size_t i = 0; i < s->n; i++)
+		for (size_t j = 0; j < i; j++)
+			if (strcmp(s->adapters[i]->name, s->adapters[j]->name) == 0)
+				return qd_fail(QD_EINPUT, "two adapters are called '%s'", s->adapters[i]->name);
+	if (o->anchor != NULL && o->method == QD_METHOD_UNIFIED)
+		return qd_fail(QD_EINPUT, "anchor '%s' and the method 'unified' exclude each other", o->anchor);
+	if (o->share == QD_SHARE_LAYER && o->lora_bits != o->weight_bits)
+		return qd_fail(QD_EINPUT, "a layer's one encoding cannot have %d bits for its weight and %d for its LoRA tensors",
+			o->weight_bits, o->lora_bits);
+	return QD_OK;
+}
+
+static enum qd_status prepare(struct scoring *s)
+{
+	struct qd_sizes sizes;
+	int64_t batch;
+	enum qd_status st;
+
+	QD_TRY(st, check_request(s));
+	QD_TRY(st, qd_data_batch(s->data, &s->profile->options, &batch));
+	QD_TRY(st, qd_data_sizes(s->data, batch, &sizes));
+	QD_TRY(st, choose_slots(s, &sizes));
+	QD_TRY(st, qd_net_build(&s->net, s->model, &sizes, &s->profile->slots));
+	QD_TRY(st, allocate(s));
+	QD_TRY(st, qd_assign(&s->net.graph, s->kinds));
+	for (size_t i = 0; i < s->n; i++)
+		QD_TRY(st, qd_own_encodings(&s->arena, &s->net.slots, s->adapters[i], s->profile->options.lora_bits, s->own[i]));
+out:
+	return st;
+}
+
+/* ---- running ---- */
+
+/* Hangs an adapter's own encodings on the net (those of scope model too, where there are any), or takes all down with `i` = n. */
+static void hang(struct scoring *s, size_t i)
+{
+	struct qd_graph *g = &s->net.graph;
+
+	for (size_t v = 0; v < g->n_values; v++)
+		g->values[v].note = i == s->n ? NULL : s->weights[v] != NULL ? s->weights[v] : s->activations[i][v];
+	for (size_t k = 0; k < s->net.slots.n && i < s->n; k++) {
+		g->values[s->net.slots.items[k].down].note = s->own[i][k].down;
+		g->values[s->net.slots.items[k].up].note = s->own[i][k].up;
+	}
+}
+
+static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
+{
+	enum qd_status st;
+
+	hang(s, rounded ? i : s->n);
+	QD_TRY(st, qd_net_bind_adapter(&s->net, s->exec, s->adapters[i]));
+	QD_TRY(st, qd_run_samples(s->exec, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
+out:
+	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
+}
+
+static enum qd_status score_adapter(struct scoring *s, size_t i)
+{
+	struct qd_adapter_score *a = &s->profile->adapters[i];
+	struct qd_error error = { 0 };
+	enum qd_status st = run_adapter(s, i, true);
+
+	if (st != QD_OK)
+		return st;
+	for (size_t x = 0; x < a->n_samples; x++)
+		a->per_sample[x] = qd_divergence(
+			s->profile->options.divergence, s->outputs, s->y[i] + x * s->outputs, s->rounded + x * s->outputs);
+	qd_error_add(&error, s->y[i], s->rounded, a->n_samples * s->outputs);
+	a->qss = qd_mean(a->per_sample, a->n_samples);
+	a->standard_error = qd_standard_error(a->per_sample, a->n_samples);
+	a->output_sqnr_db = qd_error_sqnr_db(&error);
+	return QD_OK;
+}
+
+/* Only LoRA tensors are rounded, and only inputs change between runs: one executor does both. */
+static enum qd_status score_adapters(struct scoring *s)
+{
+	struct qd_exec_options options = { .hook = qd_sim_hook };
+	enum qd_status st;
+
+	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	for (size_t i = 0; i < s->n; i++) {
+		QD_TRY(st, run_adapter(s, i, false));
+		QD_TRY(st, score_adapter(s, i));
+	}
+out:
+	return st;
+}
+
+/* Float outputs and each adapter's activation ranges. */
+static enum qd_status observe_float(struct scoring *s)
+{
+	const struct qd_quant_options *o = &s->profile->options;
+	struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &s->observers, .see_all = true };
+	enum qd_status st;
+
+	QD_TRY(st, qd_observers_new(&s->observers, s->kinds, s->net.graph.n_values, o));
+	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	for (size_t i = 0; i < s->n; i++) {
+		qd_observers_reset(&s->observers);
+		QD_TRY(st, run_adapter(s, i, false));
+		if (o->act_bits > 0)
+			QD_TRY(st, qd_activation_encodings(&s->arena, &s->observers, o->act_bits, s->activations[i]));
+	}
+out:
+	qd_exec_free(s->exec);
+	s->exec = NULL;
+	return st;
+}
+
+/* Everything is rounded: weights once, so float and rounded runs have an executor each. */
+static enum qd_status score_models(struct scoring *s)
+{
+	struct qd_exec_options options = { .hook = qd_sim_hook, .see_all = true };
+	enum qd_status st;
+
+	QD_TRY(st, observe_float(s));
+	QD_TRY(st, qd_weight_encodings(&s->arena, &s->net.graph, s->kinds, &s->profile->options, s->weights));
+	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	for (size_t i = 0; i < s->n; i++)
+		QD_TRY(st, score_adapter(s, i));
+out:
+	return st;
+}
+
+/* ---- the rows of the table ---- */
+
+static enum qd_status start_rows(struct scoring *s)
+{
+	struct qd_profile *p = s->profile;
+
+	p->n_adapters = s->n;
+	p->adapters = qd_arena_array(&p->arena, s->n, sizeof(*p->adapters));
+	if (p->adapters == NULL)
+		return QD_ENOMEM;
+	for (size_t i = 0; i < s->n; i++) {
+		const struct qd_adapter *adapter = s->adapters[i];
+		struct qd_adapter_score *a = &p->adapters[i];
+
+		a->name = qd_arena_strdup(&p->arena, adapter->name);
+		a->n_samples = (size_t)s->data->n;
+		a->per_sample = qd_arena_array(&p->arena, a->n_samples, sizeof(*a->per_sample));
+		if (a->name == NULL || a->per_sample == NULL)
+			return QD_ENOMEM;
+		memcpy(a->hash, adapter->hash, sizeof(a->hash));
+		a->n_slots = adapter->n;
+		for (size_t k = 0; k < adapter->n; k++)
+			a->rank = adapter->loras[k].rank > a->rank ? adapter->loras[k].rank : a->rank;
+	}
+	return QD_OK;
+}
+
+/* Update SQNR of adapter i fitted to some encodings. */
+static enum qd_status measure(
+	struct scoring *s, size_t i, const struct qd_slot_encodings *encodings, enum qd_align align, double *db)
+{
+	struct qd_fitted fitted = { 0 };
+	enum qd_status st;
+
+	QD_TRY(st, qd_fit_slots(&fitted, s->adapters[i], &s->net.slots, encodings, align));
+	QD_TRY(st, qd_slots_update_sqnr(s->adapters[i], &fitted, &s->net.slots, encodings, db));
+out:
+	qd_fitted_release(&fitted);
+	return st;
+}
+
+static enum qd_status measure_all(struct scoring *s, const struct qd_slot_encodings *shared)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < s->n; i++) {
+		struct qd_adapter_score *a = &s->profile->adapters[i];
+
+		QD_TRY(st, measure(s, i, s->own[i], QD_ALIGN_NONE, &a->update_own_db));
+		QD_TRY(st, measure(s, i, shared, QD_ALIGN_NONE, &a->update_shared_db));
+		QD_TRY(st, measure(s, i, shared, s->profile->options.align, &a->update_aligned_db));
+	}
+out:
+	return st;
+}
+
+/* The shared encodings become entries; those of whole layers are the base weights' too. */
+static enum qd_status add_shared(struct qd_profile *p, const struct qd_slot_encodings *shared)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < p->slots.n; i++) {
+		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, ".lora_down"),
+			   *up = qd_profile_tensor(p, path, ".lora_up"), *weight = qd_profile_tensor(p, path, ".weight");
+
+		if (down == NULL || up == NULL || weight == NULL)
+			QD_TRY(st, QD_ENOMEM);
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, down, shared[i].down));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, up, shared[i].up));
+		if (p->options.share == QD_SHARE_LAYER)
+			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, weight, shared[i].down));
+	}
+out:
+	return st;
+}
+
+static enum qd_status share(struct scoring *s)
+{
+	struct qd_profile *p = s->profile;
+	struct qd_slot_encodings *shared = qd_arena_array(&p->arena, p->slots.n, sizeof(*shared));
+	size_t anchor;
+	enum qd_status st;
+
+	if (shared == NULL)
+		return QD_ENOMEM;
+	QD_TRY(st, qd_choose(p, &anchor));
+	QD_TRY(st, qd_shared_encodings(&p->arena, &p->slots, s->adapters, s->n, anchor, &p->options, &s->model->weights, shared));
+	QD_TRY(st, measure_all(s, shared));
+	QD_TRY(st, add_shared(p, shared));
+out:
+	return st;
+}
+
+/* The caller's strings need not outlive the options. */
+static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_options *options)
+{
+	p->options = *options;
+	if (options->anchor != NULL && (p->options.anchor = qd_arena_strdup(&p->arena, options->anchor)) == NULL)
+		return QD_ENOMEM;
+	if (options->slots != NULL && (p->options.slots = qd_arena_strdup(&p->arena, options->slots)) == NULL)
+		return QD_ENOMEM;
+	return QD_OK;
+}
+
+enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
+	size_t n, const struct qd_data *calibration, const struct qd_quant_options *options)
+{
+	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
+	enum qd_status st;
+
+	QD_TRY(st, keep_options(profile, options));
+	QD_TRY(st, prepare(&s));
+	QD_TRY(st, start_rows(&s));
+	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
+	QD_TRY(st, share(&s));
+out:
+	qd_exec_free(s.exec);
+	qd_observers_release(&s.observers);
+	qd_net_release(&s.net);
+	qd_arena_release(&s.arena);
+	if (st != QD_OK)
+		qd_profile_release(profile);
+	return st;
+}
+
+enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
+	size_t n, const struct qd_data *calibration, const struct qd_quant_options *options)
+{
+	enum qd_status st = qd_profile_score(profile, model, adapters, n, calibration, options);
+
+	if (st == QD_OK)
+		st = qd_profile_calibrate(profile, model, adapters, n, calibration);
+	if (st != QD_OK)
+		qd_profile_release(profile);
+	return st;
+}
