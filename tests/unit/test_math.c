@@ -1,0 +1,359 @@
+/*
+ * lib/math: random numbers against published values, matrix routines against plain loops, statistics against closed forms.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <float.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/math/math.h"
+#include "tests/unit/scratch.h"
+
+#define PI 3.14159265358979323846
+
+static void assert_near(double found, double want, double tolerance)
+{
+	if (!(fabs(found - want) <= tolerance))
+		fail_msg("%.17g, needs %.17g within %g", found, want, tolerance);
+}
+
+/* ---- random numbers ---- */
+
+/* The generator's authors' program gives these for the state 1, 2, 3, 4. */
+static void xoshiro_gives_the_published_numbers(void **state)
+{
+	(void)state;
+	static const uint64_t want[] = { 11520, 0, 1509978240, 1215971899390074240u, 1216172134540287360u };
+	struct qd_random random = { .state = { 1, 2, 3, 4 } };
+	for (size_t i = 0; i < QD_COUNT(want); i++)
+		assert_true(qd_random_u64(&random) == want[i]);
+}
+
+/* Files made from a seed must be the same in every version: these numbers may never change. */
+static void seeds_and_streams_are_fixed(void **state)
+{
+	(void)state;
+	static const uint64_t want[2][3] = { { 2303456275738999573u, 5438210688795116325u, 10433286269970717030u },
+		{ 6361458328680127711u, 2631838692071214148u, 13221152241774850206u } };
+	for (uint64_t stream = 0; stream < 2; stream++) {
+		struct qd_random random;
+		qd_random_init(&random, 42, stream);
+		for (size_t i = 0; i < 3; i++)
+			assert_true(qd_random_u64(&random) == want[stream][i]);
+	}
+}
+
+/*
+ * Mean and variance of n draws lie within five standard errors: 1/sqrt(12 n) and 1/sqrt(180 n) for uniform numbers, 1/sqrt(n) and
+ * sqrt(2/n) for normal ones.
+ */
+static void distributions_have_their_moments(void **state)
+{
+	(void)state;
+	enum { N = 200000 };
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 0);
+	double sum[2] = { 0 }, squares[2] = { 0 };
+	for (int i = 0; i < N; i++) {
+		double u = qd_random_uniform(&random), z = qd_random_normal(&random);
+		assert_true(u >= 0 && u < 1);
+		sum[0] += u;
+		squares[0] += (u - 0.5) * (u - 0.5);
+		sum[1] += z;
+		squares[1] += z * z;
+	}
+	assert_near(sum[0] / N, 0.5, 5 / sqrt(12.0 * N));
+	assert_near(squares[0] / N, 1.0 / 12, 5 / sqrt(180.0 * N));
+	assert_near(sum[1] / N, 0, 5 / sqrt(N));
+	assert_near(squares[1] / N, 1, 5 * sqrt(2.0 / N));
+}
+
+static void below_reaches_every_value_and_no_other(void **state)
+{
+	(void)state;
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 1);
+	unsigned seen[7] = { 0 };
+	for (int i = 0; i < 7000; i++)
+		seen[qd_random_below(&random, 7)]++;
+	/* 1000 expected, standard deviation 29. */
+	for (int i = 0; i < 7; i++)
+		assert_in_range(seen[i], 1000 - 6 * 29, 1000 + 6 * 29);
+	assert_int_equal(qd_random_below(&random, 1), 0);
+	for (int i = 0; i < 100; i++)
+		assert_true(qd_random_below(&random, ((uint64_t)1 << 63) + 1) <= (uint64_t)1 << 63);
+}
+
+/* The 10,000th output after the default seed, as the C++ standard gives it for std::mt19937. */
+static void mersenne_twister_gives_the_published_number(void **state)
+{
+	(void)state;
+	struct qd_mt19937 generator;
+	qd_mt19937_init(&generator, 5489);
+	uint32_t value = 0;
+	for (int i = 0; i < 10000; i++)
+		value = qd_mt19937_next(&generator);
+	assert_true(value == 4123659995u);
+}
+
+/* Values printed by PyTorch 2.13; float32 functions of other libraries differ by a few units in the last place of values up to 4.
+ */
+static void noise_is_that_of_pytorch(void **state)
+{
+	(void)state;
+	static const double four[] = { -0.4867807626724243, -0.6038215756416321, -0.5580962300300598, 0.6675242781639099 };
+	static const double first[] = { 1.8423298597335815, 0.5188871622085571, -1.7119213342666626 };
+	static const double last[] = { 0.7447769641876221, 0.0316568948328495, -1.1724143028259277, -1.5069403648376465 };
+	static const double after[] = { 0.057092659175395966, -1.189374566078186, -0.5658848881721497 };
+	float out[20];
+	qd_randn_torch(5, 4, out);
+	for (int i = 0; i < 4; i++)
+		assert_near((double)out[i], four[i], 5e-7);
+	struct qd_mt19937 generator;
+	qd_mt19937_init(&generator, 5);
+	qd_mt19937_randn(&generator, 20, out);
+	for (int i = 0; i < 3; i++)
+		assert_near((double)out[i], first[i], 5e-7);
+	for (int i = 0; i < 4; i++)
+		assert_near((double)out[16 + i], last[i], 5e-7);
+	qd_mt19937_randn(&generator, 3, out);
+	for (int i = 0; i < 3; i++)
+		assert_near((double)out[i], after[i], 5e-7);
+}
+
+/* ---- linear algebra ---- */
+
+static float *random_floats(struct qd_random *random, size_t n)
+{
+	float *x = malloc((n ? n : 1) * sizeof(*x));
+	assert_non_null(x);
+	for (size_t i = 0; i < n; i++)
+		x[i] = (float)qd_random_normal(random);
+	return x;
+}
+
+/*
+ * Any order of summation of k products errs by at most k units of rounding (2^-24) of the sum of their magnitudes, plus two for the
+ * scaling and the addition.
+ */
+static void products_equal_plain_loops(void **state)
+{
+	(void)state;
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 2);
+	qd_set_blas_threads(0);
+	for (int round = 0; round < 40; round++) {
+		size_t m = 1 + qd_random_below(&random, 20), n = 1 + qd_random_below(&random, 20),
+		       k = 1 + qd_random_below(&random, 20);
+		bool ta = round & 1, tb = round & 2;
+		size_t lda = (ta ? m : k) + 3, ldb = (tb ? k : n) + 1, ldc = n + 2;
+		float *a = random_floats(&random, (ta ? k : m) * lda), *b = random_floats(&random, (tb ? n : k) * ldb);
+		float *c = random_floats(&random, m * ldc), *before = malloc(m * ldc * sizeof(*before));
+		float alpha = 0.5f, beta = round & 4 ? 0.0f : -2.0f;
+		memcpy(before, c, m * ldc * sizeof(*c));
+		if (beta == 0)
+			c[0] = NAN;
+		qd_gemm(ta, tb, m, n, k, alpha, a, lda, b, ldb, beta, c, ldc);
+		for (size_t i = 0; i < m; i++) {
+			for (size_t j = 0; j < n; j++) {
+				double sum = 0, size = 0;
+				for (size_t l = 0; l < k; l++) {
+					double product = (double)(ta ? a[l * lda + i] : a[i * lda + l]) *
+							 (double)(tb ? b[j * ldb + l] : b[l * ldb + j]);
+					sum += product;
+					size += fabs(product);
+				}
+				double old = beta == 0 ? 0 : (double)(beta * before[i * ldc + j]);
+				assert_near((double)c[i * ldc + j], (double)alpha * sum + old,
+					((double)k + 2) * 0x1p-24 * (size + fabs(old)));
+			}
+			for (size_t j = n; j < ldc; j++)
+				assert_true(c[i * ldc + j] == before[i * ldc + j]);
+		}
+		free(a);
+		free(b);
+		free(c);
+		free(before);
+	}
+}
+
+/* sum over r of u[i,r] s[r] vt[r,j]; the computed decomposition is exact for a matrix off by a small multiple of 2^-24 |A|. */
+static void decompositions_multiply_back(void **state)
+{
+	(void)state;
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 3);
+	for (int round = 0; round < 20; round++) {
+		size_t m = 1 + qd_random_below(&random, 30), n = 1 + qd_random_below(&random, 30), r = m < n ? m : n;
+		float *a = random_floats(&random, m * n), *u = random_floats(&random, m * r), *s = random_floats(&random, r);
+		float *vt = random_floats(&random, r * n);
+		assert_int_equal(qd_svd(a, m, n, u, s, vt), QD_OK);
+		double tolerance = 100 * 0x1p-24 * (double)s[0];
+		for (size_t i = 0; i < m; i++) {
+			for (size_t j = 0; j < n; j++) {
+				double sum = 0;
+				for (size_t l = 0; l < r; l++)
+					sum += (double)u[i * r + l] * (double)s[l] * (double)vt[l * n + j];
+				assert_near(sum, (double)a[i * n + j], tolerance);
+			}
+		}
+		for (size_t l = 0; l < r; l++) {
+			assert_true(s[l] >= 0 && (l == 0 || s[l] <= s[l - 1]));
+			for (size_t h = 0; h < r; h++) {
+				double uu = 0, vv = 0;
+				for (size_t i = 0; i < m; i++)
+					uu += (double)u[i * r + l] * (double)u[i * r + h];
+				for (size_t j = 0; j < n; j++)
+					vv += (double)vt[l * n + j] * (double)vt[h * n + j];
+				assert_near(uu, l == h, 100 * 0x1p-24);
+				assert_near(vv, l == h, 100 * 0x1p-24);
+			}
+		}
+		free(a);
+		free(u);
+		free(s);
+		free(vt);
+	}
+}
+
+static void decompositions_refuse_what_is_not_finite(void **state)
+{
+	(void)state;
+	float a[4] = { 1, 2, NAN, 4 }, u[4], s[2], vt[4];
+	double b[4] = { 1, INFINITY, INFINITY, 1 }, w[2];
+	assert_int_equal(qd_svd(a, 2, 2, u, s, vt), QD_EINPUT);
+	assert_string_equal(qd_message(), "matrix element 2 is infinite or not a number");
+	assert_int_equal(qd_eigen_symmetric(b, 2, w), QD_EINPUT);
+	assert_string_equal(qd_message(), "matrix element 1 is infinite or not a number");
+	assert_int_equal(qd_svd(a, (size_t)1 << 40, 2, u, s, vt), QD_EINPUT);
+	assert_string_equal(qd_message(), "matrix of 1099511627776 x 2 is too large to decompose");
+	assert_int_equal(qd_svd(a, 0, 2, u, s, vt), QD_OK);
+}
+
+static void eigenvectors_are_eigenvectors(void **state)
+{
+	(void)state;
+	enum { N = 12 };
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 4);
+	double a[N][N], v[N][N], w[N];
+	for (int i = 0; i < N; i++)
+		for (int j = 0; j <= i; j++)
+			a[i][j] = a[j][i] = qd_random_normal(&random);
+	memcpy(v, a, sizeof(a));
+	assert_int_equal(qd_eigen_symmetric(&v[0][0], N, w), QD_OK);
+	for (int k = 0; k < N; k++) {
+		assert_true(k == 0 || w[k] >= w[k - 1]);
+		for (int i = 0; i < N; i++) {
+			double product = 0;
+			for (int j = 0; j < N; j++)
+				product += a[i][j] * v[k][j];
+			assert_near(product, w[k] * v[k][i], 1e-12);
+		}
+	}
+}
+
+/* ---- statistics ---- */
+
+static void samples_are_summarized(void **state)
+{
+	(void)state;
+	static const double x[] = { 2, 4, 4, 4, 5, 5, 7, 9 };
+	static const float y[] = { 2, 4, 4, 4, 5, 5, 7, 9 };
+	assert_near(qd_mean(x, 8), 5, 0);
+	assert_near(qd_population_std(y, 8), 2, 1e-15);
+	assert_near(qd_standard_error(x, 8), sqrt(32.0 / 7 / 8), 1e-15);
+	assert_near(qd_mean(x, 0), 0, 0);
+	assert_near(qd_standard_error(x, 1), 0, 0);
+	assert_near(qd_population_std(y, 0), 0, 0);
+	static float large[1000];
+	for (int i = 0; i < 1000; i++)
+		large[i] = 1e6f + (float)(i % 2);
+	assert_near(qd_population_std(large, 1000), 0.5, 1e-12);
+}
+
+/* I_x(a,1) = x^a, I_x(1,b) = 1 - (1-x)^b, I_1/2(a,a) = 1/2, I_x(a,b) = 1 - I_(1-x)(b,a); 1e-13 is a thousand roundings. */
+static void incomplete_beta_meets_its_closed_forms(void **state)
+{
+	(void)state;
+	struct qd_random random;
+	qd_random_init(&random, test_seed(), 5);
+	for (int i = 0; i < 1000; i++) {
+		double a = 0.1 + 50 * qd_random_uniform(&random), b = 0.1 + 50 * qd_random_uniform(&random);
+		double x = qd_random_uniform(&random);
+		assert_near(qd_incomplete_beta(a, 1, x), pow(x, a), 1e-13);
+		assert_near(qd_incomplete_beta(1, b, x), 1 - pow(1 - x, b), 1e-13);
+		assert_near(qd_incomplete_beta(a, a, 0.5), 0.5, 1e-12);
+		assert_near(qd_incomplete_beta(a, b, x), 1 - qd_incomplete_beta(b, a, 1 - x), 1e-12);
+	}
+	assert_near(qd_incomplete_beta(2, 3, 0), 0, 0);
+	assert_near(qd_incomplete_beta(2, 3, 1), 1, 0);
+}
+
+/* One degree of freedom: 1 - 2/pi atan t. Two: 1 - t / sqrt(2 + t^2). Very many: the normal distribution's. */
+static void student_meets_its_closed_forms(void **state)
+{
+	(void)state;
+	for (double t = 0; t < 50; t += 0.37) {
+		assert_near(qd_student_two_sided(t, 1), 1 - 2 / PI * atan(t), 1e-13);
+		assert_near(qd_student_two_sided(-t, 2), 1 - t / sqrt(2 + t * t), 1e-13);
+		/* The distance to the normal distribution is below 1 / (4 freedom) times a function below 1.2. */
+		assert_near(qd_student_two_sided(t, 1e6), erfc(t / sqrt(2)), 1e-6);
+	}
+}
+
+/* Worked example: differences 1 2 3 4 5, mean 3, standard error sqrt(2.5 / 5), t = 3 sqrt 2 with four degrees of freedom, for which
+ * p = 1 - s (1 + (1 - s^2) / 2), s = t / sqrt(4 + t^2). */
+static void paired_test_of_a_worked_example(void **state)
+{
+	(void)state;
+	static const double a[] = { 11, 12, 13, 14, 15 }, b[] = { 10, 10, 10, 10, 10 };
+	double t, p, s = 3 * sqrt(2) / sqrt(4 + 18);
+	assert_int_equal(qd_paired_t_test(a, b, 5, &t, &p), QD_OK);
+	assert_near(t, 3 * sqrt(2), 1e-14);
+	assert_near(p, 1 - s * (1 + (1 - s * s) / 2), 1e-14);
+	assert_int_equal(qd_paired_t_test(b, a, 5, &t, &p), QD_OK);
+	assert_near(t, -3 * sqrt(2), 1e-14);
+}
+
+static void paired_test_of_equal_and_shifted_samples(void **state)
+{
+	(void)state;
+	static const double a[] = { 1, 2, 3 }, b[] = { 2, 3, 4 };
+	double t, p;
+	assert_int_equal(qd_paired_t_test(a, a, 3, &t, &p), QD_OK);
+	assert_true(t == 0 && p == 1);
+	assert_int_equal(qd_paired_t_test(a, b, 3, &t, &p), QD_OK);
+	assert_true(isinf(t) && t < 0 && p == 0);
+	assert_int_equal(qd_paired_t_test(a, b, 3, NULL, &p), QD_OK);
+	assert_int_equal(qd_paired_t_test(a, b, 1, &t, &p), QD_EINPUT);
+	assert_string_equal(qd_message(), "a paired test has 1 pairs, needs at least 2");
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(xoshiro_gives_the_published_numbers),
+		cmocka_unit_test(seeds_and_streams_are_fixed),
+		cmocka_unit_test(distributions_have_their_moments),
+		cmocka_unit_test(below_reaches_every_value_and_no_other),
+		cmocka_unit_test(mersenne_twister_gives_the_published_number),
+		cmocka_unit_test(noise_is_that_of_pytorch),
+		cmocka_unit_test(products_equal_plain_loops),
+		cmocka_unit_test(decompositions_multiply_back),
+		cmocka_unit_test(decompositions_refuse_what_is_not_finite),
+		cmocka_unit_test(eigenvectors_are_eigenvectors),
+		cmocka_unit_test(samples_are_summarized),
+		cmocka_unit_test(incomplete_beta_meets_its_closed_forms),
+		cmocka_unit_test(student_meets_its_closed_forms),
+		cmocka_unit_test(paired_test_of_a_worked_example),
+		cmocka_unit_test(paired_test_of_equal_and_shifted_samples),
+	};
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
