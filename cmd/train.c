@@ -28,10 +28,12 @@ enum {
 	KEY_ALPHA,
 	KEY_SLOTS,
 	KEY_INIT,
-	KEY_DTYPE
+	KEY_DTYPE,
+	KEY_PRECISION
 };
 
 static const char *const dtypes[] = { "f32", "f16", NULL };
+static const char *const precisions[] = { "f32", "bf16", NULL };
 
 static const struct argp_option train_options[] = {
 	{ "data", KEY_DATA, "FILE", 0,
@@ -48,6 +50,10 @@ static const struct argp_option train_options[] = {
 	{ "beta2", KEY_BETA2, "X", 0, "AdamW's average of their squares (default 0.999)", 1 },
 	{ "clip", KEY_CLIP, "X", 0, "largest global gradient norm (default 1; 0: none)", 1 },
 	{ "ema", KEY_EMA, "DECAY", 0, "write averaged weights (default 0: none)", 1 },
+	{ "precision", KEY_PRECISION, "TYPE", 0,
+		"operands of convolutions and linear layers: f32 (default), or bf16, twice as fast where the CPU multiplies "
+		"bfloat16",
+		1 },
 	{ "snr-gamma", KEY_SNR_GAMMA, "G", 0, "min-SNR weighting of the loss (default 0: none)", 1 },
 	{ "prompt-dropout", KEY_DROPOUT, "P", 0, "probability of an all-zero prompt (default 0)", 1 },
 	{ "val", KEY_VAL, "FILE", 0, "data to report the loss on", 1 },
@@ -107,6 +113,9 @@ static error_t parse_optimizer(int key, char *arg, struct argp_state *state, str
 		return 0;
 	case KEY_CLIP:
 		o->clip = qd_parse_number(state, "clip", arg, 0, 1e30);
+		return 0;
+	case KEY_PRECISION:
+		o->bfloat16 = qd_parse_choice(state, "precision", arg, precisions) == 1;
 		return 0;
 	case KEY_EMA:
 		o->ema = qd_parse_number(state, "ema", arg, 0, 0.9999999);

@@ -98,6 +98,8 @@ void qd_batch_release(struct qd_batch *batch);
  */
 QD_CHECK enum qd_status qd_batch_fill(
 	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_objective *objective, struct qd_random *random);
+/* Only what goes beside sample and timestep: prompt and other inputs of the samples in batch->index. */
+QD_CHECK enum qd_status qd_batch_fill_extra(struct qd_batch *batch, const struct qd_dataset *data);
 /* Loss weight of one timestep: min(snr, gamma) over snr (epsilon), over snr + 1 (v), over 1 (sample), snr = a/(1-a); 1 without
  * gamma. */
 double qd_loss_weight(const struct qd_objective *objective, int64_t t);
@@ -117,6 +119,7 @@ struct qd_train_options {
 	double ema; /* decay of the averaged weights that are written, 0: none */
 	uint64_t seed;
 	double snr_gamma, prompt_dropout;
+	bool bfloat16;            /* operands of products are rounded to bfloat16 (qt_set_bfloat16) */
 	int64_t lora;             /* rank of a fresh adapter; 0 trains all weights */
 	double alpha;             /* gain = alpha / rank; 0: alpha = rank */
 	const char *slots;        /* policy of qd_slots_choose for the fresh adapter */

@@ -38,6 +38,10 @@ qt_tensor qd_param_kept(const struct qd_param *p);
 int64_t qd_optimizer_parameters(const struct qd_optimizer *o);
 void qd_optimizer_release(struct qd_optimizer *o);
 
+/* ---- batch.c ---- */
+/* Binds a batch's tensors to the inputs of an executor that have their names. */
+QD_CHECK enum qd_status qd_batch_bind(const struct qd_batch *batch, const struct qd_graph *g, struct qd_exec *exec);
+
 /* ---- checkpoint.c ---- */
 /* "<output>.ckpt" in malloc'd memory; NULL when out of memory (the message is recorded). */
 char *qd_checkpoint_path(const char *output);
@@ -48,5 +52,36 @@ QD_CHECK enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const 
  * under `force`. */
 QD_CHECK enum qd_status qd_checkpoint_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found);
 void qd_checkpoint_remove(const char *path);
+
+/* ---- pool.c: what the student is taught ---- */
+/* Draws from the data and what the teacher says to each, computed once. Draws [0, n_train) are learned from, the others judge. */
+struct qd_pool {
+	int64_t n, n_train;
+	int64_t *index;  /* [n] sample of the data: for prompt and other inputs */
+	float *sample;   /* [n, sample_row] */
+	float *timestep; /* [n] */
+	float *teacher;  /* [n, out_row] */
+	float *target;   /* [n, out_row] of the training objective, or NULL */
+	size_t sample_row, out_row;
+	double variance, energy; /* of all teacher outputs: about their mean, and mean square */
+};
+struct qd_teacher {
+	const struct qd_dataset *data;
+	const struct qd_objective *objective;
+	const struct qd_graph *graph;
+	struct qd_exec *exec;   /* float, the original adapter bound */
+	const char *trajectory; /* scheduler whose steps are the draws; NULL: noised latents, or samples as stored */
+	int trajectory_steps;
+	uint64_t seed;
+};
+/*
+ * Makes at least `draws` draws in whole batches of batch->n (which is used as scratch); an eighth of the batches, at least one,
+ * judge. QD_EINPUT when the teacher's output is not finite, and for a trajectory without latents.
+ */
+QD_CHECK enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t draws);
+/* Draws `draw[0..batch->n)` into the batch, inputs and target; their teacher outputs to `out` [B,out_row]. */
+QD_CHECK enum qd_status qd_pool_take(
+	const struct qd_pool *pool, const struct qd_dataset *data, const int64_t *draw, struct qd_batch *batch, float *out);
+void qd_pool_release(struct qd_pool *pool);
 
 #endif

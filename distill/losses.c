@@ -178,7 +178,7 @@ static enum qd_status fill_stored(struct qd_batch *batch, const struct qd_datase
 	return st;
 }
 
-static enum qd_status fill_extra(struct qd_batch *batch, const struct qd_dataset *data)
+enum qd_status qd_batch_fill_extra(struct qd_batch *batch, const struct qd_dataset *data)
 {
 	enum qd_status st = QD_OK;
 
@@ -206,7 +206,7 @@ enum qd_status qd_batch_fill(
 	enum qd_status st = data->has[QD_FIELD_LATENTS] ? fill_noisy(batch, data, objective, random) : fill_stored(batch, data);
 
 	if (st == QD_OK)
-		st = fill_extra(batch, data);
+		st = qd_batch_fill_extra(batch, data);
 	if (st == QD_OK && batch->context.data != NULL && objective->prompt_dropout > 0)
 		drop_prompts(batch, objective->prompt_dropout, random);
 	return st;

@@ -238,7 +238,7 @@ static enum qd_status identify(struct trainer *t, const char *const *data, size_
 	fprintf(f, "train 1 %s %" PRId64 " %" PRId64 " %a %a %a %a %a %a %d %" PRId64 " %a %" PRIu64 " %a %a ", hash, o->steps,
 		o->batch, o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->clip, (int)o->schedule, o->warmup, o->ema, o->seed,
 		o->snr_gamma, o->prompt_dropout);
-	fprintf(f, "%" PRId64 " %a %s %s", o->lora, o->alpha, o->slots, t->adapter.hash);
+	fprintf(f, "%d %" PRId64 " %a %s %s", o->bfloat16, o->lora, o->alpha, o->slots, t->adapter.hash);
 	for (size_t i = 0; i < n; i++) {
 		QD_TRY(st, qd_hash_file(data[i], hash));
 		fprintf(f, " %s", hash);
@@ -297,24 +297,6 @@ out:
 
 /* ---- running ---- */
 
-static enum qd_status bind_one(struct trainer *t, const struct qd_tensor *tensor)
-{
-	if (tensor->data == NULL || qd_graph_find(&t->graph, tensor->name) == QD_NONE)
-		return QD_OK;
-	return qd_exec_bind_tensor(t->exec, tensor->name, tensor);
-}
-
-static enum qd_status bind_batch(struct trainer *t)
-{
-	const struct qd_batch *b = &t->batch;
-	const struct qd_tensor *inputs[] = { &b->sample, &b->timestep, &b->context, &b->text_embeds, &b->time_ids };
-	enum qd_status st = QD_OK;
-
-	for (size_t i = 0; st == QD_OK && i < QD_COUNT(inputs); i++)
-		st = bind_one(t, inputs[i]);
-	return st;
-}
-
 /* The batch's loss, a scalar that backward can start from. */
 static enum qd_status batch_loss(struct trainer *t, qt_tensor *loss)
 {
@@ -322,7 +304,7 @@ static enum qd_status batch_loss(struct trainer *t, qt_tensor *loss)
 	enum qd_status st;
 
 	*loss = NULL;
-	QD_TRY(st, bind_batch(t));
+	QD_TRY(st, qd_batch_bind(&t->batch, &t->graph, t->exec));
 	QD_TRY(st, qd_exec_run(t->exec, &out));
 	QD_TRY(st, qt_from_tensor(&t->batch.target, &target));
 	if (t->objective.snr_gamma > 0) {
@@ -610,10 +592,12 @@ enum qd_status qd_train(const struct qd_model *model, const struct qd_modules *m
 
 	*result = (struct qd_train_result){ .loss = NAN, .validation = NAN };
 	QD_TRY(st, prepare(&t, data, n_data));
+	qt_set_bfloat16(options->bfloat16);
 	QD_TRY(st, run_steps(&t));
 	QD_TRY(st, trains_adapter(&t) ? write_adapter(&t) : write_model(&t));
 	qd_checkpoint_remove(t.checkpoint);
 out:
+	qt_set_bfloat16(false);
 	release(&t);
 	return st;
 }
