@@ -1,0 +1,30 @@
+/*
+ * What the schedulers share: the row that each fills in, and the lists of timesteps. T training steps, n inference steps, abar(t)
+ * the cumulative product of 1 - beta.
+ */
+#ifndef QUAD_LIB_MODEL_SCHEDULER_INTERNAL_H
+#define QUAD_LIB_MODEL_SCHEDULER_INTERNAL_H
+
+#include "lib/model/model.h"
+
+struct qd_scheduler_kind {
+	const char *name;
+	/* Fills s->timesteps (and sigmas, init_sigma); s->steps may shrink. */
+	enum qd_status (*prepare)(struct qd_scheduler *s);
+	/* What the model input is divided by; NULL: 1. */
+	double (*input_scale)(const struct qd_scheduler *s, int i);
+	enum qd_status (*step)(const struct qd_scheduler *s, int i, size_t n, float *x, const float *m, const float *noise);
+};
+
+extern const struct qd_scheduler_kind qd_scheduler_ddim, qd_scheduler_euler, qd_scheduler_lcm;
+
+/* Timesteps by s->schedule's spacing, or `spacing` where it has none; `round`: linspace is rounded to whole steps. */
+QD_CHECK enum qd_status qd_spaced_timesteps(struct qd_scheduler *s, const char *spacing, bool round);
+
+/* x0 and the noise e that explain sample x and model output m, given abar: a = abar, b = 1 - abar. */
+struct qd_prediction_terms {
+	double x0_x, x0_m, e_x, e_m; /* x0 = x0_x x + x0_m m; e = e_x x + e_m m */
+};
+struct qd_prediction_terms qd_predict(enum qd_prediction prediction, double abar);
+
+#endif
