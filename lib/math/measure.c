@@ -11,28 +11,37 @@
 #include "lib/math/math.h"
 
 #include <math.h>
+#include <string.h>
 
 /* ---- signals ---- */
 
-/* Eight sums side by side: the compiler may not reorder one sum of floating-point numbers, but it may keep eight in a register. */
+/* Eight sums side by side: one sum would have to be added in order, each addition waiting for the one before. */
 enum { LANES = 8 };
 
-struct lanes {
-	double reference[LANES], measured[LANES], product[LANES], error[LANES], largest[LANES];
+typedef float float_lanes __attribute__((vector_size(LANES * sizeof(float))));
+typedef double lanes __attribute__((vector_size(LANES * sizeof(double))));
+typedef int64_t lane_bits __attribute__((vector_size(LANES * sizeof(int64_t))));
+
+struct lane_sums {
+	lanes reference, measured, product, error, largest;
 };
 
-QD_CLONES static void add_lanes(struct lanes *sums, const float *reference, const float *measured, size_t n)
+QD_CLONES static void add_lanes(struct lane_sums *total, const float *reference, const float *measured, size_t n)
 {
+	struct lane_sums sums = *total;
 	for (size_t i = 0; i + LANES <= n; i += LANES) {
-		for (size_t j = 0; j < LANES; j++) {
-			double r = (double)reference[i + j], m = (double)measured[i + j], d = m - r;
-			sums->reference[j] += r * r;
-			sums->measured[j] += m * m;
-			sums->product[j] += r * m;
-			sums->error[j] += d * d;
-			sums->largest[j] = fabs(d) > sums->largest[j] ? fabs(d) : sums->largest[j];
-		}
+		float_lanes r32, m32;
+		memcpy(&r32, reference + i, sizeof(r32));
+		memcpy(&m32, measured + i, sizeof(m32));
+		lanes r = __builtin_convertvector(r32, lanes), m = __builtin_convertvector(m32, lanes), d = m - r;
+		sums.reference += r * r;
+		sums.measured += m * m;
+		sums.product += r * m;
+		sums.error += d * d;
+		lane_bits size = (lane_bits)d & INT64_MAX, larger = (lanes)size > sums.largest;
+		sums.largest = (lanes)((size & larger) | ((lane_bits)sums.largest & ~larger));
 	}
+	*total = sums;
 }
 
 static void add_one(struct qd_error *sums, double r, double m)
@@ -48,15 +57,15 @@ static void add_one(struct qd_error *sums, double r, double m)
 
 void qd_error_add(struct qd_error *sums, const float *reference, const float *measured, size_t n)
 {
-	struct lanes lanes = { 0 };
-	add_lanes(&lanes, reference, measured, n);
+	struct lane_sums eight = { 0 };
+	add_lanes(&eight, reference, measured, n);
 	for (size_t j = 0; j < LANES; j++) {
-		sums->reference += lanes.reference[j];
-		sums->measured += lanes.measured[j];
-		sums->product += lanes.product[j];
-		sums->error += lanes.error[j];
-		if (lanes.largest[j] > sums->largest)
-			sums->largest = lanes.largest[j];
+		sums->reference += eight.reference[j];
+		sums->measured += eight.measured[j];
+		sums->product += eight.product[j];
+		sums->error += eight.error[j];
+		if (eight.largest[j] > sums->largest)
+			sums->largest = eight.largest[j];
 	}
 	for (size_t i = n - n % LANES; i < n; i++)
 		add_one(sums, (double)reference[i], (double)measured[i]);
