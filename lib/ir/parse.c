@@ -539,7 +539,8 @@ enum qd_status qd_graph_parse(struct qd_graph *g, const char *what, const char *
 	enum qd_status st;
 
 	qd_graph_init(g, what);
-	st = qd_prefix(parse_lines(&p), "%s:%u", what, p.line);
+	st = parse_lines(&p);
+	st = qd_prefix(st, "%s:%u", what, p.line);
 	free(p.in);
 	free(p.names);
 	free(p.attrs);

@@ -196,7 +196,7 @@ static enum qd_status conv_attrs(const struct qd_node *node, const struct qd_sha
 	QD_TRY(st, int_list(node, "pads", 2 * spatial, 0, 0, a->pads));
 	QD_TRY(st, int_list(node, "strides", spatial, 1, 1, a->strides));
 	QD_TRY(st, int_list(node, "dilations", spatial, 1, 1, a->dilations));
-	QD_TRY(st, int_list(node, "kernel_shape", spatial, -1, -1, a->kernel));
+	QD_TRY(st, int_list(node, "kernel_shape", spatial, 1, -1, a->kernel));
 out:
 	return st;
 }

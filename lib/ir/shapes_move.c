@@ -398,8 +398,8 @@ enum qd_status qd_rule_depth_to_space(const struct qd_graph *g, struct qd_node *
 	if (strcmp(mode, "DCR") != 0 && strcmp(mode, "CRD") != 0)
 		return qd_fail(QD_EINPUT, "mode is '%s', needs 'DCR' or 'CRD'", mode);
 	if (x->shape.dim[1] % (b * b) != 0)
-		return qd_fail(
-			QD_EINPUT, "%lld channels do not divide by blocks of %lld", (long long)x->shape.dim[1], (long long)(b * b));
+		return qd_fail(QD_EINPUT, "%lld channels do not divide into blocks of %lld pixels", (long long)x->shape.dim[1],
+			(long long)(b * b));
 	*out = QD_SHAPE(x->shape.dim[0], x->shape.dim[1] / (b * b), x->shape.dim[2], x->shape.dim[3]);
 	if (__builtin_mul_overflow(out->dim[2], b, &out->dim[2]) || __builtin_mul_overflow(out->dim[3], b, &out->dim[3]))
 		return qd_fail(QD_EINPUT, "blocks of %lld make the shape too large", (long long)b);

@@ -15,7 +15,8 @@
  *   operator = ONNX name
  *   name     = letters, digits and . _ / : - + without quotes, or a quoted string with \" \\ \n and \xHH
  *
- * A node's name is printed where it is not its first output's. Shapes of results are not written: the rules give them.
+ * A blank follows the colon behind a node's name, since names hold colons too. A node's name is printed where it is not its first
+ * output's. Shapes of results are not written: the rules give them.
  */
 #include "lib/ir/internal.h"
 
