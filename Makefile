@@ -100,7 +100,7 @@ $(BUILD)/gen/%_generated.h: export/%.fbs
 GEN += $(FBS_GEN)
 
 # ---- objects ----
-$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
+$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
 $(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast -Wno-psabi
