@@ -1,7 +1,7 @@
 /*
- * Drawing. Text: a pixel's coverage is clamp(r + 1/2 - d), d its distance to the nearest stroke of the character and r half the pen's width.
- * Enlarging: output pixel (i + 1/2) / scale - 1/2 in the input, weighed by the cubic
- *   w(t) = 1 - 5/2 t^2 + 3/2 |t|^3 for |t| <= 1,   2 - 4 |t| + 5/2 t^2 - 1/2 |t|^3 for |t| <= 2,   edges repeated.
+ * Drawing. Text: a pixel's coverage is clamp(r + 1/2 - d), d its distance to the nearest stroke of the character and r half the
+ * pen's width. Enlarging: output pixel (i + 1/2) / scale - 1/2 in the input, weighed by the cubic w(t) = 1 - 5/2 t^2 + 3/2 |t|^3
+ * for |t| <= 1,   2 - 4 |t| + 5/2 t^2 - 1/2 |t|^3 for |t| <= 2,   edges repeated.
  */
 #include "lib/draw/draw.h"
 #include "lib/draw/font.h"
@@ -51,16 +51,18 @@ static double distance_to_glyph(const struct qd_glyph *glyph, double x, double y
 	double nearest = HUGE_VAL;
 	for (size_t i = 1; i < glyph->n; i++)
 		if (glyph->joined[i])
-			nearest = fmin(nearest,
-				distance_to_segment(x, y, glyph->x[i - 1], glyph->y[i - 1], glyph->x[i], glyph->y[i]));
+			nearest = fmin(
+				nearest, distance_to_segment(x, y, glyph->x[i - 1], glyph->y[i - 1], glyph->x[i], glyph->y[i]));
 	return nearest;
 }
 
 static void draw_glyph(struct qd_image *image, double x, double y, double unit, uint32_t colour, const struct qd_glyph *glyph)
 {
 	double pen = fmax(0.55, 0.85 * unit);
-	int x0 = limit((int)floor(x - pen - 1), 0, image->width), x1 = limit((int)ceil(x + glyph->width * unit + pen + 1), 0, image->width);
-	int y0 = limit((int)floor(y - 13 * unit - pen - 1), 0, image->height), y1 = limit((int)ceil(y + 4 * unit + pen + 1), 0, image->height);
+	int x0 = limit((int)floor(x - pen - 1), 0, image->width),
+	    x1 = limit((int)ceil(x + glyph->width * unit + pen + 1), 0, image->width);
+	int y0 = limit((int)floor(y - 13 * unit - pen - 1), 0, image->height),
+	    y1 = limit((int)ceil(y + 4 * unit + pen + 1), 0, image->height);
 	for (int j = y0; j < y1; j++)
 		for (int i = x0; i < x1; i++) {
 			double d = unit * distance_to_glyph(glyph, (i + 0.5 - x) / unit, (y - j - 0.5) / unit);
@@ -121,8 +123,7 @@ void qd_draw_pixels(struct qd_image *image, int x, int y, const float *pixels, i
 		for (int i = limit(-x, 0, w * scale); i < w * scale && x + i < image->width; i++) {
 			uint8_t *p = image->rgb + 3 * ((size_t)(y + j) * (size_t)image->width + (size_t)(x + i));
 			for (int c = 0; c < 3; c++)
-				p[c] = (uint8_t)lrint(255 *
-					sample_at(pixels + (size_t)c * (size_t)h * (size_t)w, h, w, (j + 0.5) / scale - 0.5,
-						(i + 0.5) / scale - 0.5));
+				p[c] = (uint8_t)lrint(255 * sample_at(pixels + (size_t)c * (size_t)h * (size_t)w, h, w,
+								    (j + 0.5) / scale - 0.5, (i + 0.5) / scale - 0.5));
 		}
 }

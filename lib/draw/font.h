@@ -1,4 +1,5 @@
-/* The strokes of one character, in units of a twelfth of a capital's height; y counts upwards from the baseline. Private to lib/draw. */
+/* The strokes of one character, in units of a twelfth of a capital's height; y counts upwards from the baseline. Private to
+ * lib/draw. */
 #ifndef QUAD_LIB_DRAW_FONT_H
 #define QUAD_LIB_DRAW_FONT_H
 

@@ -1,0 +1,91 @@
+/*
+ * An adapter's tensors as the exported graph takes them, per slot: "<path>.lora_down" [R,I] or [R,I,kh,kw], ".lora_up" [O,R] or
+ * [O,R,1,1] as codes of the shared encodings, ".lora_gain" [R] float32 (codes where the profile gives it an encoding). A slot that
+ * the adapter does not fill is zeros.
+ */
+#include "export/export.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static enum qd_dtype code_type(const struct qd_encoding *e)
+{
+	if (e->bits <= 8)
+		return e->is_signed ? QD_I8 : QD_U8;
+	return e->is_signed ? QD_I16 : QD_U16;
+}
+
+static void store_codes(struct qd_tensor *t, const int32_t *q, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (qd_dtype_bits(t->dtype) == 8)
+			((uint8_t *)t->data)[i] = (uint8_t)q[i];
+		else
+			((uint16_t *)t->data)[i] = (uint16_t)q[i];
+}
+
+/* Adds one tensor: `real` quantized by the profile's encoding of that name, or as it is without one. */
+static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
+	const char *part, struct qd_shape shape, const float *real, bool as_float)
+{
+	struct qd_tensor *t = &out->items[out->n];
+	const char *name = qd_arena_strf(&out->arena, "%s.%s", slot->path, part);
+	if (name == NULL)
+		return QD_ENOMEM;
+	const struct qd_encoding *e = qd_profile_find(profile, name);
+	size_t n = (size_t)qd_shape_elements(&shape);
+	*t = (struct qd_tensor){ .name = name, .dtype = e == NULL || as_float ? QD_F32 : code_type(e), .shape = shape };
+	t->bytes = n * qd_dtype_bits(t->dtype) / 8;
+	t->data = qd_arena_alloc(&out->arena, t->bytes);
+	if (t->data == NULL)
+		return QD_ENOMEM;
+	out->n++;
+	if (e == NULL) {
+		memcpy(t->data, real, t->bytes);
+	} else if (as_float) {
+		qd_quantize(e, &shape, real, NULL, t->data);
+	} else {
+		int32_t *q = malloc((n + 1) * sizeof(*q));
+		if (q == NULL)
+			return qd_fail(QD_ENOMEM, "cannot quantize '%s'", name);
+		qd_quantize(e, &shape, real, q, NULL);
+		store_codes(t, q, n);
+		free(q);
+	}
+	return QD_OK;
+}
+
+static enum qd_status add_slot(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
+	const struct qd_fitted_slot *fitted, bool as_float)
+{
+	enum qd_status st;
+	struct qd_shape down = QD_SHAPE(slot->rank, slot->in, slot->kh, slot->kw), up = QD_SHAPE(slot->out, slot->rank, 1, 1);
+	down.rank = up.rank = slot->conv ? 4 : 2;
+	QD_TRY(st, add(out, profile, slot, "lora_down", down, fitted->down, as_float));
+	QD_TRY(st, add(out, profile, slot, "lora_up", up, fitted->up, as_float));
+	QD_TRY(st, add(out, profile, slot, "lora_gain", QD_SHAPE(slot->rank), fitted->gain, as_float));
+out:
+	return st;
+}
+
+enum qd_status qd_adapter_tensors_make(
+	struct qd_adapter_tensors *out, const struct qd_fitted *fitted, const struct qd_profile *profile, bool as_float)
+{
+	enum qd_status st = QD_OK;
+	memset(out, 0, sizeof(*out));
+	out->items = qd_arena_array(&out->arena, 3 * profile->slots.n + 1, sizeof(*out->items));
+	if (out->items == NULL)
+		return QD_ENOMEM;
+	for (size_t i = 0; i < profile->slots.n; i++)
+		QD_TRY(st, add_slot(out, profile, &profile->slots.items[i], &fitted->slots[i], as_float));
+out:
+	if (st != QD_OK)
+		qd_adapter_tensors_release(out);
+	return st;
+}
+
+void qd_adapter_tensors_release(struct qd_adapter_tensors *tensors)
+{
+	qd_arena_release(&tensors->arena);
+	memset(tensors, 0, sizeof(*tensors));
+}

@@ -1,0 +1,240 @@
+/*
+ * manifest.json: what an export holds.
+ *
+ *   schema 1, program, command, base (hash of the model), profile { hash, method, anchor, align }
+ *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
+ *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
+ *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]
+ *   files      [{ path, bytes, hash }] of everything in the folder but the manifest
+ */
+#include "export/internal.h"
+
+#include <dirent.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+bool qd_is_export(const char *path)
+{
+	char *file = NULL;
+	if (asprintf(&file, "%s/manifest.json", path) < 0)
+		return false;
+	bool is = qd_is_file(file);
+	free(file);
+	return is;
+}
+
+/* ---- files ---- */
+
+static enum qd_status add_file(json_t *files, const char *folder, const char *name)
+{
+	enum qd_status st;
+	struct stat info;
+	char hash[QD_HASH_TEXT];
+	char *path = NULL;
+	if (asprintf(&path, "%s/%s", folder, name) < 0)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	if (stat(path, &info) != 0) {
+		st = qd_fail(QD_EIO, "cannot read '%s'", path);
+		goto out;
+	}
+	QD_TRY(st, qd_hash_file(path, hash));
+	json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "path", name, "bytes", (json_int_t)info.st_size, "hash", hash));
+out:
+	free(path);
+	return st;
+}
+
+static int visible(const struct dirent *entry)
+{
+	return entry->d_name[0] != '.' && strcmp(entry->d_name, "manifest.json") != 0;
+}
+
+/* Everything below `folder`/`below`, in the order of names. Exports are two levels deep. */
+static enum qd_status list_files(json_t *files, const char *folder, const char *below, int depth)
+{
+	enum qd_status st = QD_OK;
+	struct dirent **entries = NULL;
+	char *path = NULL, *name = NULL;
+	int n = asprintf(&path, "%s/%s", folder, below) < 0 ? -1 : scandir(path, &entries, visible, alphasort);
+	if (n < 0)
+		st = qd_fail(QD_EIO, "cannot list '%s'", folder);
+	for (int i = 0; i < n; i++) {
+		free(name);
+		name = NULL;
+		free(path);
+		path = NULL;
+		if (st == QD_OK &&
+			(asprintf(&name, "%s%s", below, entries[i]->d_name) < 0 || asprintf(&path, "%s/%s/", folder, name) < 0))
+			st = qd_fail(QD_ENOMEM, "out of memory");
+		if (st == QD_OK && qd_is_directory(path) && depth > 0) {
+			free(path);
+			path = NULL;
+			st = asprintf(&path, "%s/", name) < 0 ? qd_fail(QD_ENOMEM, "out of memory")
+							      : list_files(files, folder, path, depth - 1);
+		} else if (st == QD_OK) {
+			st = add_file(files, folder, name);
+		}
+		free(entries[i]);
+	}
+	free(entries);
+	free(path);
+	free(name);
+	return st;
+}
+
+static enum qd_status refresh_files(json_t *manifest, const char *folder)
+{
+	json_t *files = json_array();
+	enum qd_status st = list_files(files, folder, "", 2);
+	if (st != QD_OK) {
+		json_decref(files);
+		return st;
+	}
+	return json_object_set_new(manifest, "files", files) == 0 ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+}
+
+/* ---- the graph ---- */
+
+static json_t *value_json(const struct qd_value *v)
+{
+	json_t *shape = json_array();
+	for (int d = 0; d < v->shape.rank; d++)
+		json_array_append_new(shape, json_integer(v->shape.dim[d]));
+	return json_pack("{s:s,s:s,s:o}", "name", v->name, "dtype", qd_dtype_name(v->dtype), "shape", shape);
+}
+
+static bool is_lora(const char *name)
+{
+	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
+}
+
+static json_t *graph_json(const struct qd_graph *g)
+{
+	json_t *inputs = json_array(), *outputs = json_array();
+	for (size_t i = 0; i < g->n_inputs; i++)
+		if (!is_lora(g->values[g->inputs[i]].name))
+			json_array_append_new(inputs, value_json(&g->values[g->inputs[i]]));
+	for (size_t i = 0; i < g->n_outputs; i++)
+		json_array_append_new(outputs, value_json(&g->values[g->outputs[i]]));
+	return json_pack("{s:o,s:o}", "inputs", inputs, "outputs", outputs);
+}
+
+static enum qd_status slot_json(const struct qd_graph *g, const struct qd_slot *slot, json_t *slots)
+{
+	static const char *const parts[] = { "lora_down", "lora_up", "lora_gain" };
+	json_t *inputs = json_array();
+	for (size_t i = 0; i < QD_COUNT(parts); i++) {
+		char name[512];
+		snprintf(name, sizeof(name), "%s.%s", slot->path, parts[i]);
+		qd_id value = qd_graph_find(g, name);
+		if (value == QD_NONE) {
+			json_decref(inputs);
+			return qd_fail(QD_EINPUT, "the graph has no input '%s'", name);
+		}
+		json_array_append_new(inputs, value_json(&g->values[value]));
+	}
+	json_array_append_new(
+		slots, json_pack("{s:s,s:I,s:o}", "path", slot->path, "rank", (json_int_t)slot->rank, "inputs", inputs));
+	return QD_OK;
+}
+
+static json_t *profile_json(const struct qd_profile *p, const char *hash)
+{
+	static const char *const aligns[] = { "none", "gauge", "gain" };
+	return json_pack(
+		"{s:s,s:s,s:s?,s:s}", "hash", hash, "method", p->method, "anchor", p->anchor, "align", aligns[p->options.align]);
+}
+
+enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes, const struct qd_profile *profile,
+	const struct qd_export_options *options, json_t **out)
+{
+	enum qd_status st;
+	char hash[QD_HASH_TEXT];
+	json_t *slots = json_array(), *manifest = NULL;
+	*out = NULL;
+	QD_TRY(st, qd_hash_file(options->profile_path, hash));
+	for (size_t i = 0; i < profile->slots.n; i++)
+		QD_TRY(st, slot_json(codes, &profile->slots.items[i], slots));
+	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:o,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
+		options->command, "base", profile->base_hash, "profile", profile_json(profile, hash), "graph", graph_json(codes),
+		"slots", slots, "adapters");
+	if (manifest == NULL) {
+		st = qd_fail(QD_ENOMEM, "cannot write the manifest");
+		goto out;
+	}
+	if (folder != NULL)
+		QD_TRY(st, refresh_files(manifest, folder));
+	*out = json_incref(manifest);
+out:
+	json_decref(slots);
+	json_decref(manifest);
+	return st;
+}
+
+/* ---- adapters ---- */
+
+static json_t *adapter_json(const struct qd_exported_adapter *a)
+{
+	json_t *sqnr = isfinite(a->sqnr_db) ? json_real(a->sqnr_db) : json_null();
+	json_t *entry = json_pack(
+		"{s:s,s:s,s:I,s:o}", "name", a->name, "source", a->hash, "slots", (json_int_t)a->slots, "update_sqnr_db", sqnr);
+	json_t *files = json_pack("[s++,s++]", "adapters/", a->name, ".safetensors", "adapters/", a->name, ".onnx_adapter");
+	json_object_set_new(entry, "files", files);
+	return entry;
+}
+
+enum qd_status qd_manifest_add_adapters(json_t *manifest, const char *folder, const struct qd_exported_adapter *adapters, size_t n)
+{
+	json_t *list = json_object_get(manifest, "adapters");
+	if (!json_is_array(list))
+		return qd_fail(QD_EINPUT, "the manifest has no list 'adapters'");
+	for (size_t i = 0; i < n; i++) {
+		for (size_t k = json_array_size(list); k-- > 0;) {
+			const char *name = json_string_value(json_object_get(json_array_get(list, k), "name"));
+			if (name != NULL && !strcmp(name, adapters[i].name))
+				json_array_remove(list, k);
+		}
+		json_array_append_new(list, adapter_json(&adapters[i]));
+	}
+	return folder != NULL ? refresh_files(manifest, folder) : QD_OK;
+}
+
+/* ---- checking ---- */
+
+static enum qd_status check_slot(const json_t *stored, const char *path, size_t i, const struct qd_slot *slot)
+{
+	const char *name = json_string_value(json_object_get(stored, "path"));
+	json_int_t rank = json_integer_value(json_object_get(stored, "rank"));
+	if (name == NULL || strcmp(name, slot->path) != 0)
+		return qd_fail(
+			QD_EINPUT, "'%s': slot %zu is '%s', the profile has '%s'", path, i, name != NULL ? name : "", slot->path);
+	if (rank != slot->rank)
+		return qd_fail(QD_EINPUT, "'%s': slot '%s' has rank %lld, the profile has %lld", path, name, (long long)rank,
+			(long long)slot->rank);
+	return QD_OK;
+}
+
+enum qd_status qd_manifest_check(
+	const json_t *manifest, const char *path, const struct qd_profile *profile, const char *profile_path)
+{
+	enum qd_status st;
+	char hash[QD_HASH_TEXT];
+	const json_t *slots = json_object_get(manifest, "slots");
+	const char *base = json_string_value(json_object_get(manifest, "base"));
+	const char *stored = json_string_value(json_object_get(json_object_get(manifest, "profile"), "hash"));
+	if (json_integer_value(json_object_get(manifest, "schema")) != 1 || base == NULL || stored == NULL || !json_is_array(slots))
+		return qd_fail(QD_EINPUT, "'%s' is not the manifest of an export with schema 1", path);
+	if (strcmp(base, profile->base_hash) != 0)
+		return qd_fail(QD_EINPUT, "'%s' was made from base %s, the profile from %s", path, base, profile->base_hash);
+	QD_TRY(st, qd_hash_file(profile_path, hash));
+	if (strcmp(hash, stored) != 0)
+		return qd_fail(QD_EINPUT, "'%s' was made under profile %s, '%s' is %s", path, stored, profile_path, hash);
+	if (json_array_size(slots) != profile->slots.n)
+		return qd_fail(QD_EINPUT, "'%s' has %zu slots, the profile %zu", path, json_array_size(slots), profile->slots.n);
+	for (size_t i = 0; i < profile->slots.n; i++)
+		QD_TRY(st, check_slot(json_array_get(slots, i), path, i, &profile->slots.items[i]));
+out:
+	return st;
+}
