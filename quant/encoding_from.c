@@ -6,7 +6,7 @@
  *   asymmetric   scale = (max - min) / (2^b - 1)                    zero point -round(min / scale), half away from zero, unsigned
  * grid
  *
- * in double; the smallest scale is 2^-23.
+ * in double; the smallest scale is 2^-23. At 2 bits, where the grid has one positive code, max counts as reaching to 2 scales.
  */
 #include "lib/kernel/kernel.h"
 #include "quant/internal.h"
@@ -17,9 +17,9 @@
 
 static double symmetric_scale(double min, double max, int bits)
 {
-	double scale = fmax(max / (ldexp(1, bits - 1) - 1), -min / ldexp(1, bits - 1));
+	double bottom = ldexp(1, bits - 1), top = bits > 2 ? bottom - 1 : bottom;
 
-	return fmax(scale, SMALLEST_SCALE);
+	return fmax(fmax(max / top, -min / bottom), SMALLEST_SCALE);
 }
 
 enum qd_status qd_encoding_from_range(

@@ -309,8 +309,8 @@ static enum qd_status read_encoding(struct qd_profile *p, const json_t *json, st
 	const json_t *axis_json = json_object_get(json, "axis");
 	int64_t axis = -1;
 	size_t n = 1;
-	int bits;
-	bool is_signed, symmetric;
+	int bits = 0;
+	bool is_signed = false, symmetric = false;
 	enum qd_status st;
 
 	QD_TRY(st, get_bits(json, "bits", 1, &bits));
@@ -335,8 +335,8 @@ out:
 static enum qd_status read_entry(struct qd_profile *p, json_t *json, size_t i)
 {
 	static const char *const keys[] = { "name", "kind", "bits", "signed", "symmetric", "axis", "scale", "zero_point", NULL };
-	struct qd_encoding *encoding;
-	const char *name;
+	struct qd_encoding *encoding = NULL;
+	const char *name = NULL;
 	int kind = 0;
 	enum qd_status st;
 
