@@ -1,14 +1,15 @@
 /*
- * lib/ir: the one graph that everything else reads and writes. A graph is a list of nodes in topological order over values; a value is
- * a graph input, a weight (bytes that stay in their mapped file) or the result of a node. What an operator is stands in ops.def, one row
- * each; its semantics are ONNX's. Shapes are static: a graph is built for given input shapes.
+ * lib/ir: the one graph that everything else reads and writes. A graph is a list of nodes in topological order over values; a value
+ * is a graph input, a weight (bytes that stay in their mapped file) or the result of a node. What an operator is stands in ops.def,
+ * one row each; its semantics are ONNX's. Shapes are static: a graph is built for given input shapes.
  *
  * Linear layers are Gemm with transB=1 over two-dimensional tokens [rows, in], so that a weight keeps its file's [out, in] layout
  * and its bytes; convolutions are Conv. Dimension letters: N batch, C channels, H W pixels, L tokens, D features, R rank.
  *
  * Encodings hang on values through `note`, which this folder carries along and never looks into.
  *
- * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked dead).
+ * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked
+ * dead).
  */
 #ifndef QUAD_LIB_IR_IR_H
 #define QUAD_LIB_IR_IR_H
@@ -48,11 +49,11 @@ struct qd_attr {
 #define QD_AI(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_INT, .i = (v) })
 #define QD_AF(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_FLOAT, .f = (v) })
 #define QD_AS(n, v) ((struct qd_attr){ .name = (n), .type = QD_ATTR_STRING, .s = (v) })
-#define QD_AIS(n, ...)                                                                             \
-	((struct qd_attr){ .name = (n),                                                            \
-			   .type = QD_ATTR_INTS,                                                   \
-			   .ints = (int64_t[]){ __VA_ARGS__ },                                     \
-			   .n_ints = sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t) })
+#define QD_AIS(n, ...)                                                                                                             \
+	((struct qd_attr){ .name = (n),                                                                                            \
+		.type = QD_ATTR_INTS,                                                                                              \
+		.ints = (int64_t[]){ __VA_ARGS__ },                                                                                \
+		.n_ints = sizeof((int64_t[]){ __VA_ARGS__ }) / sizeof(int64_t) })
 
 struct qd_attr_spec {
 	const char *name;
@@ -64,9 +65,9 @@ struct qd_node;
 typedef enum qd_status (*qd_shape_rule)(const struct qd_graph *g, struct qd_node *node, struct qd_shape *out, enum qd_dtype *dtype);
 
 struct qd_op_info {
-	const char *id;   /* "CONV" */
-	const char *name; /* ONNX name, "Conv" */
-	int opset;        /* the opset whose semantics are meant */
+	const char *id;                      /* "CONV" */
+	const char *name;                    /* ONNX name, "Conv" */
+	int opset;                           /* the opset whose semantics are meant */
 	int min_inputs, max_inputs, outputs; /* max_inputs, outputs -1: any number */
 	unsigned flags;
 	qd_shape_rule shape;
@@ -83,7 +84,8 @@ enum qd_value_kind { QD_INPUT, QD_WEIGHT, QD_RESULT };
 struct qd_value {
 	const char *name; /* unique in the graph; the ONNX tensor name */
 	enum qd_value_kind kind;
-	enum qd_dtype dtype; /* of the mathematics: F32 for every float weight whatever its file holds, I64 for shapes and indices */
+	enum qd_dtype
+		dtype; /* of the mathematics: F32 for every float weight whatever its file holds, I64 for shapes and indices */
 	struct qd_shape shape;
 	struct qd_tensor data; /* QD_WEIGHT: the stored bytes (F32, F16, BF16, I64, I8, ...), borrowed or in the arena */
 	qd_id producer;        /* QD_RESULT: node */
@@ -119,44 +121,47 @@ struct qd_graph {
 	size_t n_outputs, cap_outputs;
 	struct qd_strmap value_names, node_names;
 	struct qd_strmap suffixes; /* stem -> last number qd_graph_unique gave it */
-	enum qd_status status; /* first failure while building: see qd_graph_status */
-	const char *failure;   /* its message */
+	enum qd_status status;     /* first failure while building: see qd_graph_status */
+	const char *failure;       /* its message */
 };
 
 void qd_graph_init(struct qd_graph *g, const char *name);
 void qd_graph_release(struct qd_graph *g);
 
 /*
- * Building. Each returns the new value's id. A failure (bad shapes, duplicate name, memory) is remembered with its message and makes
- * this and every later call return QD_NONE, so that a builder checks once, with qd_graph_status, at its end.
+ * Building. Each returns the new value's id. A failure (bad shapes, duplicate name, memory) is remembered with its message and
+ * makes this and every later call return QD_NONE, so that a builder checks once, with qd_graph_status, at its end.
  */
 qd_id qd_graph_input(struct qd_graph *g, const char *name, enum qd_dtype dtype, struct qd_shape shape);
-/* `data` is copied as a view: its bytes must outlive the graph (a mapped file) or lie in g->arena. dtype of the value: F32 for any float data. */
+/* `data` is copied as a view: its bytes must outlive the graph (a mapped file) or lie in g->arena. dtype of the value: F32 for any
+ * float data. */
 qd_id qd_graph_weight(struct qd_graph *g, const char *name, const struct qd_tensor *data);
 /* Constants made on the spot, bytes in the arena; name NULL makes a unique one. */
 qd_id qd_graph_const_i64(struct qd_graph *g, const char *name, size_t n, const int64_t *values);
 qd_id qd_graph_const_f32(struct qd_graph *g, const char *name, struct qd_shape shape, const float *values);
 /*
  * Appends a node with one output, whose name is the node's name; n_in inputs (QD_NONE for an absent one), n_attrs attributes (deep
- * copied). Attributes not in the operator's row, wrong counts and impossible shapes fail. The output's shape and dtype come from the
- * operator's rule.
+ * copied). Attributes not in the operator's row, wrong counts and impossible shapes fail. The output's shape and dtype come from
+ * the operator's rule.
  */
 qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
-		    const struct qd_attr *attrs);
+	const struct qd_attr *attrs);
 /* The same for several outputs (Split): `out` receives n_out ids; output i is called "<name>.<i>". */
 void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
-			   const struct qd_attr *attrs, size_t n_out, qd_id *out);
+	const struct qd_attr *attrs, size_t n_out, qd_id *out);
 void qd_graph_output(struct qd_graph *g, qd_id value);
 /* QD_OK, or the first failure of building with its message restored. */
 QD_CHECK enum qd_status qd_graph_status(const struct qd_graph *g);
-/* For builders above this folder: records a failure as the graph's (if it is the first) and returns QD_NONE. Pass the result of qd_fail. */
+/* For builders above this folder: records a failure as the graph's (if it is the first) and returns QD_NONE. Pass the result of
+ * qd_fail. */
 qd_id qd_graph_stop(struct qd_graph *g, enum qd_status status);
 
 /*
  * Editing, for passes and branches. While `insert_before` style edits are made the order stays topological: a new node made with
  * qd_graph_node goes at the end of `order`; qd_graph_sort re-sorts (stable) and fails on a cycle.
  */
-/* Every use of `from` (node inputs and graph outputs), except by node `keep` (QD_NONE: none), becomes `to`. Returns the number of uses. */
+/* Every use of `from` (node inputs and graph outputs), except by node `keep` (QD_NONE: none), becomes `to`. Returns the number of
+ * uses. */
 size_t qd_graph_replace(struct qd_graph *g, qd_id from, qd_id to, qd_id keep);
 void qd_graph_remove_node(struct qd_graph *g, qd_id node);
 QD_CHECK enum qd_status qd_graph_sort(struct qd_graph *g);
@@ -172,7 +177,8 @@ float qd_node_float(const struct qd_node *node, const char *name, float absent);
 const char *qd_node_string(const struct qd_node *node, const char *name, const char *absent);
 /* Number of uses of a value by live nodes and graph outputs. */
 size_t qd_graph_uses(const struct qd_graph *g, qd_id value);
-/* A constant integer operand (Reshape's shape, Slice's starts): at most `max` values into `out`. QD_EINPUT when it is not a constant I64/I32. */
+/* A constant integer operand (Reshape's shape, Slice's starts): at most `max` values into `out`. QD_EINPUT when it is not a
+ * constant I64/I32. */
 QD_CHECK enum qd_status qd_graph_ints(const struct qd_graph *g, qd_id value, size_t max, int64_t *out, size_t *n);
 
 /* Parameters of operators, worked out from attributes and constant inputs: for whoever executes or writes a node. */
@@ -193,11 +199,12 @@ QD_CHECK enum qd_status qd_pad_axes(const struct qd_graph *g, const struct qd_no
 #define QD_CONSTANT_ELEMENTS 4096
 QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value, struct qd_tensor *out);
 
-/* Everything a graph must satisfy: ids in range, arity, attributes known, order topological, one producer each, names unique, shapes and
- * dtypes equal to what the rules give. QD_EINPUT names node and rule. */
+/* Everything a graph must satisfy: ids in range, arity, attributes known, order topological, one producer each, names unique,
+ * shapes and dtypes equal to what the rules give. QD_EINPUT names node and rule. */
 QD_CHECK enum qd_status qd_graph_verify(const struct qd_graph *g);
 
-/* ---- short builders for what networks are made of (build.c); `name` is the module path, also the node's and the output's name ---- */
+/* ---- short builders for what networks are made of (build.c); `name` is the module path, also the node's and the output's name
+ * ---- */
 /* y = conv(x, w) + b; x [N,C,H,W], w [O,C,kh,kw], b [O] or QD_NONE; pads top, left, bottom, right. */
 qd_id qd_build_conv(struct qd_graph *g, const char *name, qd_id x, qd_id w, qd_id b, int64_t stride, const int64_t pads[4]);
 /* y = x w^T + b; x [rows,in], w [out,in], b [out] or QD_NONE. */
@@ -215,7 +222,8 @@ qd_id qd_build_transpose(struct qd_graph *g, const char *name, qd_id x, size_t n
 qd_id qd_build_concat(struct qd_graph *g, const char *name, size_t n, const qd_id *parts, int64_t axis);
 /* One axis, step 1: x[begin:end]. */
 qd_id qd_build_slice(struct qd_graph *g, const char *name, qd_id x, int64_t axis, int64_t begin, int64_t end);
-/* softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled", ".masked",
+/* softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled",
+ * ".masked",
  * ".softmax" and "<name>".
  * q [N,heads,Lq,d], k [N,heads,Lk,d], v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d]. */
 qd_id qd_build_attention(struct qd_graph *g, const char *name, qd_id q, qd_id k, qd_id v, qd_id mask, float scale);
@@ -225,8 +233,8 @@ qd_id qd_build_upsample2(struct qd_graph *g, const char *name, qd_id x, int64_t 
 const char *qd_graph_unique(struct qd_graph *g, const char *stem);
 
 /* ---- text form (text.c states the grammar): what passes are tested in and --dump-after prints ---- */
-/* The whole graph as a heap string (caller frees; NULL on failure). Parses back to an equal graph; weights above 16 elements print as their
- * shape and dtype with `...` and parse to zeros. */
+/* The whole graph as a heap string (caller frees; NULL on failure). Parses back to an equal graph; weights above 16 elements print
+ * as their shape and dtype with `...` and parse to zeros. */
 QD_CHECK enum qd_status qd_graph_print(const struct qd_graph *g, char **text);
 /* Initializes `g` and builds it from text; `what` names the text in messages ("FILE:LINE: ..."). Release `g` after failures too. */
 QD_CHECK enum qd_status qd_graph_parse(struct qd_graph *g, const char *what, const char *text);
@@ -238,27 +246,30 @@ struct qd_pass {
 	const char *what; /* one line */
 	enum qd_status (*run)(struct qd_graph *g, void *context, size_t *changes);
 };
-/* Runs passes in order; verifies after each when `verify`; `dump_after` (may be NULL) names a pass whose result is given to `dump`. */
+/* Runs passes in order; verifies after each when `verify`; `dump_after` (may be NULL) names a pass whose result is given to `dump`.
+ */
 struct qd_pass_options {
 	bool verify;
 	const char *dump_after;
 	void (*dump)(void *context, const char *text);
 	void *dump_context;
 };
-QD_CHECK enum qd_status qd_passes_run(struct qd_graph *g, const struct qd_pass *passes, size_t n, void *context,
-				      const struct qd_pass_options *options);
+QD_CHECK enum qd_status qd_passes_run(
+	struct qd_graph *g, const struct qd_pass *passes, size_t n, void *context, const struct qd_pass_options *options);
 
 /* The passes that need nothing but the graph. */
-extern const struct qd_pass qd_pass_dead_code;      /* nodes, weights and constants that no output needs; inputs stay */
-extern const struct qd_pass qd_pass_fold_constants; /* nodes whose inputs are all small integer or float constants become constants */
+extern const struct qd_pass qd_pass_dead_code; /* nodes, weights and constants that no output needs; inputs stay */
+extern const struct qd_pass
+	qd_pass_fold_constants; /* nodes whose inputs are all small integer or float constants become constants */
 
-/* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding ---- */
+/* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding
+ * ---- */
 /*
- * Computes all outputs of any operator from its inputs: in[i] (NULL for an absent one) has the shape of the graph's value; floats are
- * F32, every integer type and BOOL are I64, aligned. Outputs likewise; allocated (owned). QD_EINPUT for inputs that do not fit, an index
- * outside of its axis, an integer division by zero.
+ * Computes all outputs of any operator from its inputs: in[i] (NULL for an absent one) has the shape of the graph's value; floats
+ * are F32, every integer type and BOOL are I64, aligned. Outputs likewise; allocated (owned). QD_EINPUT for inputs that do not fit,
+ * an index outside of its axis, an integer division by zero.
  */
-QD_CHECK enum qd_status qd_eval_node(const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in,
-				     struct qd_tensor *out);
+QD_CHECK enum qd_status qd_eval_node(
+	const struct qd_graph *g, const struct qd_node *node, const struct qd_tensor *const *in, struct qd_tensor *out);
 
 #endif
