@@ -18,8 +18,11 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 	X(inspect, "show what a model or adapter file holds")                                                                      \
 	X(eval, "run a graph on given inputs, float or simulated, and check the result")                                           \
 	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
+	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
+	X(run, "sample images with an adapter, float, simulated or from an export")                                                \
 	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
-	X(init, "make a random-weight model of a given architecture")
+	X(init, "make a random-weight model of a given architecture")                                                              \
+	X(report, "compare sampled outputs: PSNR table and contact sheet")
 #define QD_COMMAND_DECLARE(name, summary) int qd_cmd_##name(int argc, char **argv);
 QD_COMMANDS(QD_COMMAND_DECLARE)
 #undef QD_COMMAND_DECLARE
