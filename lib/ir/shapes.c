@@ -62,6 +62,7 @@ enum qd_status qd_shape_broadcast(const struct qd_shape *a, const struct qd_shap
 
 enum qd_status qd_axis(int64_t axis, int rank, int *out)
 {
+	*out = 0;
 	if (axis < -rank || axis >= rank)
 		return qd_fail(QD_EINPUT, "axis is %lld, must be within the %d dimensions", (long long)axis, rank);
 	*out = (int)(axis < 0 ? axis + rank : axis);
