@@ -91,6 +91,13 @@ QD_CHECK enum qd_status qd_tensor_from_f32(struct qd_tensor *tensor, const float
  * it. Types without such values pass.
  */
 QD_CHECK enum qd_status qd_tensor_check_finite(const struct qd_tensor *tensor, const char *where);
+/* Smallest and largest finite value of `n`, and how many are NaN or infinite; zero it to begin. */
+struct qd_extent {
+	float low, high;
+	uint64_t n, bad;
+};
+/* Widens `range` by a tensor's values. QD_EUNSUPPORTED for types that qd_tensor_to_f32 does not convert. */
+QD_CHECK enum qd_status qd_extent_add(struct qd_extent *range, const struct qd_tensor *tensor);
 float qd_f16_to_f32(uint16_t bits);
 uint16_t qd_f32_to_f16(float value);
 float qd_bf16_to_f32(uint16_t bits);

@@ -97,6 +97,14 @@ struct qd_sizes {
 QD_CHECK enum qd_status qd_unet_graph(
 	struct qd_graph *g, const struct qd_unet_config *config, const struct qd_weights *weights, const struct qd_sizes *sizes);
 
+/* ---- what a graph costs to run (cost.c) ---- */
+struct qd_cost {
+	double conv, linear, attention; /* floating-point operations of a run, a multiplication and an addition counting as two */
+	uint64_t weights;               /* elements of all weights */
+	uint64_t activations; /* most elements alive at once, the inside of attention not counted (it is computed in tiles) */
+};
+QD_CHECK enum qd_status qd_graph_cost(const struct qd_graph *g, struct qd_cost *cost);
+
 /* ---- random weights (init.c) ---- */
 /* Builds the shape of the model in `g` (released by the caller) and counts its parameters and tensors. */
 QD_CHECK enum qd_status qd_unet_parameters(
@@ -219,9 +227,9 @@ struct qd_schedule {
 	int steps_offset;
 	bool clip_sample, set_alpha_to_one, karras;
 	double clip_range;
-	int original_steps;       /* of the sampler that a consistency model was distilled from */
-	double timestep_scaling;  /* of its boundary conditions */
-	bool final_sigma_min;     /* Euler ends at the table's smallest sigma, not at 0 */
+	int original_steps;          /* of the sampler that a consistency model was distilled from */
+	double timestep_scaling;     /* of its boundary conditions */
+	bool final_sigma_min;        /* Euler ends at the table's smallest sigma, not at 0 */
 	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
 	char class_name[64];
 };

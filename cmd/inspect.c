@@ -1,0 +1,251 @@
+/*
+ * quad inspect: what a model, an adapter or any safetensors file holds.
+ */
+#include "cmd/inspect.h"
+
+#include <string.h>
+
+static const char doc[] = "Show what a model or adapter file holds.\v"
+			  "PATH is a diffusers folder, an adapter (file or PEFT folder), or any safetensors file. Without --base "
+			  "an adapter is matched "
+			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter.";
+
+struct inspect_options {
+	struct qd_common common;
+	const char *path;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct inspect_options *o = state->input;
+	if (key != ARGP_KEY_ARG)
+		return ARGP_ERR_UNKNOWN;
+	if (o->path)
+		argp_error(state, "unexpected argument '%s', needs one PATH", arg);
+	o->path = arg;
+	return 0;
+}
+
+/* ---- any safetensors file ---- */
+
+static bool has_range(enum qd_dtype dtype)
+{
+	return dtype != QD_U64 && dtype <= QD_BOOL;
+}
+
+static enum qd_status print_tensor(const struct qd_tensor *tensor, size_t width)
+{
+	struct qd_extent range = { 0 };
+	char shape[QD_SHAPE_TEXT];
+	printf("%-*s  %-5s %-20s", (int)width, tensor->name, qd_dtype_name(tensor->dtype), qd_shape_text(&tensor->shape, shape));
+	if (has_range(tensor->dtype)) {
+		enum qd_status st = qd_extent_add(&range, tensor);
+		if (st != QD_OK)
+			return st;
+		printf(range.n ? "  %.5g to %.5g" : "  empty", (double)range.low, (double)range.high);
+		if (range.bad)
+			printf(", %llu not finite", (unsigned long long)range.bad);
+	}
+	putchar('\n');
+	return QD_OK;
+}
+
+static enum qd_status tensor_json(const struct qd_tensor *tensor, json_t *list)
+{
+	struct qd_extent range = { 0 };
+	json_t *shape = json_array();
+	for (int d = 0; d < tensor->shape.rank; d++)
+		json_array_append_new(shape, json_integer(tensor->shape.dim[d]));
+	json_t *o = json_pack("{ss, ss, so}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
+	json_array_append_new(list, o);
+	if (!has_range(tensor->dtype))
+		return QD_OK;
+	enum qd_status st = qd_extent_add(&range, tensor);
+	json_object_set_new(o, "min", range.n ? json_real((double)range.low) : json_null());
+	json_object_set_new(o, "max", range.n ? json_real((double)range.high) : json_null());
+	json_object_set_new(o, "not_finite", json_integer((json_int_t)range.bad));
+	return st;
+}
+
+static enum qd_status tensors_json(const struct qd_safetensors *file)
+{
+	json_t *list = json_array(), *metadata = json_object();
+	enum qd_status st = QD_OK;
+	for (size_t i = 0; i < file->n; i++)
+		QD_TRY(st, tensor_json(&file->tensors[i], list));
+	for (size_t i = 0; i < file->n_metadata; i++)
+		json_object_set_new(metadata, file->metadata[2 * i], json_string(file->metadata[2 * i + 1]));
+	st = qd_print_json(json_pack(
+		"{si, ss, ss, sO, sO}", "schema", 1, "kind", "tensors", "path", file->path, "metadata", metadata, "tensors", list));
+out:
+	json_decref(list);
+	json_decref(metadata);
+	return st;
+}
+
+enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
+{
+	size_t width = 0, bytes = 0;
+	if (common->json)
+		return tensors_json(file);
+	for (size_t i = 0; i < file->n; i++) {
+		size_t length = strlen(file->tensors[i].name);
+		width = length > width ? length : width;
+		bytes += file->tensors[i].bytes;
+	}
+	printf("%s: %zu tensors, %.3f MB\n", file->path, file->n, (double)bytes / 1e6);
+	for (size_t i = 0; i < file->n_metadata; i++)
+		printf("  %s: %.200s\n", file->metadata[2 * i], file->metadata[2 * i + 1]);
+	for (size_t i = 0; i < file->n; i++) {
+		enum qd_status st = print_tensor(&file->tensors[i], width < 100 ? width : 100);
+		if (st != QD_OK)
+			return st;
+	}
+	return QD_OK;
+}
+
+/* ---- adapters ---- */
+
+/* Architectures that published adapters are made for, as differences from the defaults of the class. */
+static const struct known {
+	const char *name, *config;
+} known[] = {
+	{ "SD1.x", "{\"cross_attention_dim\": 768}" },
+	{ "SD2.x", "{\"cross_attention_dim\": 1024, \"attention_head_dim\": [5, 10, 20, 20], \"use_linear_projection\": true}" },
+	{ "SDXL",
+		"{\"block_out_channels\": [320, 640, 1280],"
+		" \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\"],"
+		" \"up_block_types\": [\"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"UpBlock2D\"],"
+		" \"attention_head_dim\": [5, 10, 20], \"transformer_layers_per_block\": [1, 2, 10], \"cross_attention_dim\": 2048,"
+		" \"use_linear_projection\": true, \"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 256,"
+		" \"projection_class_embeddings_input_dim\": 2816}" },
+};
+
+/* The modules of a known architecture, from its shapes alone. */
+static enum qd_status known_modules(const struct known *k, struct qd_modules *modules)
+{
+	struct qd_unet_config config;
+	struct qd_graph g = { 0 };
+	json_t *json = NULL;
+	uint64_t parameters, tensors;
+	enum qd_status st;
+	QD_TRY(st, qd_json_parse(k->name, k->config, strlen(k->config), &json));
+	QD_TRY(st, qd_unet_config_parse(&config, k->name, json));
+	QD_TRY(st, qd_unet_parameters(&config, &g, &parameters, &tensors));
+	QD_TRY(st, qd_modules_of(modules, &g));
+out:
+	json_decref(json);
+	qd_graph_release(&g);
+	return st;
+}
+
+/* Prints the adapter when it fits; `*fits` false and QD_OK when it belongs to another model. */
+static enum qd_status try_known(const struct known *k, const char *path, const struct qd_common *common, bool *fits)
+{
+	struct qd_modules modules = { 0 };
+	struct qd_adapter adapter = { 0 };
+	enum qd_status st;
+	QD_TRY(st, known_modules(k, &modules));
+	st = qd_adapter_open_spec(&adapter, path, &modules);
+	*fits = st == QD_OK;
+	if (st == QD_EINPUT)
+		st = QD_OK;
+	if (*fits)
+		st = qd_inspect_adapter(&adapter, &modules, k->name, common);
+out:
+	qd_adapter_release(&adapter);
+	qd_modules_release(&modules);
+	return st;
+}
+
+static enum qd_status with_base(const char *path, const struct qd_common *common)
+{
+	struct qd_opened opened = { 0 };
+	struct qd_adapter adapter = { 0 };
+	enum qd_status st;
+	QD_TRY(st, qd_open_all(&opened, common));
+	QD_TRY(st, qd_adapter_open_spec(&adapter, path, &opened.modules));
+	QD_TRY(st, qd_inspect_adapter(&adapter, &opened.modules, opened.model.folder, common));
+out:
+	qd_adapter_release(&adapter);
+	qd_opened_release(&opened);
+	return st;
+}
+
+/* Whether names look like low-rank layers of any trainer, or of an algorithm that the reader refuses by name. */
+static bool looks_like_adapter(const struct qd_safetensors *file)
+{
+	static const char *const marks[] = { "lora", ":up", ":down", "hada_", "lokr_", "oft_", "ia3_", "dora_", "diff_b" };
+	for (size_t i = 0; i < file->n; i++) {
+		for (size_t k = 0; k < QD_COUNT(marks); k++) {
+			if (strstr(file->tensors[i].name, marks[k]))
+				return true;
+		}
+	}
+	return false;
+}
+
+static enum qd_status inspect_adapter(const char *path, const struct qd_common *common, bool *fits)
+{
+	*fits = true;
+	if (common->base)
+		return with_base(path, common);
+	*fits = false;
+	for (size_t i = 0; i < QD_COUNT(known) && !*fits; i++) {
+		enum qd_status st = try_known(&known[i], path, common, fits);
+		if (st != QD_OK)
+			return st;
+	}
+	return QD_OK;
+}
+
+/* ---- all of it ---- */
+
+static bool is_lora_input_file(const struct qd_safetensors *file)
+{
+	return file->n &&
+	       qd_starts_with(strrchr(file->tensors[0].name, '.') ? strrchr(file->tensors[0].name, '.') : "", ".lora_") &&
+	       file->tensors[0].dtype != QD_F32 && file->tensors[0].dtype != QD_F16 && file->tensors[0].dtype != QD_BF16;
+}
+
+static enum qd_status inspect_file(const char *path, const struct qd_common *common)
+{
+	struct qd_safetensors file = { 0 };
+	bool fits = false;
+	enum qd_status st;
+	QD_TRY(st, qd_safetensors_open(&file, path));
+	if (looks_like_adapter(&file) && !is_lora_input_file(&file)) {
+		QD_TRY(st, inspect_adapter(path, common, &fits));
+		if (!fits)
+			qd_log(QD_LOG_WARNING, "'%s' looks like an adapter but fits no known model; --base DIR says for which",
+				path);
+	}
+	if (!fits)
+		QD_TRY(st, qd_inspect_tensors(&file, common));
+out:
+	qd_safetensors_release(&file);
+	return st;
+}
+
+static enum qd_status inspect(const char *path, const struct qd_common *common)
+{
+	char config[4096];
+	bool fits = false;
+	snprintf(config, sizeof(config), "%s/adapter_config.json", path);
+	if (!qd_is_directory(path))
+		return inspect_file(path, common);
+	if (!qd_is_file(config))
+		return qd_inspect_model(path, common);
+	enum qd_status st = inspect_adapter(path, common, &fits);
+	return st == QD_OK && !fits ? qd_fail(QD_EINPUT, "'%s' fits no known model, needs --base", path) : st;
+}
+
+int qd_cmd_inspect(int argc, char **argv)
+{
+	struct inspect_options o = { 0 };
+	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_JSON, NULL, parse, &o, &o.common);
+	qd_need("inspect", "a PATH", o.path);
+	enum qd_status st = inspect(o.path, &o.common);
+	qd_common_release(&o.common);
+	return qd_finish("inspect", st);
+}

@@ -1,0 +1,27 @@
+/*
+ * The parts of quad inspect: one function per kind of thing, each prints to stdout, text or one JSON document.
+ */
+#ifndef QUAD_CMD_INSPECT_H
+#define QUAD_CMD_INSPECT_H
+
+#include "cmd/cmd.h"
+
+QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
+/* `family` names the architecture that `modules` belong to. */
+QD_CHECK enum qd_status qd_inspect_adapter(
+	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
+QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common);
+
+/* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
+const char *qd_family(const struct qd_unet_config *config);
+/* 12345678 as "12,345,678" into a buffer of QD_DIGITS bytes; returns it. */
+#define QD_DIGITS 32
+char *qd_digits(uint64_t value, char *buffer);
+/* Paths of modules counted by the sets that trainers adapt. */
+struct qd_module_sets {
+	size_t attention, transformer, all;
+};
+void qd_count_module(struct qd_module_sets *sets, const struct qd_module *module);
+json_t *qd_module_sets_json(const struct qd_module_sets *sets);
+
+#endif

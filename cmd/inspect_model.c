@@ -1,0 +1,158 @@
+/*
+ * quad inspect on a model.
+ */
+#include "cmd/inspect.h"
+
+#include <stdio.h>
+#include <string.h>
+
+enum { CONTEXT_TOKENS = 77 };
+
+const char *qd_family(const struct qd_unet_config *c)
+{
+	bool inpaint = c->in_channels == 9;
+	if (c->blocks == 0 || c->channels[0] != 320)
+		return inpaint ? "other, inpainting" : "other";
+	if (c->text_time && c->cross_dim[0] == 2048)
+		return inpaint ? "SDXL inpainting" : "SDXL";
+	if (!c->text_time && c->cross_dim[0] == 1024)
+		return inpaint ? "SD2.x inpainting" : "SD2.x";
+	if (!c->text_time && c->cross_dim[0] == 768)
+		return inpaint ? "SD1.x inpainting" : "SD1.x";
+	return inpaint ? "other, inpainting" : "other";
+}
+
+char *qd_digits(uint64_t value, char *buffer)
+{
+	char plain[QD_DIGITS];
+	int n = snprintf(plain, sizeof(plain), "%llu", (unsigned long long)value), out = 0;
+	for (int i = 0; i < n; i++) {
+		if (i > 0 && (n - i) % 3 == 0)
+			buffer[out++] = ',';
+		buffer[out++] = plain[i];
+	}
+	buffer[out] = 0;
+	return buffer;
+}
+
+void qd_count_module(struct qd_module_sets *sets, const struct qd_module *module)
+{
+	static const char *const ends[] = { ".to_q", ".to_k", ".to_v", ".to_out.0" };
+	for (size_t i = 0; i < QD_COUNT(ends); i++)
+		sets->attention += strstr(module->path, ".attn") && qd_ends_with(module->path, ends[i]);
+	sets->transformer += strstr(module->path, "attentions.") != NULL;
+	sets->all++;
+}
+
+json_t *qd_module_sets_json(const struct qd_module_sets *sets)
+{
+	return json_pack("{sI, sI, sI}", "attention", (json_int_t)sets->attention, "transformer", (json_int_t)sets->transformer,
+		"all", (json_int_t)sets->all);
+}
+
+struct model_facts {
+	const struct qd_model *model;
+	struct qd_module_sets sets;
+	struct qd_cost cost;
+	int64_t side;
+	uint64_t parameters, bytes;
+	char dtypes[64]; /* "F16", "F32 F16" */
+};
+
+static void add_dtype(struct model_facts *f, enum qd_dtype dtype)
+{
+	const char *name = qd_dtype_name(dtype);
+	size_t used = strlen(f->dtypes);
+	if (!strstr(f->dtypes, name))
+		snprintf(f->dtypes + used, sizeof(f->dtypes) - used, "%s%s", used ? " " : "", name);
+}
+
+/* Builds the graph at the native size: also checks every tensor's name and shape. */
+static enum qd_status gather(struct model_facts *f)
+{
+	const struct qd_model *model = f->model;
+	struct qd_graph g = { 0 };
+	struct qd_modules modules = { 0 };
+	enum qd_status st;
+	f->side = model->config.sample_size ? model->config.sample_size : 64;
+	struct qd_sizes sizes = { .batch = 1, .height = f->side, .width = f->side, .tokens = CONTEXT_TOKENS };
+	QD_TRY(st, qd_unet_graph(&g, &model->config, &model->weights, &sizes));
+	QD_TRY(st, qd_modules_of(&modules, &g));
+	QD_TRY(st, qd_graph_cost(&g, &f->cost));
+	for (size_t i = 0; i < modules.n; i++)
+		qd_count_module(&f->sets, &modules.items[i]);
+	for (size_t i = 0; i < model->weights.n; i++) {
+		const struct qd_tensor *tensor = model->weights.tensors[i];
+		f->parameters += (uint64_t)qd_shape_elements(&tensor->shape);
+		f->bytes += tensor->bytes;
+		add_dtype(f, tensor->dtype);
+	}
+out:
+	qd_modules_release(&modules);
+	qd_graph_release(&g);
+	return st;
+}
+
+static void print_blocks(const struct qd_unet_config *c)
+{
+	for (int i = 0; i < c->blocks; i++) {
+		printf("%s%lld x%lld", i ? ", " : "", (long long)c->channels[i], (long long)c->layers[i]);
+		if (c->down_attention[i])
+			printf(" attention (%lld heads, depth %lld)", (long long)c->heads[i], (long long)c->depth[i][0]);
+	}
+	printf("%s\n", !c->has_mid ? ", no mid" : c->mid_attention ? ", mid attention" : ", mid");
+}
+
+static enum qd_status print_text(const struct model_facts *f)
+{
+	const struct qd_unet_config *c = &f->model->config;
+	double flop = f->cost.conv + f->cost.linear + f->cost.attention;
+	char digits[QD_DIGITS];
+	printf("%s: UNet2DConditionModel, %s\n", f->model->folder, qd_family(c));
+	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->parameters, digits), f->model->weights.n, f->dtypes,
+		(double)f->bytes / 1e9);
+	printf("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
+		(long long)c->out_channels, (long long)f->side, (long long)f->side);
+	printf("  context     %lld features%s\n", (long long)(c->text_proj ? c->encoder_hid_dim : c->cross_dim[0]),
+		c->text_time ? ", pooled text and sizes added" : "");
+	printf("  blocks      ");
+	print_blocks(c);
+	printf("  modules     %zu that a LoRA can adapt: %zu in attention, %zu in transformers\n", f->sets.all, f->sets.attention,
+		f->sets.transformer);
+	printf("  compute     %.1f GFLOP a run at native size: convolutions %.1f, linears %.1f, attention %.1f\n", flop / 1e9,
+		f->cost.conv / 1e9, f->cost.linear / 1e9, f->cost.attention / 1e9);
+	printf("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)f->cost.weights * 4e-9,
+		(double)f->cost.activations * 4e-9);
+	return QD_OK;
+}
+
+static enum qd_status print_json(const struct model_facts *f)
+{
+	const struct qd_unet_config *c = &f->model->config;
+	json_t *root =
+		json_pack("{si, ss, ss, ss}", "schema", 1, "kind", "model", "path", f->model->folder, "family", qd_family(c));
+	json_object_set_new(root, "parameters", json_integer((json_int_t)f->parameters));
+	json_object_set_new(root, "tensors", json_integer((json_int_t)f->model->weights.n));
+	json_object_set_new(root, "bytes", json_integer((json_int_t)f->bytes));
+	json_object_set_new(root, "dtypes", json_string(f->dtypes));
+	json_object_set_new(root, "native_size", json_integer(f->side));
+	json_object_set_new(root, "modules", qd_module_sets_json(&f->sets));
+	json_object_set_new(root, "flop",
+		json_pack("{sf, sf, sf}", "conv", f->cost.conv, "linear", f->cost.linear, "attention", f->cost.attention));
+	json_object_set_new(root, "activation_bytes", json_integer((json_int_t)(f->cost.activations * 4)));
+	json_object_set_new(root, "config", qd_unet_config_json(c));
+	return qd_print_json(root);
+}
+
+enum qd_status qd_inspect_model(const char *path, const struct qd_common *common)
+{
+	struct qd_model model = { 0 };
+	struct model_facts facts = { .model = &model };
+	enum qd_status st;
+	QD_TRY(st, qd_model_open(&model, path));
+	QD_TRY(st, gather(&facts));
+	QD_TRY(st, common->json ? print_json(&facts) : print_text(&facts));
+out:
+	qd_model_release(&model);
+	return st;
+}
