@@ -124,9 +124,8 @@ static char *join(int argc, char **argv)
 	FILE *out = open_memstream(&text, &size);
 	if (out == NULL)
 		return NULL;
-	fputs("quad", out);
 	for (int i = 0; i < argc; i++)
-		fprintf(out, " %s", argv[i]);
+		fprintf(out, i > 0 ? " %s" : "%s", argv[i]);
 	fclose(out);
 	return text;
 }

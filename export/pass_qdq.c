@@ -67,7 +67,7 @@ static qd_id zero_point_constant(
 		return qd_graph_stop(g, QD_ENOMEM);
 	for (size_t i = 0; i < e->n; i++)
 		put_code(zero.data, grid->type, i, (int32_t)e->zero_point[i]);
-	return qd_graph_weight(g, qd_arena_strf(&g->arena, "%s.zero_point", grid->name), &zero);
+	return qd_graph_weight(g, qd_arena_strf(&g->arena, "%s.q_zero_point", grid->name), &zero);
 }
 
 /* The constants of an encoding. */
@@ -75,7 +75,7 @@ static struct grid make_grid(struct qd_graph *g, const struct qd_encoding *e, co
 {
 	struct grid grid = { .zero_point = QD_NONE, .type = code_type(e), .name = name };
 	struct qd_shape shape = { .rank = e->axis >= 0 ? 1 : 0, .dim = { (int64_t)e->n } };
-	grid.scale = qd_graph_const_f32(g, qd_arena_strf(&g->arena, "%s.scale", name), shape, e->scale);
+	grid.scale = qd_graph_const_f32(g, qd_arena_strf(&g->arena, "%s.q_scale", name), shape, e->scale);
 	if (!all_zero(e))
 		grid.zero_point = zero_point_constant(g, e, &grid, &shape);
 	return grid;
