@@ -1,0 +1,266 @@
+/*
+ * Whole networks against diffusers' own outputs: the golden UNets alone and with adapters of every format; and variants of the
+ * network against each other.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "lib/math/math.h"
+#include "quant/quant.h"
+#include "tests/unit/scratch.h"
+
+/* Float32 rounding of another order of summation is 4e-6 here; a wrong eps, scale or order moves the output by 0.01 and more. */
+static const double tolerance = 2e-5;
+
+static const struct {
+	const char *model, *adapter, *inputs;
+} cases[] = {
+	{ "tiny15", NULL, "expected/tiny15.safetensors" },
+	{ "tinyxl", NULL, "expected/tinyxl.safetensors" },
+	{ "nano15", NULL, "onnx/nano15_8x8.safetensors" },
+	{ "nano15", NULL, "onnx/nano15_12x10.safetensors" },
+	{ "tiny15", "cloneofsimo.safetensors", "expected/tiny15+cloneofsimo.safetensors" },
+	{ "tiny15", "diffusers.safetensors", "expected/tiny15+diffusers.safetensors" },
+	{ "tiny15", "diffusers_down_up.safetensors", "expected/tiny15+diffusers_down_up.safetensors" },
+	{ "tiny15", "diffusers_processor.safetensors", "expected/tiny15+diffusers_processor.safetensors" },
+	{ "tiny15", "diffusers_saved.safetensors", "expected/tiny15+diffusers_saved.safetensors" },
+	{ "tiny15", "kohya.safetensors", "expected/tiny15+kohya.safetensors" },
+	{ "tiny15", "kohya_locon.safetensors", "expected/tiny15+kohya_locon.safetensors" },
+	{ "tiny15", "peft", "expected/tiny15+peft.safetensors" },
+	{ "tiny15", "peft_saved", "expected/tiny15+peft_saved.safetensors" },
+	{ "tinyxl", "diffusers_xl.safetensors", "expected/tinyxl+diffusers_xl.safetensors" },
+};
+
+static void ok(enum qd_status st)
+{
+	if (st != QD_OK)
+		fail_msg("%s", qd_message());
+}
+
+/* A net with one adapter (NULL: none), run on the tensors of `inputs`; `out` is the output, the caller's to release. */
+static void run(const struct qd_model *model, const struct qd_adapter *adapter, const struct qd_slots *slots,
+	const struct qd_safetensors *inputs, struct qd_tensor *out)
+{
+	const struct qd_shape *sample = &qd_safetensors_find(inputs, "sample")->shape;
+	const struct qd_shape *text = &qd_safetensors_find(inputs, "encoder_hidden_states")->shape;
+	const struct qd_sizes sizes = { sample->dim[0], sample->dim[2], sample->dim[3], text->dim[1] };
+	const struct qd_exec_options options = { 0 };
+	struct qd_net net;
+	struct qd_exec *exec = NULL;
+	qt_tensor result = NULL;
+	ok(qd_net_build(&net, model, &sizes, slots));
+	ok(qd_exec_new(&exec, &net.graph, &options));
+	for (size_t i = 0; i < net.graph.n_inputs; i++) {
+		const char *name = net.graph.values[net.graph.inputs[i]].name;
+		const struct qd_tensor *tensor = qd_safetensors_find(inputs, name);
+		if (tensor)
+			ok(qd_exec_bind_tensor(exec, name, tensor));
+	}
+	ok(qd_net_bind_adapter(&net, exec, adapter));
+	ok(qd_exec_run(exec, &result));
+	ok(qd_tensor_new(out, "out", QD_F32, &net.graph.values[net.graph.outputs[0]].shape));
+	ok(qt_read(result, out->data, out->bytes));
+	qt_free(result);
+	qd_exec_free(exec);
+	qd_net_release(&net);
+}
+
+static double largest_difference(const struct qd_tensor *a, const struct qd_tensor *b)
+{
+	double largest = 0;
+	assert_true(qd_shape_equal(&a->shape, &b->shape));
+	for (int64_t i = 0, n = qd_shape_elements(&a->shape); i < n; i++) {
+		float x, y;
+		memcpy(&x, (const char *)a->data + 4 * i, 4);
+		memcpy(&y, (const char *)b->data + 4 * i, 4);
+		assert_true(isfinite(x));
+		largest = fmax(largest, fabs((double)x - (double)y));
+	}
+	return largest;
+}
+
+/* Modules of a model, from the graph for its smallest sizes. */
+static void modules_of(const struct qd_model *model, struct qd_graph *g, struct qd_modules *modules)
+{
+	const struct qd_sizes sizes = { 1, 8, 8, 1 };
+	ok(qd_unet_graph(g, &model->config, &model->weights, &sizes));
+	ok(qd_modules_of(modules, g));
+}
+
+static void check_case(const char *folder, const char *file, const char *inputs_path)
+{
+	struct qd_model model;
+	struct qd_graph g;
+	struct qd_modules modules;
+	struct qd_adapter adapter = { 0 };
+	const struct qd_adapter *list[] = { &adapter };
+	struct qd_slots slots;
+	struct qd_safetensors inputs;
+	struct qd_tensor out;
+	ok(qd_model_open(&model, folder));
+	ok(qd_safetensors_open(&inputs, inputs_path));
+	modules_of(&model, &g, &modules);
+	if (file)
+		ok(qd_adapter_open(&adapter, "adapter", file, 1, &modules));
+	ok(qd_slots_choose(&slots, &modules, list, file ? 1 : 0, NULL, 0));
+	run(&model, file ? &adapter : NULL, &slots, &inputs, &out);
+	double difference = largest_difference(&out, qd_safetensors_find(&inputs, "out"));
+	print_message("# %s: %.3g\n", inputs_path, difference);
+	assert_true(difference <= tolerance);
+	qd_tensor_release(&out);
+	qd_slots_release(&slots);
+	qd_adapter_release(&adapter);
+	qd_modules_release(&modules);
+	qd_graph_release(&g);
+	qd_safetensors_release(&inputs);
+	qd_model_release(&model);
+}
+
+static void outputs_equal_diffusers(void **state)
+{
+	(void)state;
+	if (!golden_path("tiny15")) {
+		print_message("# golden data is not there\n");
+		skip();
+	}
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		char name[256];
+		snprintf(name, sizeof(name), "adapters/%s", cases[i].adapter ? cases[i].adapter : "");
+		check_case(golden_path(cases[i].model), cases[i].adapter ? golden_path(name) : NULL, golden_path(cases[i].inputs));
+	}
+	assert_int_equal(qt_live(), 0);
+}
+
+/* ---- variants, on a random model: `config` differs from the plain one in one field ---- */
+
+#define PLAIN                                                                                                                      \
+	"\"block_out_channels\": [32, 64], \"layers_per_block\": 1, \"cross_attention_dim\": 24, \"attention_head_dim\": 4,"       \
+	" \"down_block_types\": [\"CrossAttnDownBlock2D\", \"DownBlock2D\"],"                                                      \
+	" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\"]"
+
+/* The configuration alone changes; the weights stay those of the plain model. */
+static void reconfigure(struct qd_model *model, const char *text)
+{
+	json_t *json = NULL;
+	ok(qd_json_parse("text", text, strlen(text), &json));
+	ok(qd_unet_config_parse(&model->config, "text", json));
+	json_decref(json);
+}
+
+static void open_plain(struct qd_model *model)
+{
+	struct qd_unet_config *config = &model->config;
+	*model = (struct qd_model){ 0 };
+	reconfigure(model, "{" PLAIN "}");
+	ok(qd_unet_init(config, 3, QD_F32, scratch_path("diffusion_pytorch_model.safetensors"), true));
+	ok(qd_weights_open(&model->weights, scratch_dir(), "diffusion_pytorch_model"));
+}
+
+/* Inputs of one sample; `scale` and `shift` applied to the latents, the context filled with `context`. */
+static void make_inputs(struct qd_safetensors *inputs, int64_t height, int64_t width, float scale, float shift)
+{
+	struct qd_tensor tensors[3] = { { 0 } };
+	struct qd_random random;
+	qd_random_init(&random, 9, 0);
+	ok(qd_tensor_new(&tensors[0], "sample", QD_F32, &QD_SHAPE(1, 4, height, width)));
+	ok(qd_tensor_new(&tensors[1], "timestep", QD_F32, &QD_SHAPE(1)));
+	ok(qd_tensor_new(&tensors[2], "encoder_hidden_states", QD_F32, &QD_SHAPE(1, 5, 24)));
+	for (int64_t i = 0; i < 4 * height * width; i++)
+		((float *)tensors[0].data)[i] = (float)qd_random_normal(&random) * scale + shift;
+	((float *)tensors[1].data)[0] = 321;
+	for (int64_t i = 0; i < 5 * 24; i++)
+		((float *)tensors[2].data)[i] = (float)qd_random_normal(&random);
+	ok(qd_safetensors_write(scratch_path("inputs.safetensors"), tensors, 3, NULL, 0, true, NULL, NULL));
+	for (int i = 0; i < 3; i++)
+		qd_tensor_release(&tensors[i]);
+	ok(qd_safetensors_open(inputs, scratch_path("inputs.safetensors")));
+}
+
+static void run_on(const struct qd_model *model, int64_t height, int64_t width, float scale, float shift, struct qd_tensor *out)
+{
+	const struct qd_slots none = { 0 };
+	struct qd_safetensors inputs;
+	make_inputs(&inputs, height, width, scale, shift);
+	run(model, NULL, &none, &inputs, out);
+	qd_safetensors_release(&inputs);
+}
+
+/* center_input_sample feeds 2x - 1. */
+static void centering_is_an_affine_map_of_the_sample(void **state)
+{
+	struct qd_model model;
+	struct qd_tensor plain, centered;
+	(void)state;
+	open_plain(&model);
+	run_on(&model, 8, 8, 2, -1, &plain);
+	reconfigure(&model, "{" PLAIN ", \"center_input_sample\": true}");
+	run_on(&model, 8, 8, 1, 0, &centered);
+	assert_true(largest_difference(&plain, &centered) < tolerance);
+	qd_tensor_release(&plain);
+	qd_tensor_release(&centered);
+	qd_model_release(&model);
+}
+
+/* A linear projection is a 1x1 convolution; a matrix and such a kernel are the same bytes. */
+static void linear_projection_is_a_1x1_convolution(void **state)
+{
+	struct qd_model model;
+	struct qd_tensor plain, linear;
+	(void)state;
+	open_plain(&model);
+	run_on(&model, 7, 5, 1, 0, &plain);
+	reconfigure(&model, "{" PLAIN ", \"use_linear_projection\": true}");
+	run_on(&model, 7, 5, 1, 0, &linear);
+	assert_true(largest_difference(&plain, &linear) < tolerance);
+	qd_tensor_release(&plain);
+	qd_tensor_release(&linear);
+	qd_model_release(&model);
+}
+
+/* Fields that change the function do change the output, by far more than rounding, and leave it finite. */
+static void other_fields_are_not_ignored(void **state)
+{
+	static const char *const fields[] = { "\"act_fn\": \"gelu\"", "\"act_fn\": \"mish\"", "\"act_fn\": \"relu\"",
+		"\"freq_shift\": 1", "\"flip_sin_to_cos\": false", "\"mid_block_scale_factor\": 2", "\"norm_num_groups\": 16",
+		"\"attention_head_dim\": 8", "\"downsample_padding\": 0", "\"mid_block_type\": null",
+		"\"mid_block_type\": \"UNetMidBlock2D\"", "\"norm_eps\": 0.01" };
+	struct qd_model model;
+	struct qd_tensor plain, other;
+	char text[1024];
+	(void)state;
+	open_plain(&model);
+	run_on(&model, 8, 8, 1, 0, &plain);
+	for (size_t i = 0; i < QD_COUNT(fields); i++) {
+		/* attention_head_dim stands twice then: the parser refuses that, so the plain one is left out */
+		bool heads = strstr(fields[i], "attention_head_dim") != NULL;
+		snprintf(text, sizeof(text), "{%s, %s}", PLAIN, heads ? "\"sample_size\": 8" : fields[i]);
+		reconfigure(&model, text);
+		if (heads)
+			model.config.heads[0] = model.config.heads[1] = 8;
+		run_on(&model, 8, 8, 1, 0, &other);
+		if (largest_difference(&other, &plain) < 100 * tolerance)
+			fail_msg("%s changes nothing", fields[i]);
+		qd_tensor_release(&other);
+	}
+	qd_tensor_release(&plain);
+	qd_model_release(&model);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(outputs_equal_diffusers),
+		cmocka_unit_test(centering_is_an_affine_map_of_the_sample),
+		cmocka_unit_test(linear_projection_is_a_1x1_convolution),
+		cmocka_unit_test(other_fields_are_not_ignored),
+	};
+	return cmocka_run_group_tests_name("golden", tests, NULL, NULL);
+}
