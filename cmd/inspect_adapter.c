@@ -124,10 +124,6 @@ static enum qd_status print_text(const struct facts *f, bool verbose)
 	printf("  down        %.4g to %.4g\n", (double)t->down.low, (double)t->down.high);
 	printf("  up          %.4g to %.4g\n", (double)t->up.low, (double)t->up.high);
 	printf("  parameters  %s\n", qd_digits(t->parameters, digits));
-	if (a->text_tensors)
-		printf("  text        %zu tensors of text encoders, not used here\n", a->text_tensors);
-	if (a->embeddings)
-		printf("  embeddings  %zu textual-inversion vectors, not used here\n", a->embeddings);
 	for (size_t i = 0; i < a->n_notes; i++)
 		printf("  note        %s\n", a->notes[i]);
 	return verbose ? print_loras(a) : QD_OK;

@@ -119,7 +119,7 @@ static enum qd_status print_text(const struct model_facts *f)
 	print_blocks(c);
 	printf("  modules     %zu that a LoRA can adapt: %zu in attention, %zu in transformers\n", f->sets.all, f->sets.attention,
 		f->sets.transformer);
-	printf("  compute     %.1f GFLOP a run at native size: convolutions %.1f, linears %.1f, attention %.1f\n", flop / 1e9,
+	printf("  compute     %.4g GFLOP a run at native size: convolutions %.4g, linears %.4g, attention %.4g\n", flop / 1e9,
 		f->cost.conv / 1e9, f->cost.linear / 1e9, f->cost.attention / 1e9);
 	printf("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)f->cost.weights * 4e-9,
 		(double)f->cost.activations * 4e-9);
