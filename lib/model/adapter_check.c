@@ -203,6 +203,7 @@ static enum qd_status collapse_middle(struct qd_adapter *adapter, const struct q
 	int64_t inner = mid->shape.dim[1], kernel = lora->kh * lora->kw;
 	size_t columns, elements;
 	float *middle = NULL, *flat = lora->down;
+	struct qd_tensor view;
 	enum qd_status st;
 
 	if (qd_mul_overflow((size_t)lora->in, (size_t)kernel, &columns) || qd_mul_overflow(columns, (size_t)lora->rank, &elements))
@@ -217,6 +218,8 @@ static enum qd_status collapse_middle(struct qd_adapter *adapter, const struct q
 				for (int64_t k = 0; k < kernel; k++)
 					lora->down[(i * lora->in + c) * kernel + k] +=
 						middle[(i * inner + j) * kernel + k] * flat[j * lora->in + c];
+	view = qd_tensor_view(mid->name, QD_F32, QD_SHAPE(lora->rank, lora->in, lora->kh, lora->kw), lora->down);
+	st = qd_tensor_check_finite(&view, "collapsed");
 out:
 	return st;
 }
