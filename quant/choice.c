@@ -62,7 +62,7 @@ static enum qd_status smallest_p(const struct qd_profile *profile, size_t best, 
 	return QD_OK;
 }
 
-static enum qd_status named(const struct qd_profile *profile, size_t *index)
+enum qd_status qd_anchor_asked_for(const struct qd_profile *profile, size_t *index)
 {
 	for (size_t i = 0; i < profile->n_adapters; i++)
 		if (strcmp(profile->adapters[i].name, profile->options.anchor) == 0) {
@@ -84,7 +84,7 @@ enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor)
 		return st;
 	*anchor = best;
 	if (o->anchor != NULL) {
-		st = named(profile, anchor);
+		st = qd_anchor_asked_for(profile, anchor);
 		profile->reason = "asked for";
 	} else if (o->method == QD_METHOD_ANCHOR) {
 		profile->reason = "highest QSS";

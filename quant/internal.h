@@ -64,6 +64,8 @@ QD_CHECK enum qd_status qd_slots_update_sqnr(const struct qd_adapter *adapter, c
 	const struct qd_slots *slots, const struct qd_slot_encodings *encodings, double *db);
 
 /* ---- choice (choice.c) ---- */
+/* The index of options.anchor, which is not NULL, among profile->adapters. QD_EINPUT when it is none. */
+QD_CHECK enum qd_status qd_anchor_asked_for(const struct qd_profile *profile, size_t *index);
 /* From profile->adapters and options: sets method, anchor and reason; the anchor's index, or n_adapters for unified encodings.
  * QD_EINPUT names an anchor that is none of the adapters. */
 QD_CHECK enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor);

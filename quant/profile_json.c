@@ -18,6 +18,7 @@
 #include "quant/internal.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,11 +47,24 @@ static enum qd_status put_key(struct qd_output *out, const char *before, const c
 	return st == QD_OK ? put_text(out, text) : st;
 }
 
+/* A number in as few digits as bring it back; not finite: null. */
+static enum qd_status put_double(struct qd_output *out, double number)
+{
+	char text[40] = "null";
+
+	for (int digits = 15; digits <= 17 && isfinite(number); digits++) {
+		snprintf(text, sizeof(text), "%.*g", digits, number);
+		if (strtod(text, NULL) == number)
+			break;
+	}
+	return qd_output_printf(out, "%s", text);
+}
+
 static enum qd_status put_number(struct qd_output *out, const char *before, const char *key, double number)
 {
-	if (!isfinite(number))
-		return qd_output_printf(out, "%s\"%s\": null", before, key);
-	return qd_output_printf(out, "%s\"%s\": %.17g", before, key, number);
+	enum qd_status st = qd_output_printf(out, "%s\"%s\": ", before, key);
+
+	return st == QD_OK ? put_double(out, number) : st;
 }
 
 static enum qd_status put_floats(struct qd_output *out, const char *before, const char *key, size_t n, const float *x, bool list)
@@ -98,8 +112,10 @@ static enum qd_status write_adapter(struct qd_output *out, const struct qd_adapt
 	QD_TRY(st, put_number(out, ", ", "shared", a->update_shared_db));
 	QD_TRY(st, put_number(out, ", ", "aligned", a->update_aligned_db));
 	QD_TRY(st, qd_output_printf(out, " }, \"per_sample\": ["));
-	for (size_t i = 0; i < a->n_samples; i++)
-		QD_TRY(st, qd_output_printf(out, "%s%.17g", i > 0 ? ", " : "", a->per_sample[i]));
+	for (size_t i = 0; i < a->n_samples; i++) {
+		QD_TRY(st, qd_output_printf(out, "%s", i > 0 ? ", " : ""));
+		QD_TRY(st, put_double(out, a->per_sample[i]));
+	}
 	QD_TRY(st, qd_output_printf(out, "] }"));
 out:
 	return st;

@@ -97,7 +97,6 @@ static enum qd_status prepare(struct scoring *s)
 	int64_t batch;
 	enum qd_status st;
 
-	QD_TRY(st, check_request(s));
 	QD_TRY(st, qd_data_batch(s->data, &s->profile->options, &batch));
 	QD_TRY(st, qd_data_sizes(s->data, batch, &sizes));
 	QD_TRY(st, choose_slots(s, &sizes));
@@ -313,11 +312,15 @@ enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_mode
 	size_t n, const struct qd_data *calibration, const struct qd_quant_options *options)
 {
 	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
+	size_t anchor;
 	enum qd_status st;
 
 	QD_TRY(st, keep_options(profile, options));
-	QD_TRY(st, prepare(&s));
+	QD_TRY(st, check_request(&s));
 	QD_TRY(st, start_rows(&s));
+	if (options->anchor != NULL)
+		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
+	QD_TRY(st, prepare(&s));
 	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
 	QD_TRY(st, share(&s));
 out:
