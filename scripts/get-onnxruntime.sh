@@ -32,8 +32,8 @@ scratch=$(mktemp -d "$folder/tmp.XXXXXX") || fail "cannot make a folder in '$fol
 trap 'rm -rf "$scratch"' EXIT
 trap 'exit 3' INT TERM
 
-npm pack --silent --ignore-scripts --pack-destination "$scratch" "onnxruntime-node@$version" >"$scratch/log" 2>&1 ||
-	fail "npm cannot fetch onnxruntime-node@$version: $(head -n 1 "$scratch/log")"
+npm pack --loglevel=error --ignore-scripts --pack-destination "$scratch" "onnxruntime-node@$version" >"$scratch/log" 2>&1 ||
+	fail "npm cannot fetch onnxruntime-node@$version: $(grep -m 1 . "$scratch/log")"
 inside=$(tar -tzf "$scratch"/*.tgz 2>/dev/null | grep "/$platform/libonnxruntime\.so" | head -n 1)
 [ -n "$inside" ] || fail "onnxruntime-node $version holds no libonnxruntime.so for $platform"
 tar -xzf "$scratch"/*.tgz -C "$scratch" "$inside" || fail "cannot unpack onnxruntime-node $version"

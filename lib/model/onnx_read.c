@@ -99,6 +99,16 @@ out:
 
 /* ---- nodes ---- */
 
+/*
+ * For messages: its own name, which may be left out, or its first output's. What the graph itself refuses names the node already.
+ */
+static const char *node_name(const Onnx__NodeProto *node)
+{
+	if (node->name != NULL && node->name[0] != '\0')
+		return node->name;
+	return node->n_output > 0 ? node->output[0] : node->op_type;
+}
+
 /* The tensor of a Constant node: `value`, or one of the short spellings. */
 static enum qd_status constant_tensor(struct qd_onnx *onnx, const Onnx__NodeProto *node, struct qd_tensor *out)
 {
@@ -255,8 +265,8 @@ static enum qd_status add_node(struct qd_onnx *onnx, const Onnx__NodeProto *node
 		st = qd_fail(QD_ENOMEM, "out of memory");
 		goto out;
 	}
-	QD_TRY(st, read_inputs(onnx, node, in));
-	QD_TRY(st, read_attributes(onnx, node, op, attrs, &n_attrs));
+	QD_TRY(st, qd_prefix(read_inputs(onnx, node, in), "node '%s'", node_name(node)));
+	QD_TRY(st, qd_prefix(read_attributes(onnx, node, op, attrs, &n_attrs), "node '%s'", node_name(node)));
 	if (qd_op(op)->outputs == 1) {
 		qd_graph_node(&onnx->graph, op, node->output[0], node->n_input, in, n_attrs, attrs);
 		QD_TRY(st, qd_graph_status(&onnx->graph));
@@ -289,9 +299,9 @@ static enum qd_status read_node(struct qd_onnx *onnx, const Onnx__NodeProto *nod
 {
 	enum qd_status st;
 	if (!strcmp(node->op_type, "Constant"))
-		return read_constant(onnx, node);
+		return qd_prefix(read_constant(onnx, node), "node '%s'", node_name(node));
 	enum qd_op op = qd_op_by_name(node->op_type);
-	QD_TRY(st, check_node(node, opset, op));
+	QD_TRY(st, qd_prefix(check_node(node, opset, op), "node '%s'", node_name(node)));
 	QD_TRY(st, add_node(onnx, node, op));
 out:
 	return st;
@@ -333,8 +343,7 @@ static enum qd_status read_graph(struct qd_onnx *onnx)
 	for (size_t i = 0; i < graph->n_input; i++)
 		QD_TRY(st, read_input(onnx, graph->input[i]));
 	for (size_t i = 0; i < graph->n_node; i++)
-		QD_TRY(st, qd_prefix(read_node(onnx, graph->node[i], opset), "node '%s'",
-				   graph->node[i]->name != NULL ? graph->node[i]->name : ""));
+		QD_TRY(st, read_node(onnx, graph->node[i], opset));
 	for (size_t i = 0; i < graph->n_output; i++)
 		QD_TRY(st, read_output(onnx, graph->output[i]));
 	QD_TRY(st, qd_graph_verify(&onnx->graph));
