@@ -14,6 +14,7 @@
 
 #include "lib/math/math.h"
 #include "lib/model/model.h"
+#include "quant/quant.h"
 
 /* ---- data (dataset.c) ---- */
 /* X(id, tensor name): what a data file may hold; the first dimension is the sample. float32, float16 or bfloat16. */
@@ -143,5 +144,40 @@ struct qd_train_result {
  */
 QD_CHECK enum qd_status qd_train(const struct qd_model *model, const struct qd_modules *modules, const char *const *data,
 	size_t n_data, const struct qd_train_options *options, struct qd_train_result *result);
+
+/* ---- `quad distill` (distill.c) ---- */
+struct qd_distill_options {
+	int64_t steps, batch, pool; /* pool: draws that the teacher answers; 0: as many as the steps take, 64 to 512 */
+	double lr;                  /* of down and up in 1/127 of the shared range, which is one step of an 8-bit grid */
+	double lr_gain;             /* of the logarithm of the gain */
+	double task_weight;         /* of the training objective beside reconstruction, where the data has latents */
+	enum qd_lr_schedule schedule;
+	int64_t warmup;
+	const char *trajectory; /* "ddim" or "euler": draw the states that the teacher passes when sampling; NULL: noised latents */
+	int trajectory_steps;
+	bool spare_ranks; /* also train the components that only the slots have, not the adapter */
+	int64_t evaluate_every, checkpoint_every;
+	uint64_t seed;
+	const char *output;
+	bool force;
+};
+struct qd_distill_options qd_distill_options_default(void);
+struct qd_distill_result {
+	int64_t parameters, resumed_at, draws, held_out; /* draws learned from, draws that judge */
+	int64_t best_step;                               /* after which the state that was written came about; 0: the start */
+	double before, after;       /* mean squared error over the teacher's variance, on the draws that judge */
+	double before_db, after_db; /* the same as SQNR of the output in dB */
+	double teacher_seconds, seconds;
+};
+/*
+ * Fine-tunes one adapter under `profile`, whose encodings stay as they are. The student is the graph with every encoding active and
+ * rounding straight through; its down, up and gain start from the adapter fitted by the profile's alignment. The teacher is the
+ * float graph with the adapter as it is. Loss: reconstruction (mean squared error over the teacher's variance) + task_weight * the
+ * training objective. The state with the lowest error on held-out draws is written to options->output, the start included, so the
+ * result is never worse than it there: a file in diffusers format whose tensors lie on the profile's grid, with the gain beside
+ * them; fitting it under the profile gives the trained codes bit for bit.
+ */
+QD_CHECK enum qd_status qd_distill(const struct qd_model *model, const struct qd_profile *profile, const struct qd_adapter *adapter,
+	const char *const *data, size_t n_data, const struct qd_distill_options *options, struct qd_distill_result *result);
 
 #endif

@@ -40,14 +40,52 @@ static enum qd_status encodings_of(const struct qd_profile *profile, struct qd_s
 	return st;
 }
 
+static void print_encoding(FILE *f, const struct qd_encoding *e)
+{
+	fprintf(f, " %d %d %a %a", e->bits, e->is_signed, (double)e->scale[0], (double)e->zero_point[0]);
+}
+
+/* A hash of one line per slot: path, then bits, signedness, scale and zero point of down and of up. */
+enum qd_status qd_profile_grid(const struct qd_profile *profile, char *out)
+{
+	struct qd_slot_encodings *encodings = NULL;
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *f = open_memstream(&text, &bytes);
+	enum qd_status st = QD_OK;
+
+	if (f == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, encodings_of(profile, &encodings));
+	for (size_t i = 0; i < profile->slots.n; i++) {
+		fputs(profile->slots.items[i].path, f);
+		print_encoding(f, encodings[i].down);
+		print_encoding(f, encodings[i].up);
+		fputc('\n', f);
+	}
+	fflush(f);
+	qd_hash_bytes(text, bytes, out);
+out:
+	if (f != NULL)
+		fclose(f);
+	free(text);
+	free(encodings);
+	return st;
+}
+
 enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align)
 {
-	struct qd_slot_encodings *encodings;
+	struct qd_slot_encodings *encodings = NULL;
+	char grid[QD_HASH_TEXT];
 	enum qd_status st;
 
 	*fitted = (struct qd_fitted){ 0 };
 	st = encodings_of(profile, &encodings);
+	if (st == QD_OK && adapter->grid != NULL)
+		st = qd_profile_grid(profile, grid);
+	if (st == QD_OK && adapter->grid != NULL && strcmp(adapter->grid, grid) == 0)
+		align = QD_ALIGN_NONE;
 	if (st == QD_OK)
 		st = qd_fit_slots(fitted, adapter, &profile->slots, encodings, align);
 	free(encodings);

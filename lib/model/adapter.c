@@ -140,6 +140,16 @@ out:
 	return st;
 }
 
+static enum qd_status keep_grid(struct qd_reading *r)
+{
+	const char *grid = qd_safetensors_metadata(&r->file, "quad.grid");
+
+	if (grid == NULL)
+		return QD_OK;
+	r->adapter->grid = qd_arena_strdup(&r->adapter->arena, grid);
+	return r->adapter->grid != NULL ? QD_OK : QD_ENOMEM;
+}
+
 enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier)
 {
 	const struct format *format;
@@ -154,6 +164,7 @@ enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multipli
 	if (format->scale != NULL)
 		QD_TRY(st, format->scale(r));
 	QD_TRY(st, qd_pieces_convert(r, multiplier));
+	QD_TRY(st, keep_grid(r));
 	st = note_ignored(r->adapter);
 out:
 	return st;

@@ -3,7 +3,8 @@
  *
  *   tensors   unet.PATH.lora_A.weight (down) and unet.PATH.lora_B.weight (up), four dimensions for convolutions
  *   metadata  format = "pt"; lora_adapter_metadata = PEFT's configuration as one flat JSON object with keys "unet.r",
- * "unet.lora_alpha", "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...
+ * "unet.lora_alpha", "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...; quad.grid = adapter->grid where there
+ * is one
  *
  * A reader computes up (alpha / R) down. A layer whose gains are one positive number g keeps its matrices and gets alpha = g R;
  * otherwise alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range evenly between the
@@ -209,8 +210,9 @@ enum qd_status qd_adapter_write(const struct qd_adapter *adapter, const char *pa
 		return qd_fail(QD_EINPUT, "cannot write an adapter as %s, needs F32, F16 or BF16", qd_dtype_name(dtype));
 	QD_TRY(st, list_items(&w));
 	QD_TRY(st, describe(&w, &text));
-	st = qd_safetensors_write(
-		path, w.tensors, w.n, (const char *const[]){ "format", "pt", "lora_adapter_metadata", text }, 2, force, fill, &w);
+	st = qd_safetensors_write(path, w.tensors, w.n,
+		(const char *const[]){ "format", "pt", "lora_adapter_metadata", text, "quad.grid", adapter->grid },
+		adapter->grid != NULL ? 3 : 2, force, fill, &w);
 out:
 	free(text);
 	qd_arena_release(&w.arena);

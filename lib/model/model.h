@@ -157,6 +157,9 @@ struct qd_adapter {
 	size_t embeddings;   /* textual-inversion vectors, likewise */
 	const char **notes;  /* one line each: what a user should know (ignored keys and the rule they fall under) */
 	size_t n_notes, cap_notes;
+	/* NULL, or what identifies the shared encodings on whose grid down and up lie exactly: they are to be taken as they are
+	 * (metadata "quad.grid" of the file; opaque to this folder) */
+	const char *grid;
 	char hash[QD_HASH_TEXT];
 	struct qd_arena arena;
 };

@@ -288,6 +288,14 @@ enum qd_status qt_lerp_(qt_tensor x, qt_tensor y, double decay)
 	});
 }
 
+enum qd_status qt_clamp_(qt_tensor x, double low, double high)
+{
+	return act("clamp", [&] {
+		at::NoGradGuard no_grad;
+		x->tensor.clamp_(low, high);
+	});
+}
+
 enum qd_status qt_scale_grad(qt_tensor x, double s)
 {
 	return act("scale_grad", [&] {

@@ -68,6 +68,8 @@ QD_CHECK enum qd_status qt_adamw(qt_tensor x, qt_tensor m, qt_tensor v, int64_t 
 	double eps, double weight_decay);
 /* x = decay x + (1 - decay) y, in place. */
 QD_CHECK enum qd_status qt_lerp_(qt_tensor x, qt_tensor y, double decay);
+/* x = min(max(x, low), high), in place; no gradient recorded. */
+QD_CHECK enum qd_status qt_clamp_(qt_tensor x, double low, double high);
 /* x *= s, in place on x's gradient (clipping); no gradient: no change. */
 QD_CHECK enum qd_status qt_scale_grad(qt_tensor x, double s);
 /* Sum of squares of x's gradient; 0 without one. */

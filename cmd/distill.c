@@ -1,0 +1,203 @@
+/* quad distill: fine-tunes one adapter against the profile's fixed encodings. */
+#include "cmd/cmd.h"
+#include "distill/distill.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+	KEY_DATA = 0x400,
+	KEY_STEPS,
+	KEY_BATCH,
+	KEY_POOL,
+	KEY_LR,
+	KEY_LR_GAIN,
+	KEY_TASK_WEIGHT,
+	KEY_SCHEDULE,
+	KEY_WARMUP,
+	KEY_TRAJECTORY,
+	KEY_SPARE,
+	KEY_EVALUATE,
+	KEY_CHECKPOINT
+};
+
+static const struct argp_option distill_options[] = {
+	{ "data", KEY_DATA, "FILE", 0,
+		"safetensors: latents, condition, encoder_hidden_states, or a calibration file (as --calib); repeat for more", 1 },
+	{ "steps", KEY_STEPS, "N", 0, "updates (default 120)", 1 },
+	{ "batch", KEY_BATCH, "N", 0, "samples per update (default 16)", 1 },
+	{ "pool", KEY_POOL, "N", 0, "draws that the float model answers once (default: as many as the steps take, 64 to 512)", 1 },
+	{ "lr", KEY_LR, "X", 0, "learning rate of down and up in 1/127 of the shared range (default 0.3)", 1 },
+	{ "lr-gain", KEY_LR_GAIN, "X", 0, "relative learning rate of the gain (default 0.003)", 1 },
+	{ "task-weight", KEY_TASK_WEIGHT, "W", 0, "of the noise-prediction objective beside reconstruction (default 0)", 1 },
+	{ "schedule", KEY_SCHEDULE, "NAME", 0, "of the learning rate: cosine (default), constant or linear", 1 },
+	{ "warmup", KEY_WARMUP, "N", 0, "updates over which the learning rate rises (default 0)", 1 },
+	{ "trajectory", KEY_TRAJECTORY, "NAME:STEPS", 0,
+		"learn at the states the float model passes when sampling, as euler:8 or ddim:20 (default: noised latents)", 1 },
+	{ "spare-ranks", KEY_SPARE, NULL, 0, "also use the components that the slots have beyond the adapter's rank", 1 },
+	{ "eval-every", KEY_EVALUATE, "N", 0, "updates between judgements on held-out draws (default: eight in all)", 1 },
+	{ "checkpoint-every", KEY_CHECKPOINT, "N", 0,
+		"updates between checkpoints, OUTPUT.ckpt, from which the same command goes on (default 0: none)", 1 },
+	{ 0 }
+};
+
+struct distill {
+	struct qd_distill_options options;
+	char trajectory[16];
+	const char **data;
+	size_t n_data, cap_data;
+};
+
+static error_t add_data(struct distill *distill, const char *path)
+{
+	enum qd_status st;
+
+	QD_PUSH(st, distill->data, distill->n_data, distill->cap_data, path);
+out:
+	return st == QD_OK ? 0 : ENOMEM;
+}
+
+/* "euler:8" */
+static void parse_trajectory(struct distill *distill, const char *arg, struct argp_state *state)
+{
+	static const char *const names[] = { "ddim", "euler", NULL };
+	const char *colon = strchr(arg, ':');
+	size_t n = colon != NULL ? (size_t)(colon - arg) : strlen(arg);
+
+	snprintf(distill->trajectory, sizeof(distill->trajectory), "%.*s", (int)(n < 16 ? n : 15), arg);
+	distill->options.trajectory = names[qd_parse_choice(state, "trajectory", distill->trajectory, names)];
+	if (colon != NULL)
+		distill->options.trajectory_steps = (int)qd_parse_int(state, "trajectory", colon + 1, 1, 1000);
+}
+
+static error_t parse_optimizer(int key, char *arg, struct argp_state *state, struct qd_distill_options *o)
+{
+	switch (key) {
+	case KEY_STEPS:
+		o->steps = qd_parse_int(state, "steps", arg, 0, INT32_MAX);
+		return 0;
+	case KEY_BATCH:
+		o->batch = qd_parse_int(state, "batch", arg, 1, 65536);
+		return 0;
+	case KEY_POOL:
+		o->pool = qd_parse_int(state, "pool", arg, 1, INT32_MAX);
+		return 0;
+	case KEY_LR:
+		o->lr = qd_parse_number(state, "lr", arg, 0, 1e3);
+		return 0;
+	case KEY_LR_GAIN:
+		o->lr_gain = qd_parse_number(state, "lr-gain", arg, 0, 10);
+		return 0;
+	case KEY_TASK_WEIGHT:
+		o->task_weight = qd_parse_number(state, "task-weight", arg, 0, 1e6);
+		return 0;
+	case KEY_SCHEDULE:
+		o->schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
+		return 0;
+	case KEY_WARMUP:
+		o->warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct distill *distill = state->input;
+	struct qd_distill_options *o = &distill->options;
+	switch (key) {
+	case KEY_DATA:
+		return add_data(distill, arg);
+	case KEY_TRAJECTORY:
+		parse_trajectory(distill, arg, state);
+		return 0;
+	case KEY_SPARE:
+		o->spare_ranks = true;
+		return 0;
+	case KEY_EVALUATE:
+		o->evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);
+		return 0;
+	case KEY_CHECKPOINT:
+		o->checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
+		return 0;
+	case ARGP_KEY_END:
+		if (o->warmup > o->steps)
+			argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->warmup, (long long)o->steps);
+		return 0;
+	default:
+		return parse_optimizer(key, arg, state, o);
+	}
+}
+
+static enum qd_status check_common(const struct qd_common *common, size_t n_data)
+{
+	const char *missing = common->base == NULL      ? "--base DIR"
+			      : common->profile == NULL ? "--profile FILE"
+			      : common->output == NULL  ? "-o PATH"
+			      : n_data == 0             ? "--data FILE or --calib FILE"
+							: NULL;
+
+	if (missing != NULL)
+		return qd_fail(QD_EINPUT, "%s is needed", missing);
+	if (common->n_adapters != 1)
+		return qd_fail(QD_EINPUT, "one adapter is distilled at a time, %zu given", common->n_adapters);
+	return QD_OK;
+}
+
+/* SQNR that JSON can hold: an exact student has none. */
+static json_t *number_or_null(double x)
+{
+	return isfinite(x) ? json_real(x) : json_null();
+}
+
+static enum qd_status print_result(
+	const struct distill *distill, const struct qd_distill_result *r, const struct qd_common *common, const char *adapter)
+{
+	if (common->json)
+		return qd_print_json(json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:f,s:o},s:{s:f,s:o},s:f,s:f}", "schema", 1,
+			"adapter", adapter, "output", common->output, "parameters", (json_int_t)r->parameters, "steps",
+			(json_int_t)distill->options.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
+			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
+			"error", r->before, "sqnr_db", number_or_null(r->before_db), "after", "error", r->after, "sqnr_db",
+			number_or_null(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
+	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, best after step %lld of %lld; teacher %.1f s, student "
+	       "%.1f s: %s\n",
+		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->best_step,
+		(long long)distill->options.steps, r->teacher_seconds, r->seconds, common->output);
+	return QD_OK;
+}
+
+int qd_cmd_distill(int argc, char **argv)
+{
+	struct distill distill = { .options = qd_distill_options_default() };
+	struct qd_common common = { 0 };
+	struct qd_opened opened = { 0 };
+	struct qd_profile profile = { 0 };
+	struct qd_distill_result result;
+	enum qd_status st;
+
+	qd_parse(argc, argv, "Fine-tune one adapter against the profile's fixed encodings, taught by the float model.", NULL,
+		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED |
+			QD_OPT_THREADS,
+		distill_options, parse, &distill, &common);
+	distill.options.seed = common.seed;
+	distill.options.output = common.output;
+	distill.options.force = common.force;
+	if (common.calib != NULL && add_data(&distill, common.calib) != 0)
+		QD_TRY(st, QD_ENOMEM);
+	QD_TRY(st, check_common(&common, distill.n_data));
+	QD_TRY(st, qd_profile_read(&profile, common.profile));
+	QD_TRY(st, qd_open_all(&opened, &common));
+	QD_TRY(st,
+		qd_distill(&opened.model, &profile, &opened.adapters[0], distill.data, distill.n_data, &distill.options, &result));
+	st = print_result(&distill, &result, &common, opened.adapters[0].name);
+out:
+	free(distill.data);
+	qd_opened_release(&opened);
+	qd_profile_release(&profile);
+	qd_common_release(&common);
+	return qd_finish("distill", st);
+}
