@@ -1,7 +1,7 @@
 /*
  * scenes: writes training, calibration and test data of the example.
  *
- *   scenes --task base|removal|sketch|night|sticker --count N --seed S [--force] -o F.safetensors
+ *   scenes --task base|removal|sketch|night|sticker|all --count N --seed S [--schedule DIR] [--force] -o F.safetensors
  *
  * Tensors of the file (float16), n = count:
  *   latents               [n, 12, 32, 32]  what the model must make: the picture in [-1, 1], 2 x 2 pixels packed into channels,
@@ -10,14 +10,19 @@
  * 0 under the mask encoder_hidden_states [n, 8, 48]       the prompt: one vector per word, fixed functions of word and position
  *   picture               [n, 12, 32, 32]  what a person would look at as the task's input
  *
+ * and with --schedule, for calibration, as the model sees them on its way from noise:
+ *   sample                [n, 25, 32, 32]  noised latents, then the condition
+ *   timestep              [n]              float32, spread evenly over the schedule
+ *
  * Task base is the model's own training: holes around objects, free boxes, or everything, to be filled as the prompt says. The
  * others are the adapters' tasks; each sees mask 1 everywhere and the whole input picture, except removal, which sees a hole.
- * Sample i depends on task, seed and i alone.
+ * Task all takes the four in turn. Sample i depends on task, seed and i alone.
  */
-#include "lib/io/io.h"
+#include "lib/model/model.h"
 #include "scripts/example/draw.h"
 
 #include <argp.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,14 +36,14 @@ enum {
 	WORDS = 8,
 	FEATURES = 48
 };
-enum task { TASK_BASE, TASK_REMOVAL, TASK_SKETCH, TASK_NIGHT, TASK_STICKER, TASKS };
-static const char *const task_names[TASKS] = { "base", "removal", "sketch", "night", "sticker" };
+enum task { TASK_BASE, TASK_REMOVAL, TASK_SKETCH, TASK_NIGHT, TASK_STICKER, TASK_ALL, TASKS };
+static const char *const task_names[TASKS] = { "base", "removal", "sketch", "night", "sticker", "all" };
 
 struct arguments {
 	int task;
 	long count;
 	unsigned long seed;
-	const char *output;
+	const char *output, *schedule;
 	bool force;
 };
 
@@ -135,7 +140,9 @@ static void make_sample(int task, uint64_t seed, uint64_t index, float *rgb, str
 	struct scene scene;
 	float mask[CELL_PLANE] = { 0 }, prompt[WORDS * FEATURES];
 	int skip = -1, box[4];
-	qd_random_init(&random, seed * TASKS + (uint64_t)task, index);
+	if (task == TASK_ALL)
+		task = TASK_REMOVAL + (int)(index % 4);
+	qd_random_init(&random, seed * TASK_ALL + (uint64_t)task, index);
 	scene_draw(&scene, &random);
 	if (task == TASK_REMOVAL) {
 		skip = (int)(qd_random_uniform(&random) * scene.n);
@@ -162,28 +169,65 @@ static void make_sample(int task, uint64_t seed, uint64_t index, float *rgb, str
 		out.prompt[i] = qd_f32_to_f16(prompt[i]);
 }
 
+/* sample = [sqrt(a) latents + sqrt(1 - a) noise, condition], a the schedule's cumulative product at the timestep (Ho et al. 2020,
+ * eq. 4). */
+static float noise_sample(const struct qd_schedule *schedule, uint64_t seed, uint64_t index, struct sample in, uint16_t *out)
+{
+	struct qd_random random;
+	qd_random_init(&random, seed, UINT64_MAX - index);
+	/* Steps of the golden ratio spread over the schedule however many samples there are. */
+	int t = (int)(fmod((double)index * 0.6180339887498949 + 0.5, 1.0) * schedule->train_steps);
+	double a = schedule->alphas_cumprod[t];
+	for (int i = 0; i < PICTURE; i++)
+		out[i] = qd_f32_to_f16((float)(sqrt(a) * qd_f16_to_f32(in.latents[i]) + sqrt(1 - a) * qd_random_normal(&random)));
+	memcpy(out + PICTURE, in.condition, sizeof(uint16_t) * CONDITION);
+	return (float)t;
+}
+
 /* ---- the file ---- */
+
+enum { LATENTS, CONDITIONS, PROMPTS, PICTURES, SAMPLES, TIMESTEPS, TENSORS };
+
+static enum qd_status make_tensors(struct qd_tensor *tensors, int64_t n)
+{
+	enum qd_status st;
+	QD_TRY(st, qd_tensor_new(&tensors[LATENTS], "latents", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
+	QD_TRY(st, qd_tensor_new(&tensors[CONDITIONS], "condition", QD_F16, &QD_SHAPE(n, 13, CELLS, CELLS)));
+	QD_TRY(st, qd_tensor_new(&tensors[PROMPTS], "encoder_hidden_states", QD_F16, &QD_SHAPE(n, WORDS, FEATURES)));
+	QD_TRY(st, qd_tensor_new(&tensors[PICTURES], "picture", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
+	QD_TRY(st, qd_tensor_new(&tensors[SAMPLES], "sample", QD_F16, &QD_SHAPE(n, 25, CELLS, CELLS)));
+	QD_TRY(st, qd_tensor_new(&tensors[TIMESTEPS], "timestep", QD_F32, &QD_SHAPE(n)));
+out:
+	return st;
+}
 
 static enum qd_status write_samples(const struct arguments *arguments)
 {
-	enum qd_status st = QD_OK;
-	int64_t n = arguments->count;
-	struct qd_tensor tensors[4] = { 0 };
+	enum qd_status st;
+	struct qd_tensor tensors[TENSORS] = { 0 };
+	struct qd_schedule schedule = { 0 };
 	float *rgb = malloc(sizeof(float) * PICTURE);
 	if (!rgb)
 		return qd_fail(QD_ENOMEM, "out of memory for a picture");
-	QD_TRY(st, qd_tensor_new(&tensors[0], "latents", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
-	QD_TRY(st, qd_tensor_new(&tensors[1], "condition", QD_F16, &QD_SHAPE(n, 13, CELLS, CELLS)));
-	QD_TRY(st, qd_tensor_new(&tensors[2], "encoder_hidden_states", QD_F16, &QD_SHAPE(n, WORDS, FEATURES)));
-	QD_TRY(st, qd_tensor_new(&tensors[3], "picture", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
-	for (int64_t i = 0; i < n; i++)
-		make_sample(arguments->task, arguments->seed, (uint64_t)i, rgb,
-			(struct sample){ (uint16_t *)tensors[0].data + i * PICTURE, (uint16_t *)tensors[1].data + i * CONDITION,
-				(uint16_t *)tensors[2].data + i * WORDS * FEATURES, (uint16_t *)tensors[3].data + i * PICTURE });
-	st = qd_safetensors_write(arguments->output, tensors, 4, NULL, 0, arguments->force, NULL, NULL);
+	QD_TRY(st, make_tensors(tensors, arguments->count));
+	if (arguments->schedule)
+		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule));
+	for (int64_t i = 0; i < arguments->count; i++) {
+		struct sample at = { (uint16_t *)tensors[LATENTS].data + i * PICTURE,
+			(uint16_t *)tensors[CONDITIONS].data + i * CONDITION,
+			(uint16_t *)tensors[PROMPTS].data + i * WORDS * FEATURES,
+			(uint16_t *)tensors[PICTURES].data + i * PICTURE };
+		make_sample(arguments->task, arguments->seed, (uint64_t)i, rgb, at);
+		if (arguments->schedule)
+			((float *)tensors[TIMESTEPS].data)[i] = noise_sample(&schedule, arguments->seed, (uint64_t)i, at,
+				(uint16_t *)tensors[SAMPLES].data + i * (PICTURE + CONDITION));
+	}
+	st = qd_safetensors_write(
+		arguments->output, tensors, arguments->schedule ? TENSORS : SAMPLES, NULL, 0, arguments->force, NULL, NULL);
 out:
-	for (int i = 0; i < 4; i++)
+	for (int i = 0; i < TENSORS; i++)
 		qd_tensor_release(&tensors[i]);
+	qd_schedule_release(&schedule);
 	free(rgb);
 	return st;
 }
@@ -197,7 +241,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		for (a->task = 0; a->task < TASKS && strcmp(arg, task_names[a->task]) != 0;)
 			a->task++;
 		if (a->task == TASKS)
-			argp_error(state, "no task '%s': base, removal, sketch, night or sticker", arg);
+			argp_error(state, "no task '%s': base, removal, sketch, night, sticker or all", arg);
 		return 0;
 	case 'n':
 		a->count = strtol(arg, &end, 10);
@@ -211,6 +255,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case 'o':
 		a->output = arg;
+		return 0;
+	case 'c':
+		a->schedule = arg;
 		return 0;
 	case 'f':
 		a->force = true;
@@ -227,10 +274,11 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 int main(int argc, char **argv)
 {
 	static const struct argp_option options[] = {
-		{ "task", 't', "NAME", 0, "base, removal, sketch, night or sticker", 0 },
+		{ "task", 't', "NAME", 0, "base, removal, sketch, night, sticker or all", 0 },
 		{ "count", 'n', "N", 0, "samples (default 256)", 0 },
 		{ "seed", 's', "N", 0, "seed (default 0)", 0 },
 		{ "output", 'o', "FILE", 0, "safetensors file to write", 0 },
+		{ "schedule", 'c', "DIR", 0, "add noisy samples by the schedule of this pipeline folder", 0 },
 		{ "force", 'f', NULL, 0, "replace an existing file", 0 },
 		{ 0 },
 	};
