@@ -81,10 +81,16 @@ static struct grid make_grid(struct qd_graph *g, const struct qd_encoding *e, co
 	return grid;
 }
 
+/* How many inputs a node has: without a zero point, two. */
+static size_t operands(const struct grid *grid)
+{
+	return grid->zero_point == QD_NONE ? 2 : 3;
+}
+
 static qd_id dequantize(struct qd_graph *g, const struct qd_encoding *e, const struct grid *grid, qd_id codes)
 {
 	struct qd_attr axis = QD_AI("axis", e->axis);
-	return qd_graph_node(g, QD_OP_DEQUANTIZE, qd_arena_strf(&g->arena, "%s.dq", grid->name), 3,
+	return qd_graph_node(g, QD_OP_DEQUANTIZE, qd_arena_strf(&g->arena, "%s.dq", grid->name), operands(grid),
 		(qd_id[]){ codes, grid->scale, grid->zero_point }, e->axis >= 0 ? 1 : 0, &axis);
 }
 
@@ -96,7 +102,7 @@ static qd_id quantize(struct qd_graph *g, const struct qd_encoding *e, const str
 		attrs[n++] = QD_AI("axis", e->axis);
 	if (grid->zero_point == QD_NONE)
 		attrs[n++] = QD_AI("output_dtype", qd_dtype_onnx(grid->type));
-	return qd_graph_node(g, QD_OP_QUANTIZE, qd_arena_strf(&g->arena, "%s.q", grid->name), 3,
+	return qd_graph_node(g, QD_OP_QUANTIZE, qd_arena_strf(&g->arena, "%s.q", grid->name), operands(grid),
 		(qd_id[]){ x, grid->scale, grid->zero_point }, n, attrs);
 }
 

@@ -113,10 +113,10 @@ static enum qd_status print_elements(FILE *f, const struct qd_graph *g, qd_id id
 	return st;
 }
 
-/* Whether a weight's elements are written out: few, and of a type that constants can have. */
+/* Whether a weight's elements are written out: few, there (not made later), and of a type that constants can have. */
 static bool prints_elements(const struct qd_value *v)
 {
-	return qd_shape_elements(&v->shape) <= PRINTED_ELEMENTS &&
+	return v->data.data != NULL && qd_shape_elements(&v->shape) <= PRINTED_ELEMENTS &&
 	       (qd_dtype_is_float(v->dtype) || qd_dtype_is_integer(v->dtype) || v->dtype == QD_BOOL);
 }
 

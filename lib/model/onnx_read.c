@@ -142,7 +142,7 @@ out:
 	return st;
 }
 
-/* ConstantOfShape's tensor of one element, spelled as `value` and `dtype`. */
+/* ConstantOfShape's tensor of one element, spelled as `dtype` and `value`. */
 static enum qd_status fill_value(struct qd_onnx *onnx, const Onnx__AttributeProto *a, struct qd_attr attrs[2])
 {
 	enum qd_status st;
@@ -155,8 +155,8 @@ static enum qd_status fill_value(struct qd_onnx *onnx, const Onnx__AttributeProt
 		return qd_fail(
 			QD_EINPUT, "attribute 'value' has %lld elements, needs 1", (long long)qd_shape_elements(&tensor.shape));
 	QD_TRY(st, qd_tensor_to_f32(&tensor, &value));
-	attrs[0] = QD_AF("value", value);
-	attrs[1] = QD_AI("dtype", a->t->data_type);
+	attrs[0] = QD_AI("dtype", a->t->data_type);
+	attrs[1] = QD_AF("value", value);
 out:
 	return st;
 }
