@@ -54,8 +54,8 @@ int64_t qd_parse_int(struct argp_state *state, const char *option, const char *a
 	errno = 0;
 	long long value = strtoll(arg, &end, 10);
 	if (errno || end == arg || *end || value < low || value > high)
-		argp_error(
-			state, "%s is '%s', needs a whole number from %lld to %lld", option, arg, (long long)low, (long long)high);
+		argp_error(state, "--%s is '%s', needs a whole number from %lld to %lld", option, arg, (long long)low,
+			(long long)high);
 	return value;
 }
 

@@ -1,0 +1,29 @@
+#!/bin/bash
+# quad inspect: models, adapters with and without their base, any tensors.
+. "$(dirname "$0")/check.bash"
+
+expect 0 "" "$QUAD" init --arch tiny -o "$work/model"
+expect 0 "parameters  1,466,500 in 324 tensors, F32, 0.006 GB" "$QUAD" inspect "$work/model"
+expect 0 "132 that a LoRA can adapt: 56 in attention, 84 in transformers" "$QUAD" inspect "$work/model/unet"
+expect 0 '"kind": "model"' "$QUAD" inspect "$work/model" --json
+expect 0 "324 tensors, 5.866 MB" "$QUAD" inspect "$work/model/unet/diffusion_pytorch_model.safetensors"
+grep -q '^conv_norm_out.bias  *F32  *\[32\]  *0 to 0$' "$work/out" || fault "the list of tensors lacks one"
+expect 0 '"kind": "tensors"' "$QUAD" inspect "$work/model/unet/diffusion_pytorch_model.safetensors" --json
+expect 3 "has no model, needs unet/config.json or config.json" "$QUAD" inspect "$work"
+expect 3 "No such file" "$QUAD" inspect "$work/nothing"
+[ -d "$QUAD_GOLDEN/tiny15" ] || finish
+
+g=$QUAD_GOLDEN
+expect 0 "LoRA in kohya format" "$QUAD" inspect "$g/adapters/kohya.safetensors" --base "$g/tiny15"
+grep -q 'slots       192 of 282 modules: 128 of 128 in attention, 192 of 192 in transformers' "$work/out" || fault "coverage of kohya's adapter"
+grep -q 'rank        4$' "$work/out" || fault "rank of kohya's adapter"
+grep -q 'scale       0.5$' "$work/out" || fault "scale of kohya's adapter (alpha 2, rank 4)"
+expect 0 "LoRA in peft format" "$QUAD" inspect "$g/adapters/peft" --base "$g/tiny15"
+expect 0 '"kind": "adapter"' "$QUAD" inspect "$g/adapters/diffusers_saved.safetensors" --base "$g/tiny15" --json
+expect 0 "looks like an adapter but fits no known model" "$QUAD" inspect "$g/adapters/kohya.safetensors"
+expect 0 "6 tensors" "$QUAD" inspect "$g/expected/tinyxl.safetensors"
+expect 3 "" "$QUAD" inspect "$g/adapters/diffusers_xl.safetensors" --base "$g/tiny15"
+[ -d "$g/../adapters" ] || finish
+expect 0 "for SD1.x" "$QUAD" inspect "$g/../adapters/weapons.safetensors"
+expect 0 "rank        1" "$QUAD" inspect "$g/../adapters/disney.safetensors"
+finish
