@@ -20,7 +20,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = 16, ROWS = 6, QUERY_BLOCK = 96, KEY_BLOCK = 256 };
+enum { PANEL = 16, ROWS = 6, QUERY_BLOCK = 192, KEY_BLOCK = 256 };
 
 typedef float vec __attribute__((vector_size(PANEL * sizeof(float))));
 typedef int32_t veci __attribute__((vector_size(PANEL * sizeof(int32_t))));
@@ -87,38 +87,51 @@ INLINE void multiply(struct left a, size_t rows, size_t k, const float *b, size_
 		}
 }
 
+/* One panel of b[k, columns]: its `columns` <= PANEL first columns, zeros behind them. */
+static void pack_panel(struct left b, size_t k, size_t columns, float *to)
+{
+	if (columns == PANEL && b.column == 1) {
+		for (size_t i = 0; i < k; i++)
+			memcpy(to + i * PANEL, b.at + (int64_t)i * b.row, PANEL * sizeof(*to));
+		return;
+	}
+	if (columns < PANEL)
+		memset(to, 0, k * PANEL * sizeof(*to));
+	for (size_t j = 0; j < columns; j++)
+		for (size_t i = 0; i < k; i++)
+			to[i * PANEL + j] = b.at[(int64_t)i * b.row + (int64_t)j * b.column];
+}
+
 /* b[k, columns] -> panels; element (i, j) is at[i * row + j * column]. */
 static void pack(struct left b, size_t k, size_t columns, float *to)
 {
-	for (size_t first = 0; first < columns; first += PANEL)
-		for (size_t i = 0; i < k; i++, to += PANEL)
-			for (size_t j = 0; j < PANEL; j++)
-				to[j] = first + j < columns ? b.at[(int64_t)i * b.row + (int64_t)(first + j) * b.column] : 0.0f;
+	for (size_t first = 0; first < columns; first += PANEL) {
+		struct left part = { b.at + (int64_t)first * b.column, b.row, b.column };
+		pack_panel(part, k, qd_min_size(PANEL, columns - first), to + first * k);
+	}
 }
 
 /*
- * exp(x) for x <= 0, within 2 units in the last place: x = n log 2 + r, |r| <= log(2) / 2, exp(r) by its series to r^7, times 2^n
- * put into the exponent's bits. Below -87 the result is the smallest it can give, 2^-126, which no sum of such terms notices.
+ * 2^x for x <= 0, relative error below 1e-7: x = n + f with n an integer and |f| <= 1/2, 2^f by a polynomial fitted to its relative
+ * error, times 2^n put into the exponent's bits. Below -126 the result is 2^-126, which no sum of such terms notices.
  */
 INLINE vec exponential(vec x)
 {
 	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-	veci small = x < -87.0f;
-	vec n, r, y;
-	veci bits;
+	const vec lowest = x * 0.0f - 126.0f;
+	vec n, f, y;
+	veci bits, below = x < lowest;
 
-	x = (vec)(((veci)x & ~small) | ((veci)(x * 0.0f - 87.0f) & small));
-	n = x * 1.44269504089f + rounder;
+	x = (vec)(((veci)x & ~below) | ((veci)lowest & below));
+	n = x + rounder;
 	memcpy(&bits, &n, sizeof(bits));
-	n -= rounder;
-	r = x - n * 0.693359375f + n * 2.12194440e-4f;
-	y = r * (1.0f / 5040.0f) + 1.0f / 720.0f;
-	y = y * r + 1.0f / 120.0f;
-	y = y * r + 1.0f / 24.0f;
-	y = y * r + 1.0f / 6.0f;
-	y = y * r + 0.5f;
-	y = y * r + 1.0f;
-	y = y * r + 1.0f;
+	f = x - (n - rounder);
+	y = f * 1.5345810971e-4f + 1.3399930904e-3f;
+	y = y * f + 9.6184890717e-3f;
+	y = y * f + 5.5503286421e-2f;
+	y = y * f + 2.4022646248e-1f;
+	y = y * f + 6.9314718246e-1f;
+	y = y * f + 1.0f;
 	return y * (vec)((bits << 23) + (127 << 23));
 }
 
@@ -134,10 +147,17 @@ INLINE float sum_of(vec v)
 /* Row of scores s[n] -> exp(scale s - shift), zero beyond n up to the padding; returns the sum. */
 INLINE float exponentials(float *s, size_t n, float scale, float shift)
 {
-	vec sum = { 0 };
+	const float log2_e = 1.44269504089f;
+	size_t j = 0;
+	vec sum = { 0 }, e;
 
-	for (size_t j = 0; j < n; j += PANEL) {
-		vec e = exponential(load(s + j) * scale - shift);
+	for (; j + PANEL <= n; j += PANEL) {
+		e = exponential((load(s + j) * scale - shift) * log2_e);
+		store(s + j, e);
+		sum += e;
+	}
+	if (j < n) {
+		e = exponential((load(s + j) * scale - shift) * log2_e);
 		for (size_t i = n - j; i < PANEL; i++)
 			e[i] = 0.0f;
 		store(s + j, e);

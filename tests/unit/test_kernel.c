@@ -408,8 +408,8 @@ static void check_attention(int64_t queries, int64_t keys, int64_t d, int64_t dv
 static void test_attention_equals_loops(void **state)
 {
 	(void)state;
-	/* Around the tiles' sizes (6 rows, 16 columns, 96 queries, 256 keys) and one element. */
-	static const int64_t sizes[][4] = { { 1, 1, 1, 1 }, { 7, 3, 5, 17 }, { 96, 256, 16, 16 }, { 97, 257, 40, 40 },
+	/* Around the tiles' sizes (6 rows, 16 columns, 192 queries, 256 keys) and one element. */
+	static const int64_t sizes[][4] = { { 1, 1, 1, 1 }, { 7, 3, 5, 17 }, { 192, 256, 16, 16 }, { 193, 257, 40, 40 },
 		{ 6, 16, 32, 32 }, { 200, 77, 24, 40 }, { 64, 600, 8, 8 } };
 
 	for (size_t i = 0; i < QD_COUNT(sizes); i++)
