@@ -21,9 +21,9 @@ if [ ! -d "$out/model" ]; then
 		"$quad" init --config scripts/example/unet.json --seed 1 -o "$out/start"
 		cp scripts/example/scheduler_config.json "$out/start/scheduler/scheduler_config.json"
 	}
-	data base base 16384 1
-	"$quad" train --base "$out/start" --data "$out/base.safetensors" --steps 9000 --batch 32 --lr 1.5e-3 --warmup 200 --schedule cosine \
-		--ema 0.999 --precision bf16 --seed 1 --dtype f16 --checkpoint-every 500 -o "$out/model"
+	data base base 20000 1
+	"$quad" train --base "$out/start" --data "$out/base.safetensors" --steps 4000 --batch 32 --lr 1.5e-3 --warmup 100 --schedule cosine \
+		--ema 0.999 --precision bf16 --seed 1 --dtype f16 --checkpoint-every 250 -o "$out/model"
 fi
 
 adapter() { # TASK RANK ALPHA SLOTS STEPS LEARNING-RATE
@@ -32,7 +32,7 @@ adapter() { # TASK RANK ALPHA SLOTS STEPS LEARNING-RATE
 		--steps "$5" --batch 32 --lr "$6" --warmup 50 --schedule cosine --precision bf16 --seed 2 --dtype f16 -o "$out/adapters/$1.safetensors"
 }
 # Ranks and scales differ on purpose: one shared profile for all of them is a real problem.
-adapter removal 4 4 all 800 2e-3
-adapter sketch 8 16 all 1200 2e-3
-adapter night 4 1 all 800 4e-3
-adapter sticker 16 8 all 1000 2e-3
+adapter removal 16 16 transformer 500 2e-3
+adapter sketch 8 16 all 700 2e-3
+adapter night 4 1 all 500 4e-3
+adapter sticker 8 4 all 500 3e-3
