@@ -11,7 +11,7 @@ enum { KEY_TASK = 0x400, KEY_REFERENCE, KEY_INPUT, KEY_TRUTH, KEY_COLUMN, KEY_PA
 static const struct argp_option report_options[] = { { "task", KEY_TASK, "NAME", 0,
 							     "begins a task: the four options below belong to the last one", 1 },
 	{ "reference", KEY_REFERENCE, "FILE", 0, "the float samples, latents [N,Cl,H,W]", 1 },
-	{ "input", KEY_INPUT, "FILE", 0, "condition [N,Cc,H,W], whose last Cl channels are shown", 1 },
+	{ "input", KEY_INPUT, "FILE", 0, "picture [N,Cl,H,W], or condition [N,Cc,H,W], whose last Cl channels are shown", 1 },
 	{ "truth", KEY_TRUTH, "FILE", 0, "the wanted latents: everything is measured against them too", 1 },
 	{ "column", KEY_COLUMN, "NAME=FILE", 0, "samples to compare (repeat)", 1 },
 	{ "pack", KEY_PACK, "N", 0, "latent channels are N x N blocks of pixels (default 1)", 2 },

@@ -149,8 +149,9 @@ struct qd_report_column {
 struct qd_report_task {
 	const char *name;
 	const char *reference; /* the float samples that columns are measured against */
-	const char *input;     /* NULL, or the file with `condition` [N,Cc,H,W], whose last Cl channels are an image */
-	const char *truth;     /* NULL, or a file with the wanted `latents` [N,Cl,H,W]: every column is measured against it too */
+	const char
+		*input; /* NULL, or the file with `picture` [N,Cl,H,W], or `condition` [N,Cc,H,W], whose last Cl channels are one */
+	const char *truth; /* NULL, or a file with the wanted `latents` [N,Cl,H,W]: every column is measured against it too */
 	struct qd_report_column *columns;
 	size_t n, cap;
 };

@@ -99,6 +99,21 @@ out:
 	return st;
 }
 
+/* The input as a person should see it where the file has that (`picture`), else the image that the condition ends in. */
+static enum qd_status draw_input(
+	const struct qd_report *r, const struct layout *l, struct qd_image *sheet, size_t row, int64_t channels)
+{
+	enum qd_status st;
+	struct qd_safetensors file = { 0 };
+	const char *path = r->tasks[row].input;
+	QD_TRY(st, qd_safetensors_open(&file, path));
+	bool picture = qd_safetensors_find(&file, "picture") != NULL;
+	qd_safetensors_release(&file);
+	QD_TRY(st, draw_file(r, l, sheet, row, 0, path, picture ? "picture" : "condition", channels));
+out:
+	return st;
+}
+
 static void draw_number(const struct layout *l, struct qd_image *sheet, size_t row, int column, const struct qd_report_cell *cell)
 {
 	char text[64];
@@ -127,7 +142,7 @@ static enum qd_status draw_row(
 	const struct qd_report_task *task = &r->tasks[row];
 	qd_draw_text(sheet, MARGIN, cell_y(l, row) + l->tile_height / 2 + LABEL / 2, LABEL, INK, task->name);
 	if (task->input != NULL)
-		QD_TRY(st, draw_file(r, l, sheet, row, 0, task->input, "condition", channels));
+		QD_TRY(st, draw_input(r, l, sheet, row, channels));
 	QD_TRY(st, draw_file(r, l, sheet, row, 1, task->reference, "latents", 0));
 	draw_truth(l, sheet, row, &r->reference[row]);
 	for (size_t c = 0; c < r->n_columns; c++) {
