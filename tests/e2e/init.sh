@@ -34,4 +34,14 @@ grep -q '"prediction_type": "v_prediction"' "$o/e/scheduler/scheduler_config.jso
 echo '{"act_fn": "tanh"}' >"$work/bad.json"
 refused "field 'act_fn' is \"tanh\"" "$QUAD" init --config "$work/bad.json" -o "$o/f"
 refused "cannot" "$QUAD" init --arch tiny -o "$o/missing/f"
+
+# A signal in the middle leaves nothing behind.
+mkdir "$work/g"
+"$QUAD" init --arch sdxl -q -o "$work/g/model" >/dev/null 2>&1 &
+victim=$!
+while [ -z "$(ls -A "$work/g")" ] && kill -0 $victim 2>/dev/null; do :; done
+kill -TERM $victim
+wait $victim
+[ $? -eq 143 ] || fault "does not die of SIGTERM"
+[ -z "$(ls -A "$work/g")" ] || fault "a signal leaves '$(ls -A "$work/g")' behind"
 finish
