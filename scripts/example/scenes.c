@@ -47,7 +47,7 @@ struct arguments {
 };
 
 struct sample {
-	uint16_t *latents, *condition, *prompt;
+	uint16_t *latents, *condition, *prompt, *picture;
 };
 
 /* ---- prompts ---- */
@@ -159,6 +159,7 @@ static void make_sample(int task, uint64_t seed, uint64_t index, float *rgb, str
 		skip, rgb);
 	pack(rgb, NULL, out.latents);
 	scene_render(&scene, task == TASK_SKETCH ? PICTURE_SKETCH : PICTURE_SCENE, -1, rgb);
+	pack(rgb, NULL, out.picture);
 	for (int i = 0; i < CELL_PLANE; i++)
 		out.condition[i] = qd_f32_to_f16(mask[i]);
 	pack(rgb, task == TASK_BASE || task == TASK_REMOVAL ? mask : NULL, out.condition + CELL_PLANE);
@@ -184,7 +185,7 @@ static float noise_sample(const struct qd_schedule *schedule, uint64_t seed, uin
 
 /* ---- the file ---- */
 
-enum { LATENTS, CONDITIONS, PROMPTS, SAMPLES, TIMESTEPS, TENSORS };
+enum { LATENTS, CONDITIONS, PROMPTS, PICTURES, SAMPLES, TIMESTEPS, TENSORS };
 
 static enum qd_status make_tensors(struct qd_tensor *tensors, int64_t n)
 {
@@ -192,6 +193,7 @@ static enum qd_status make_tensors(struct qd_tensor *tensors, int64_t n)
 	QD_TRY(st, qd_tensor_new(&tensors[LATENTS], "latents", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
 	QD_TRY(st, qd_tensor_new(&tensors[CONDITIONS], "condition", QD_F16, &QD_SHAPE(n, 13, CELLS, CELLS)));
 	QD_TRY(st, qd_tensor_new(&tensors[PROMPTS], "encoder_hidden_states", QD_F16, &QD_SHAPE(n, WORDS, FEATURES)));
+	QD_TRY(st, qd_tensor_new(&tensors[PICTURES], "picture", QD_F16, &QD_SHAPE(n, 12, CELLS, CELLS)));
 	QD_TRY(st, qd_tensor_new(&tensors[SAMPLES], "sample", QD_F16, &QD_SHAPE(n, 25, CELLS, CELLS)));
 	QD_TRY(st, qd_tensor_new(&tensors[TIMESTEPS], "timestep", QD_F32, &QD_SHAPE(n)));
 out:
@@ -212,7 +214,8 @@ static enum qd_status write_samples(const struct arguments *arguments)
 	for (int64_t i = 0; i < arguments->count; i++) {
 		struct sample at = { (uint16_t *)tensors[LATENTS].data + i * PICTURE,
 			(uint16_t *)tensors[CONDITIONS].data + i * CONDITION,
-			(uint16_t *)tensors[PROMPTS].data + i * WORDS * FEATURES };
+			(uint16_t *)tensors[PROMPTS].data + i * WORDS * FEATURES,
+			(uint16_t *)tensors[PICTURES].data + i * PICTURE };
 		make_sample(arguments->task, arguments->seed, (uint64_t)i, rgb, at);
 		if (arguments->schedule)
 			((float *)tensors[TIMESTEPS].data)[i] = noise_sample(&schedule, arguments->seed, (uint64_t)i, at,
