@@ -128,6 +128,10 @@ static enum qd_status run(const struct qss_options *o)
 	QD_TRY(st, check_output(common));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_data_open(&data, common->calib, &opened.model));
+	if (common->dry_run) {
+		printf("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
+		goto out;
+	}
 	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &quant));
 	if (common->output != NULL) {
 		QD_TRY(st, qd_profile_calibrate(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data));
@@ -148,7 +152,8 @@ out:
 int qd_cmd_qss(int argc, char **argv)
 {
 	struct qss_options o = { 0 };
-	unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS | QD_OPT_QUANT;
+	unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS | QD_OPT_QUANT |
+			QD_OPT_DRY_RUN;
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
