@@ -154,7 +154,7 @@ $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o 
 	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 # ---- tests ----
-tests: $(BUILD)/quad $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ)
+tests: $(BUILD)/quad $(BUILD)/scenes $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ)
 
 # In two steps: what is found by wildcard is only there once the packages are.
 test:
@@ -165,7 +165,7 @@ test-run: tests
 	@tests/run.sh --build $(BUILD) $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ) scripts/check-layers.sh $(SCRIPTS)
 
 # Only what executes graphs: for trying another libtorch.
-test-torch: $(BUILD)/quad $(TEST_TORCH)
+test-torch: $(BUILD)/quad $(BUILD)/scenes $(TEST_TORCH)
 	@tests/run.sh --build $(BUILD) $(TEST_TORCH) $(SCRIPTS)
 
 # Search, not replay: one libFuzzer program per target, to be run by hand as $(BUILD)/fuzz/NAME tests/fuzz/corpus/NAME.

@@ -1,0 +1,84 @@
+#!/bin/bash
+# quad export, run and report: one export serves several adapters, a later one joins it, every engine agrees, nothing is left behind.
+. "$(dirname "$0")/check.bash"
+o=$work/o
+scenes=$(dirname "$QUAD")/scenes
+# Threads that spin while they wait cost more than they win here.
+export OMP_WAIT_POLICY=passive
+mkdir "$o"
+[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+
+# A model too small to draw anything, conditioned like the example, with two adapters of different ranks.
+cat >"$work/config.json" <<'JSON'
+{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
+  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
+JSON
+cd "$work" || exit 1
+expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 1 -o m
+expect 0 "" "$scenes" --task all --count 4 --seed 1 --schedule m -o calib.safetensors
+expect 0 "" "$scenes" --task sketch --count 3 --seed 2 -o data.safetensors
+expect 0 "" "$QUAD" train --base m --lora 2 --slots all --data data.safetensors --steps 2 --batch 2 --lr 0.05 --seed 1 -o a.safetensors
+expect 0 "" "$QUAD" train --base m --lora 3 --slots attention --data data.safetensors --steps 2 --batch 2 --lr 0.05 --seed 2 -o b.safetensors
+expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --adapter b=b.safetensors --calib calib.safetensors -o profile.json
+
+# The export: everything the manifest lists is there, and says what it is.
+export_ab=("$QUAD" export --base m --profile profile.json --adapter a=a.safetensors --batch 2 --tokens 8)
+expect 0 "update SQNR" "${export_ab[@]}" -o o/x
+for file in model.onnx model.encodings.json adapters/a.safetensors adapters/a.onnx_adapter lora_weight_list.txt manifest.json \
+	scheduler/scheduler_config.json; do
+	[ -s "o/x/$file" ] || fault "no $file"
+done
+[ ! -e o/x/model.onnx.data ] || fault "external data below 2 GB"
+refused "'o/x' already exists" "${export_ab[@]}" -o o/x
+expect 0 "nothing written" "${export_ab[@]}" -o o/dry --dry-run
+[ ! -e o/dry ] || fault "a dry run writes"
+expect 0 "" "${export_ab[@]}" -o o/ext --external-data --format both
+for file in model.onnx.data model_float.onnx model_float.onnx.data adapters_float/a.safetensors; do
+	[ -s "o/ext/$file" ] || fault "no $file"
+done
+
+# Another adapter joins; the graph is not touched, the adapter is what a whole export would have made of it.
+before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
+expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
+[ "$before" = "$(cat o/x/model.onnx o/x/model.encodings.json | cksum)" ] || fault "adding an adapter changes the graph"
+expect 0 "" "$QUAD" export --base m --profile profile.json --adapter b=b.safetensors --batch 2 --tokens 8 -o o/y
+cmp -s o/x/adapters/b.safetensors o/y/adapters/b.safetensors || fault "an added adapter differs from an exported one"
+cmp -s o/x/model.onnx o/y/model.onnx || fault "the graph depends on the adapters"
+refused "adapters/b.safetensors' already exists" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
+expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --align none -o other.json
+refused "was made under profile" "$QUAD" export --adapter-only --base m --profile other.json --adapter a=a.safetensors -o o/x
+refused "cannot read 'm/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
+
+# Every adapter: the simulator and the exported file agree at every step; the samples are the same, and the float ones are not far.
+common=(--inputs data.safetensors --steps 2 --seed 3)
+for name in a b; do
+	expect 0 "3 samples" "$QUAD" run --base m --adapter $name=$name.safetensors "${common[@]}" --batch 2 -o o/float.safetensors --force
+	expect 0 "" "$QUAD" run --base m --adapter $name=$name.safetensors --profile profile.json "${common[@]}" --batch 2 \
+		--trace o/trace --force -o o/sim.safetensors
+	expect 0 "" "$QUAD" run --base o/x --adapter $name "${common[@]}" -o o/file.safetensors --force
+	cmp -s o/sim.safetensors o/file.safetensors || fault "adapter $name: the exported file samples something else"
+	expect 0 "largest difference 0.000e+00" "$QUAD" run --base o/ext --adapter $name=o/x/adapters/$name.safetensors "${common[@]}" --check-trace o/trace
+	expect 1 "of the output's range, allowed 0" "$QUAD" run --base o/x "${common[@]}" --check-trace o/trace --check 0
+	if "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force >/dev/null 2>"$work/err"; then
+		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" --check-trace o/trace --check 1e-3
+	else
+		grep -q "no ONNX Runtime found" "$work/err" || fault "$(cat "$work/err")"
+	fi
+	expect 0 "| $name" "$QUAD" report --pack 2 --task $name --input data.safetensors --reference o/float.safetensors \
+		--column "simulated=o/sim.safetensors" --column "exported=o/file.safetensors" --sheet o/sheet.png --force
+	[ -s o/sheet.png ] || fault "no contact sheet"
+done
+
+# What does not fit says so in one line.
+refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n
+refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
+refused "cannot read 'o/x/adapters/c.safetensors'" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
+refused "has no tensor 'encoder_hidden_states'" "$QUAD" run --base m --inputs a.safetensors -o o/n
+refused "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
+refused "no tensor 'negative_hidden_states'" "$QUAD" run --base m "${common[@]}" --guidance 3 -o o/n
+truncate -s 1000 o/x/adapters/b.safetensors
+refused "o/x/adapters/b.safetensors" "$QUAD" run --base o/x --adapter b "${common[@]}" -o o/n
+truncate -s 10000 o/x/model.onnx
+refused "'o/x/model.onnx': is not an ONNX file" "$QUAD" run --base o/x "${common[@]}" -o o/n
+finish
