@@ -31,16 +31,18 @@ static inline const struct qd_encoding *qd_encoding_of(const struct qd_graph *g,
 }
 float qd_encoding_low(const struct qd_encoding *e);
 float qd_encoding_high(const struct qd_encoding *e);
-/* AIMET's min-max rules: symmetric: scale = max(max/(2^(b-1)-1), -min/2^(b-1)), signed; asymmetric: unsigned, scale =
- * (max-min)/(2^b-1) in double, zero point = -round(min/scale). Smallest scale 2^-23. The range is widened to contain 0. `arena`
- * holds the result. */
+/*
+ * AIMET's min-max rules, stated in encoding_from.c: symmetric on the signed grid, or asymmetric on the unsigned one; the range is
+ * widened to contain 0. `arena` holds the result. QD_EINPUT when the range is not finite or empty.
+ */
 QD_CHECK enum qd_status qd_encoding_from_range(
 	struct qd_arena *arena, double min, double max, int bits, bool symmetric, struct qd_encoding **out);
-/* Symmetric, one scale per index of axis 0, from a weight's rows (any float dtype, mapped). */
+/* Symmetric, one scale per index of axis 0, from a weight's rows (any float dtype, mapped). QD_EINPUT names a tensor that holds NaN
+ * or infinity. */
 QD_CHECK enum qd_status qd_encoding_per_channel(
 	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
 QD_CHECK enum qd_status qd_encoding_copy(struct qd_arena *arena, const struct qd_encoding *e, struct qd_encoding **out);
-/* x f32 of `shape` -> q as int32, dequantized y f32 (either output may be NULL). golden: exact. */
+/* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
 void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
 void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
 
@@ -66,13 +68,16 @@ struct qd_quant_options {
 	enum qd_scope scope;
 	const char *slots; /* policy of qd_slots_choose */
 	int64_t rank;      /* 0: largest */
-	int64_t batch;     /* samples per run; 0: as many as fit a 64 x 64 latent's worth. No result depends on it. */
+	int64_t batch;     /* samples per run, 0: as many as make one 64 x 64 latent; moves results by float32 rounding only */
 };
 struct qd_quant_options qd_quant_options_default(void);
 /* How the values are spelled, in the order of their enum, NULL at the end. */
-extern const char *const qd_share_names[],
-	*const qd_align_names[], *const qd_method_names[], *const qd_observer_names[], *const qd_divergence_names[],
-											       *const qd_scope_names[];
+extern const char *const qd_share_names[];
+extern const char *const qd_align_names[];
+extern const char *const qd_method_names[];
+extern const char *const qd_observer_names[];
+extern const char *const qd_divergence_names[];
+extern const char *const qd_scope_names[];
 
 /* ---- a net: one graph for given sizes with its slots (net.c): what qss, eval, distill, run and export all start from ---- */
 struct qd_net {
@@ -84,8 +89,8 @@ struct qd_net {
 QD_CHECK enum qd_status qd_net_build(
 	struct qd_net *net, const struct qd_model *model, const struct qd_sizes *sizes, const struct qd_slots *slots_from);
 void qd_net_release(struct qd_net *net);
-/* Binds an adapter's tensors (NULL: gain 0, the base model) to the executor's LoRA inputs. `lora_values` NULL binds float; with a
- * function the tensors are what it returns (aligned, quantized-dequantized). */
+/* Binds an adapter's tensors (NULL: gain 0, the base model) to the executor's LoRA inputs, float32 and padded, unaligned. QD_EINPUT
+ * when it changes a layer without a slot. */
 QD_CHECK enum qd_status qd_net_bind_adapter(const struct qd_net *net, struct qd_exec *exec, const struct qd_adapter *adapter);
 
 /* ---- which values carry which encodings (assign.c) ---- */
@@ -140,8 +145,10 @@ struct qd_profile {
 };
 /* QD_EIO; QD_EINPUT naming the file, the entry, what was found and what is needed. */
 QD_CHECK enum qd_status qd_profile_read(struct qd_profile *profile, const char *path);
+/* The layout stands in profile_json.c. Equal profiles give equal bytes. QD_EEXIST, QD_EIO. */
 QD_CHECK enum qd_status qd_profile_write(const struct qd_profile *profile, const char *path, bool force);
 void qd_profile_release(struct qd_profile *profile);
+/* The encoding of a tensor, or NULL. */
 const struct qd_encoding *qd_profile_find(const struct qd_profile *profile, const char *tensor);
 /* Hangs the profile's encodings on the net's values. QD_EINPUT when a tensor of the profile is not in the graph or the other way
  * round. */
@@ -151,8 +158,11 @@ QD_CHECK enum qd_status qd_profile_check_base(const struct qd_profile *profile, 
 
 /* ---- alignment (align.c; the formulas are at the top of that file) ---- */
 /*
- * An adapter as it lies under the profile: per slot the aligned float tensors (padded to the slot's rank). up[:,k]*a_k,
- * down[k,:]*b_k, gain_k/(a_k b_k): the function is unchanged in exact arithmetic.
+ * An adapter as it lies under the profile: per slot its float tensors, padded with zeros to the slot's rank R, after
+ *
+ *   up[:,k] * a_k    down[k,:] * b_k    gain_k / (a_k b_k)
+ *
+ * which leaves the function as it was and fills the shared ranges; the gain may then repair part of the rounding.
  */
 struct qd_fitted_slot {
 	int64_t rank;            /* the adapter's own, without padding; 0: it does not adapt this layer */
@@ -175,8 +185,8 @@ QD_CHECK enum qd_status qd_profile_grid(const struct qd_profile *profile, char *
 /* Back to an adapter (rank padding dropped): what distill saves. */
 QD_CHECK enum qd_status qd_fitted_to_adapter(
 	const struct qd_fitted *fitted, const struct qd_profile *profile, const char *name, struct qd_adapter *out);
-/* 10 log10( sum |up diag(gain) down|^2 / sum |that - quantized|^2 ) over all slots of the adapter, without forming the products
- * larger than needed. */
+/* 10 log10( sum |up diag(gain) down|^2 / sum |that - the rounded one|^2 ) over all layers of the adapter; INFINITY without error.
+ */
 QD_CHECK enum qd_status qd_update_sqnr(
 	const struct qd_adapter *adapter, const struct qd_fitted *fitted, const struct qd_profile *profile, double *db);
 /* Binds fitted tensors to the LoRA inputs of an executor (float; the simulator quantizes them through their encodings). */
@@ -198,6 +208,7 @@ struct qd_data {
 /* QD_EINPUT names tensor, found and needed for this model. */
 QD_CHECK enum qd_status qd_data_open(struct qd_data *data, const char *path, const struct qd_model *model);
 void qd_data_release(struct qd_data *data);
+/* Sizes of a net for `batch` of the file's samples. */
 QD_CHECK enum qd_status qd_data_sizes(const struct qd_data *data, int64_t batch, struct qd_sizes *sizes);
 /* Binds samples [first, first + batch) to an executor's inputs. */
 QD_CHECK enum qd_status qd_data_bind(const struct qd_data *data, struct qd_exec *exec, int64_t first, int64_t batch);
