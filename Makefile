@@ -5,6 +5,7 @@
 #   make check              the same sources with warnings as errors, layer check, format check
 #   make install PREFIX=    copies the program; honours DESTDIR
 #   make demo               the whole tool on the committed example
+#   make V=1                with whole commands shown
 #   make LIBTORCH=DIR       against an unpacked libtorch or a Python `torch` package instead of Debian's (own build folder)
 #
 # CC, CXX, CFLAGS, CXXFLAGS, LDFLAGS and BUILD may be given. Sources are found by wildcard.
@@ -19,11 +20,16 @@ CFLAGS ?= -O2 -g
 CXXFLAGS ?= -O2 -g
 WERROR ?=
 AR := ar
+OPENMP := -fopenmp
+
+# V=1 shows whole commands.
+Q := $(if $(V),,@)
+say = $(if $(V),,@printf '  %-5s %s\n' $(1) $(2))
 
 WARN := -Wall -Wextra -Wshadow -Wwrite-strings -Wformat=2 $(WERROR)
 C_WARN := $(WARN) -Wpedantic -Wvla -Wstrict-prototypes -Wmissing-prototypes
 CPPFLAGS_ALL := -D_GNU_SOURCE -I. -I$(BUILD)/gen -MMD -MP $(CPPFLAGS)
-C_ALL := -std=c11 -fopenmp -fno-math-errno -fno-trapping-math $(CPPFLAGS_ALL)
+C_ALL := -std=c11 $(OPENMP) -fno-math-errno -fno-trapping-math $(CPPFLAGS_ALL)
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # ---- libtorch: Debian's, or the folder given ----
@@ -80,7 +86,8 @@ $(BUILD)/gen/onnx.pb-c.c: $(wildcard $(ONNX_PROTO)) scripts/install-deps.sh
 	@scripts/install-deps.sh --check
 	@mkdir -p $(@D)
 	@cp $(ONNX_PROTO) $(@D)/onnx.proto
-	protoc-c -I$(@D) --c_out=$(@D) onnx.proto
+	$(call say,GEN,$@)
+	$(Q)protoc-c -I$(@D) --c_out=$(@D) onnx.proto
 	@touch $@
 $(BUILD)/gen/onnx.pb-c.h: $(BUILD)/gen/onnx.pb-c.c ;
 
@@ -107,19 +114,24 @@ $(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast -Wno-psabi
 $(SAN)/lib/kernel/attention.o: SANITIZE += -Wno-psabi
 $(OBJ)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
-	$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<
 $(OBJ)/%.o: %.cc | $(GEN)
 	@mkdir -p $(@D)
-	$(CXX) -std=c++17 -fopenmp $(CPPFLAGS_ALL) $(TORCH_INC) $(WARN) $(CXXFLAGS) -c -o $@ $<
+	$(call say,CXX,$<)
+	$(Q)$(CXX) -std=c++17 $(OPENMP) $(CPPFLAGS_ALL) $(TORCH_INC) $(WARN) $(CXXFLAGS) -c -o $@ $<
 $(OBJ)/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -w -I$(BUILD)/gen $(CFLAGS) -c -o $@ $<
+	$(call say,CC,$<)
+	$(Q)$(CC) -std=c11 -w -I$(BUILD)/gen $(CFLAGS) -c -o $@ $<
 $(SAN)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
-	$(CC) $(C_ALL) $(C_WARN) -O1 -g $(SANITIZE) -c -o $@ $<
+	$(call say,SAN,$<)
+	$(Q)$(CC) $(C_ALL) $(C_WARN) -O1 -g $(SANITIZE) -c -o $@ $<
 $(SAN)/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
-	$(CC) -std=c11 -w -I$(BUILD)/gen -O1 -g $(SANITIZE) -c -o $@ $<
+	$(call say,SAN,$<)
+	$(Q)$(CC) -std=c11 -w -I$(BUILD)/gen -O1 -g $(SANITIZE) -c -o $@ $<
 
 $(OBJ)/libquad.a: $(LIB_OBJ) $(SHIM_OBJ)
 	@rm -f $@
@@ -136,7 +148,8 @@ $(SAN)/libquad.a: $(SAN_OBJ)
 
 # ---- programs ----
 $(BUILD)/quad: $(CMD_OBJ) $(OBJ)/libquad.a
-	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
 
 # Draws the example's data; needs nothing of libtorch.
 EXAMPLE_SRC := $(sort $(wildcard scripts/example/*.c))
@@ -145,13 +158,19 @@ $(BUILD)/scenes: $(EXAMPLE_SRC:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
 
 $(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(OBJ)/libhelp.a $(OBJ)/libquad.a
 	@mkdir -p $(@D)
-	$(CXX) -fopenmp $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lcmocka
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lcmocka
 $(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(SAN)/libhelp.a $(SAN)/libquad.a
 	@mkdir -p $(@D)
-	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
 $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/libquad.a
 	@mkdir -p $(@D)
-	$(CC) -fopenmp $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# Long builds use every processor unless -j was given.
+JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))
 
 # ---- tests ----
 tests: $(BUILD)/quad $(BUILD)/scenes $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ)
@@ -159,7 +178,7 @@ tests: $(BUILD)/quad $(BUILD)/scenes $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ)
 # In two steps: what is found by wildcard is only there once the packages are.
 test:
 	@scripts/install-deps.sh --check-or-install
-	@$(MAKE) --no-print-directory test-run
+	@$(MAKE) --no-print-directory $(JOBS) test-run
 
 test-run: tests
 	@tests/run.sh --build $(BUILD) $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ) scripts/check-layers.sh $(SCRIPTS)
@@ -170,14 +189,14 @@ test-torch: $(BUILD)/quad $(BUILD)/scenes $(TEST_TORCH)
 
 # Search, not replay: one libFuzzer program per target, to be run by hand as $(BUILD)/fuzz/NAME tests/fuzz/corpus/NAME.
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' fuzz-link
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPENMP=-Wno-unknown-pragmas SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' fuzz-link
 .PHONY: fuzz-link
 fuzz-link: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%)
 $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/libquad.a
-	clang -fopenmp -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
+	clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 
 check:
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/check WERROR=-Werror check-run
+	@$(MAKE) --no-print-directory $(JOBS) BUILD=$(BUILD)/check WERROR=-Werror check-run
 .PHONY: check-run
 check-run: $(CMD_OBJ) $(LIB_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
 	@scripts/check-layers.sh
@@ -191,7 +210,7 @@ format:
 # ---- for people ----
 demo:
 	@scripts/install-deps.sh --check-or-install
-	@$(MAKE) --no-print-directory all
+	@$(MAKE) --no-print-directory $(JOBS) all
 	@QUAD=$(BUILD)/quad scripts/demo.sh
 
 install: all

@@ -13,14 +13,20 @@
 
 struct qd_exec;
 
-/* `*tensor` is the value's tensor: leave it, or free it and put a new reference in its place (same shape). */
+/*
+ * `*tensor` is the value's tensor: leave it, or free it and put a new reference in its place (same shape). Called for float32
+ * values only; inputs, replaced weights and results on each run, weights and results that depend on weights alone once (until
+ * qd_exec_reload_weights). A tensor is not always row-major in memory: qt_contiguous makes it so.
+ */
 typedef enum qd_status (*qd_value_hook)(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 
 struct qd_exec_options {
 	qd_value_hook hook; /* NULL: none */
 	void *hook_context;
-	/* false: attention patterns run as one fused operator and intermediate values inside are not seen by the hook. true: every
-	 * value is seen. */
+	/*
+	 * false: groups (attention, x * sigmoid(x), quantize and dequantize) run as one operator, and the hook does not see the
+	 * values inside them, except that a value with a note is never inside. true: one step per node, every value is seen.
+	 */
 	bool see_all;
 };
 
