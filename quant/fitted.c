@@ -115,7 +115,8 @@ static enum qd_status to_lora(
 		.out = slot->out,
 		.in = slot->in,
 		.kh = slot->kh,
-		.kw = slot->kw };
+		.kw = slot->kw,
+		.conv = slot->conv };
 	lora->down = qd_arena_array(arena, r * in, sizeof(float));
 	lora->up = qd_arena_array(arena, out * r, sizeof(float));
 	lora->gain = qd_arena_array(arena, r, sizeof(float));
