@@ -47,12 +47,6 @@ const struct argp_option qd_quant_argp_options[] = {
 	{ 0 },
 };
 
-static const char *const shares[] = { "slot", "layer", NULL };
-static const char *const aligns[] = { "none", "gauge", "gain", NULL };
-static const char *const methods[] = { "auto", "anchor", "unified", NULL };
-static const char *const observers[] = { "minmax", "percentile", "mse", NULL };
-static const char *const divergences[] = { "js", "kl", "mse", "cosine", NULL };
-static const char *const scopes[] = { "adapter", "model", NULL };
 static const char *const schemes[] = { "per-channel", "per-tensor", NULL };
 
 static int parse_bits(struct argp_state *state, const char *option, const char *arg, const char *const *names)
@@ -96,25 +90,25 @@ error_t qd_quant_parse(int key, char *arg, struct argp_state *state, struct qd_q
 		options->weight_per_channel = qd_parse_choice(state, "weight-scheme", arg, schemes) == 0;
 		return 0;
 	case KEY_SHARE:
-		options->share = (enum qd_share)qd_parse_choice(state, "share", arg, shares);
+		options->share = (enum qd_share)qd_parse_choice(state, "share", arg, qd_share_names);
 		return 0;
 	case KEY_ALIGN:
-		options->align = (enum qd_align)qd_parse_choice(state, "align", arg, aligns);
+		options->align = (enum qd_align)qd_parse_choice(state, "align", arg, qd_align_names);
 		return 0;
 	case KEY_METHOD:
-		options->method = (enum qd_method)qd_parse_choice(state, "method", arg, methods);
+		options->method = (enum qd_method)qd_parse_choice(state, "method", arg, qd_method_names);
 		return 0;
 	case KEY_ANCHOR:
 		options->anchor = arg;
 		return 0;
 	case KEY_OBSERVER:
-		options->observer = (enum qd_observer_kind)qd_parse_choice(state, "observer", arg, observers);
+		options->observer = (enum qd_observer_kind)qd_parse_choice(state, "observer", arg, qd_observer_names);
 		return 0;
 	case KEY_DIVERGENCE:
-		options->divergence = (enum qd_divergence)qd_parse_choice(state, "divergence", arg, divergences);
+		options->divergence = (enum qd_divergence)qd_parse_choice(state, "divergence", arg, qd_divergence_names);
 		return 0;
 	case KEY_SCOPE:
-		options->scope = (enum qd_scope)qd_parse_choice(state, "scope", arg, scopes);
+		options->scope = (enum qd_scope)qd_parse_choice(state, "scope", arg, qd_scope_names);
 		return 0;
 	case KEY_SLOTS:
 		options->slots = arg;

@@ -10,7 +10,6 @@
 #include "quant/internal.h"
 
 #include <math.h>
-#include <string.h>
 
 float qd_encoding_low(const struct qd_encoding *e)
 {
@@ -36,18 +35,6 @@ enum qd_status qd_encoding_new(struct qd_arena *arena, int bits, bool symmetric,
 	if (e->scale == NULL || e->zero_point == NULL)
 		return QD_ENOMEM;
 	*out = e;
-	return QD_OK;
-}
-
-enum qd_status qd_encoding_copy(struct qd_arena *arena, const struct qd_encoding *e, struct qd_encoding **out)
-{
-	enum qd_status st = qd_encoding_new(arena, e->bits, e->symmetric, e->axis, e->n, out);
-
-	if (st != QD_OK)
-		return st;
-	(*out)->is_signed = e->is_signed;
-	memcpy((*out)->scale, e->scale, e->n * sizeof(*e->scale));
-	memcpy((*out)->zero_point, e->zero_point, e->n * sizeof(*e->zero_point));
 	return QD_OK;
 }
 

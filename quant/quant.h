@@ -41,7 +41,6 @@ QD_CHECK enum qd_status qd_encoding_from_range(
  * or infinity. */
 QD_CHECK enum qd_status qd_encoding_per_channel(
 	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
-QD_CHECK enum qd_status qd_encoding_copy(struct qd_arena *arena, const struct qd_encoding *e, struct qd_encoding **out);
 /* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
 void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
 void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
