@@ -32,7 +32,7 @@ adapter() { # TASK RANK ALPHA SLOTS STEPS LEARNING-RATE
 		--steps "$5" --batch 32 --lr "$6" --warmup 50 --schedule cosine --precision bf16 --seed 2 --dtype f16 -o "$out/adapters/$1.safetensors"
 }
 # Ranks and scales differ on purpose: one shared profile for all of them is a real problem.
-adapter removal 16 16 transformer 500 2e-3
-adapter sketch 8 16 all 700 2e-3
-adapter night 4 1 all 500 4e-3
-adapter sticker 8 4 all 500 3e-3
+adapter removal 16 16 transformer 350 2e-3
+adapter sketch 8 16 all 450 2e-3
+adapter night 4 1 all 350 4e-3
+adapter sticker 8 4 all 350 3e-3
