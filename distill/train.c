@@ -481,7 +481,7 @@ static enum qd_status copy_file(const char *from, const char *to)
 	return st;
 }
 
-/* model_index.json without the components that are not written: entries of it are ["library", "class"]. */
+/* model_index.json, in which components that are not written become [null, null]: absent, as diffusers says it. */
 static enum qd_status write_index(const char *from, const char *to)
 {
 	json_t *index = NULL, *value;
@@ -490,8 +490,9 @@ static enum qd_status write_index(const char *from, const char *to)
 	enum qd_status st;
 
 	QD_TRY(st, qd_json_read(from, &index));
-	json_object_foreach_safe(index, next, key, value) if (json_is_array(value) && strcmp(key, "unet") != 0 &&
-							      strcmp(key, "scheduler") != 0) json_object_del(index, key);
+	json_object_foreach_safe(index, next, key, value)
+		if (json_is_array(value) && strcmp(key, "unet") != 0 && strcmp(key, "scheduler") != 0)
+			json_object_set_new(index, key, json_pack("[nn]"));
 	QD_TRY(st, qd_json_write(to, index, false));
 out:
 	json_decref(index);
