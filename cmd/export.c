@@ -99,12 +99,14 @@ static enum qd_status run(struct export_args *args, const struct qd_common *comm
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_profile_read(&profile, common->profile));
 	default_sizes(&args->options.sizes, &opened.model);
-	if (args->adapter_only)
+	if (args->adapter_only) {
+		QD_TRY(st, qd_profile_check_base(&profile, &opened.model));
 		QD_TRY(st, qd_export_adapters(
 				   common->output, &profile, opened.adapter_list, opened.n_adapters, &args->options, &manifest));
-	else
+	} else {
 		QD_TRY(st, qd_export(common->output, &opened.model, &profile, opened.adapter_list, opened.n_adapters,
 				   &args->options, &manifest));
+	}
 	if (common->json)
 		QD_TRY(st, qd_print_json(json_incref(manifest)));
 	else

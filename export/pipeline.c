@@ -197,6 +197,24 @@ out:
 	return st;
 }
 
+/* Adding to an export: what would fail does so before the first file is written. */
+static enum qd_status check_all_adapters(struct job *job, bool also_float)
+{
+	enum qd_status st;
+	const char *folder = job->folder;
+	for (size_t i = 0; i < job->n && folder != NULL && !job->options->force; i++) {
+		const char *file = qd_arena_strf(&job->arena, "%s/adapters/%s.safetensors", folder, job->adapters[i]->name);
+		if (file == NULL)
+			return QD_ENOMEM;
+		if (qd_is_file(file))
+			return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", file);
+	}
+	job->folder = NULL;
+	st = export_all_adapters(job, also_float);
+	job->folder = folder;
+	return st;
+}
+
 /* ---- both ways in ---- */
 
 /* Whoever samples from the export needs the schedule it was trained with. */
@@ -268,6 +286,7 @@ enum qd_status qd_export_adapters(const char *path, const struct qd_profile *pro
 	}
 	QD_TRY(st, qd_json_read(file, &document));
 	QD_TRY(st, qd_manifest_check(document, file, profile, options->profile_path));
+	QD_TRY(st, check_all_adapters(&job, qd_is_directory(floats)));
 	QD_TRY(st, export_all_adapters(&job, qd_is_directory(floats)));
 	QD_TRY(st, write_manifest(&job, document));
 	if (manifest != NULL)

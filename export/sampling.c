@@ -200,6 +200,8 @@ static enum qd_status session_open(struct session *s, const struct qd_sampling_o
 	QD_TRY(st, measure_graph(s, &engine.sizes));
 	QD_TRY(st, read_columns(s));
 	QD_TRY(st, allocate_feeds(s));
+	qd_log(QD_LOG_INFO, "%s: %lld samples, %lld at a time", qd_engine_name(s->engine), (long long)s->n,
+		(long long)s->sizes.batch);
 out:
 	return st;
 }
@@ -346,19 +348,23 @@ out:
 
 /* ---- comparing with a trace ---- */
 
-static enum qd_status trace_tensor(const struct session *s, const struct qd_safetensors *trace, int step, const char *what,
-	struct qd_shape shape, const float **out)
+/* A tensor of the trace as aligned floats in the session's arena. */
+static enum qd_status trace_tensor(
+	struct session *s, const struct qd_safetensors *trace, int step, const char *what, struct qd_shape shape, const float **out)
 {
 	enum qd_status st;
 	char name[64], found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
 	const struct qd_tensor *t;
 	snprintf(name, sizeof(name), "step.%03d.%s", step, what);
 	QD_TRY(st, qd_safetensors_get(trace, name, &t));
-	if (t->dtype != QD_F32 || !qd_shape_equal(&t->shape, &shape))
-		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s %s, needs F32 %s (%lld samples of '%s')", trace->path, name,
-			qd_dtype_name(t->dtype), qd_shape_text(&t->shape, found), qd_shape_text(&shape, needed), (long long)s->n,
-			s->options->inputs);
-	*out = t->data;
+	if (!qd_shape_equal(&t->shape, &shape))
+		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs %s (%lld samples of '%s')", trace->path, name,
+			qd_shape_text(&t->shape, found), qd_shape_text(&shape, needed), (long long)s->n, s->options->inputs);
+	float *values = qd_arena_array(&s->arena, (size_t)qd_shape_elements(&shape), sizeof(*values));
+	if (values == NULL)
+		return QD_ENOMEM;
+	*out = values;
+	QD_TRY(st, qd_tensor_to_f32(t, values));
 out:
 	return st;
 }

@@ -15,7 +15,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { API_VERSION = 20, LOG_ERRORS = 3, OPTIMIZE_NONE = 0, OPTIMIZE_ALL = 99, ALLOCATOR_DEVICE = 0, MEMORY_DEFAULT = 0 };
+enum { API_VERSION = 20, LOG_ERRORS = 3, OPTIMIZE_ALL = 99, ALLOCATOR_DEVICE = 0, MEMORY_DEFAULT = 0 };
 
 typedef void (*slot)(void);
 struct api_base {
@@ -178,8 +178,7 @@ enum qd_status qd_ort_session_new(
 		return qd_fail(QD_ENOMEM, "cannot open '%s'", model);
 	session->ort = ort;
 	QD_TRY(st, check(ort, ort->api.CreateSessionOptions(&options), "creating options"));
-	QD_TRY(st,
-		check(ort, ort->api.SetSessionGraphOptimizationLevel(options, o->plain ? OPTIMIZE_NONE : OPTIMIZE_ALL), "options"));
+	QD_TRY(st, check(ort, ort->api.SetSessionGraphOptimizationLevel(options, OPTIMIZE_ALL), "options"));
 	if (o->threads > 0)
 		QD_TRY(st, check(ort, ort->api.SetIntraOpNumThreads(options, o->threads), "options"));
 	if (o->profile != NULL)

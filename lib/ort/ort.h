@@ -24,7 +24,6 @@ const char *qd_ort_version(const struct qd_ort *ort);
 struct qd_ort_options {
 	int threads;         /* 0: the library's choice */
 	const char *profile; /* prefix of a JSON trace of operator times that is written when the session ends; NULL: none */
-	bool plain;          /* true: no graph optimizations */
 };
 /* Loads a model file (external data beside it). `ort` must outlive the session. QD_EINPUT with the library's message. */
 QD_CHECK enum qd_status qd_ort_session_new(
