@@ -61,6 +61,8 @@ UNIT_PLAIN := $(filter-out $(UNIT_TORCH),$(UNIT_SRC))
 UNIT_HELP := $(filter-out $(UNIT_SRC),$(sort $(wildcard tests/unit/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SCRIPTS := $(sort $(wildcard tests/golden/*.sh tests/e2e/*.sh))
+# Everything whose layout .clang-format decides.
+FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(FUZZ_SRC) $(EXAMPLE_SRC) tests/fuzz/replay.c $(sort $(wildcard */*.h */*/*.h))
 
 OBJ := $(BUILD)/obj
 SAN := $(BUILD)/san
@@ -201,11 +203,11 @@ check:
 check-run: $(CMD_OBJ) $(LIB_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
 	@scripts/check-layers.sh
 	@if command -v clang-format >/dev/null; then \
-		clang-format --dry-run -Werror $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard */*.h */*/*.h); \
+		clang-format --dry-run -Werror $(FORMATTED); \
 	else echo 'clang-format is not installed: layout not checked'; fi
 
 format:
-	clang-format -i $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(FUZZ_SRC) $(wildcard */*.h */*/*.h)
+	clang-format -i $(FORMATTED)
 
 # ---- for people ----
 demo:

@@ -195,8 +195,8 @@ static int default_threads(void)
 }
 
 /*
- * A run makes and frees the same tensors over and over. By default the C library gives such blocks back to the system each time, and
- * every page is then cleared anew: a tenth of a training step.
+ * A run makes and frees the same tensors over and over. By default the C library gives such blocks back to the system each time,
+ * and every page is then cleared anew: a tenth of a training step.
  */
 static void keep_freed_memory(void)
 {

@@ -491,8 +491,10 @@ static enum qd_status write_index(const char *from, const char *to)
 
 	QD_TRY(st, qd_json_read(from, &index));
 	json_object_foreach_safe(index, next, key, value)
+	{
 		if (json_is_array(value) && strcmp(key, "unet") != 0 && strcmp(key, "scheduler") != 0)
 			json_object_set_new(index, key, json_pack("[nn]"));
+	}
 	QD_TRY(st, qd_json_write(to, index, false));
 out:
 	json_decref(index);

@@ -58,7 +58,7 @@ static const char *own_folder(const char *name)
 
 static const char *below(char *room, const char *folder, const char *name)
 {
-	snprintf(room, 4200, "%s/%s", folder, name);
+	assert_true(snprintf(room, 4200, "%s/%s", folder, name) < 4200);
 	return room;
 }
 
