@@ -101,13 +101,6 @@ $(BUILD)/gen/version.h: FORCE
 .PHONY: FORCE
 FORCE:
 
-# Flatbuffer schemas, for files over them.
-FBS_GEN := $(patsubst export/%.fbs,$(BUILD)/gen/%_generated.h,$(wildcard export/*.fbs))
-$(BUILD)/gen/%_generated.h: export/%.fbs
-	@mkdir -p $(@D)
-	flatc --cpp -o $(@D) $<
-GEN += $(FBS_GEN)
-
 # ---- objects ----
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.

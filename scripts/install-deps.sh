@@ -9,9 +9,8 @@
 # Exit 3, with one line that names the missing packages, when they cannot be installed.
 set -u
 
-packages="gcc g++ make pkg-config libtorch-dev libdnnl-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev
-libopenblas-dev libpng-dev libjansson-dev libcmocka-dev libxxhash-dev zlib1g-dev flatbuffers-compiler
-libflatbuffers-dev"
+packages="gcc g++ make libtorch-dev libdnnl-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libopenblas-dev libpng-dev
+libjansson-dev libcmocka-dev libxxhash-dev"
 
 if [ "${1:-}" = --list ]; then
 	# shellcheck disable=SC2086
