@@ -136,7 +136,8 @@ QD_CHECK enum qd_status qd_sample_file(const struct qd_sampling_options *options
 struct qd_trace_step {
 	double timestep, difference, range;
 };
-/* Feeds the inputs stored in a trace, step by step, and compares the outputs. `*steps` is a heap array of *n. */
+/* Feeds the inputs stored in a trace, step by step, and compares the outputs; without a limit, for as many samples as the trace
+ * holds. `*steps` is a heap array of *n. */
 QD_CHECK enum qd_status qd_trace_check(
 	const struct qd_sampling_options *options, const char *trace, struct qd_trace_step **steps, size_t *n);
 
@@ -169,7 +170,7 @@ struct qd_report {
 	int show; /* samples of each task on the sheet */
 	int zoom; /* pixels of the sheet per pixel of an image */
 	/* filled by qd_report_measure */
-	const char **columns; /* their names, in the order in which tasks first give them */
+	const char **columns; /* their names, in the order in which tasks give them */
 	size_t n_columns;
 	struct qd_report_cell *cells;     /* [n][n_columns]; each is NULL where a task lacks the column */
 	struct qd_report_cell *reference; /* [n]: the reference itself against the truth */

@@ -85,32 +85,39 @@ static double image_psnr(const float *a, const float *b, size_t n)
 	return qd_psnr(qd_mse(a, b, n), 1);
 }
 
-/* The columns of all tasks, each once. */
-static enum qd_status name_columns(struct qd_report *r)
-{
-	size_t total = 0;
-	for (size_t t = 0; t < r->n; t++)
-		total += r->tasks[t].n;
-	r->columns = qd_arena_array(&r->arena, total + 1, sizeof(*r->columns));
-	if (r->columns == NULL)
-		return QD_ENOMEM;
-	for (size_t t = 0; t < r->n; t++)
-		for (size_t c = 0; c < r->tasks[t].n; c++) {
-			size_t at = 0;
-			while (at < r->n_columns && strcmp(r->columns[at], r->tasks[t].columns[c].name) != 0)
-				at++;
-			r->columns[at] = r->tasks[t].columns[c].name;
-			r->n_columns = at == r->n_columns ? at + 1 : r->n_columns;
-		}
-	return QD_OK;
-}
-
 static size_t column_index(const struct qd_report *r, const char *name)
 {
 	size_t at = 0;
 	while (at < r->n_columns && strcmp(r->columns[at], name) != 0)
 		at++;
 	return at;
+}
+
+/* The columns of all tasks, each once; one that only a later task has comes behind the column that it follows there. */
+static enum qd_status name_columns(struct qd_report *r)
+{
+	size_t total = 0;
+	for (size_t t = 0; t < r->n; t++)
+		total += r->tasks[t].n;
+	r->n_columns = 0;
+	r->columns = qd_arena_array(&r->arena, total + 1, sizeof(*r->columns));
+	if (r->columns == NULL)
+		return QD_ENOMEM;
+	for (size_t t = 0; t < r->n; t++) {
+		size_t place = 0;
+		for (size_t c = 0; c < r->tasks[t].n; c++) {
+			const char *name = r->tasks[t].columns[c].name;
+			size_t at = column_index(r, name);
+			if (at == r->n_columns) {
+				memmove(r->columns + place + 1, r->columns + place, (r->n_columns - place) * sizeof(*r->columns));
+				r->columns[place] = name;
+				r->n_columns++;
+				at = place;
+			}
+			place = at + 1;
+		}
+	}
+	return QD_OK;
 }
 
 static enum qd_status check_same(

@@ -406,8 +406,13 @@ enum qd_status qd_trace_check(const struct qd_sampling_options *options, const c
 	float *out = NULL;
 	*steps = NULL;
 	*n = 0;
-	QD_TRY(st, session_open(&s, options));
+	struct qd_sampling_options limited = *options;
+	const struct qd_tensor *sample;
 	QD_TRY(st, qd_safetensors_open(&trace, path));
+	QD_TRY(st, qd_safetensors_get(&trace, "step.000.sample", &sample));
+	if (limited.limit == 0 && sample->shape.rank > 0)
+		limited.limit = sample->shape.dim[0];
+	QD_TRY(st, session_open(&s, &limited));
 	*steps = calloc(trace.n / 3 + 1, sizeof(**steps));
 	out = malloc((size_t)(s.n * s.latent_channels * s.sizes.height * s.sizes.width) * sizeof(float));
 	if (*steps == NULL || out == NULL) {

@@ -241,6 +241,27 @@ static void json_holds_every_sample(void **state)
 	free(f);
 }
 
+/* "near" and "far", then "near", "middle": a column of a later task comes behind the one that it follows there. */
+static void columns_keep_their_order(void **state)
+{
+	struct files *f = malloc(sizeof(*f));
+	(void)state;
+	make(f);
+	f->columns[1][1] = (struct qd_report_column){ "middle", f->columns[0][0].path };
+	f->tasks[1].n = 2;
+	qd_arena_release(&f->report.arena);
+	f->report.n_columns = 0;
+	assert_int_equal(qd_report_measure(&f->report), QD_OK);
+	assert_int_equal(f->report.n_columns, 3);
+	assert_string_equal(f->report.columns[0], "near");
+	assert_string_equal(f->report.columns[1], "middle");
+	assert_string_equal(f->report.columns[2], "far");
+	assert_null(f->report.cells[1].each);
+	assert_non_null(f->report.cells[4].each);
+	done(f);
+	free(f);
+}
+
 static void names_the_file_that_does_not_fit(void **state)
 {
 	struct files *f = malloc(sizeof(*f));
@@ -329,6 +350,7 @@ int main(void)
 		cmocka_unit_test(measures_mean_and_standard_error),
 		cmocka_unit_test(the_table_is_aligned),
 		cmocka_unit_test(json_holds_every_sample),
+		cmocka_unit_test(columns_keep_their_order),
 		cmocka_unit_test(names_the_file_that_does_not_fit),
 		cmocka_unit_test(draws_a_sheet),
 		cmocka_unit_test(enlarging_keeps_a_constant),
