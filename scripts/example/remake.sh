@@ -20,6 +20,7 @@ if [ ! -d "$out/model" ]; then
 	[ -d "$out/start" ] || {
 		"$quad" init --config scripts/example/unet.json --seed 1 -o "$out/start"
 		cp scripts/example/scheduler_config.json "$out/start/scheduler/scheduler_config.json"
+		sed -i 's/DDIMScheduler/EulerDiscreteScheduler/' "$out/start/model_index.json"
 	}
 	data base base 20000 1
 	"$quad" train --base "$out/start" --data "$out/base.safetensors" --steps 4000 --batch 32 --lr 1.5e-3 --warmup 100 --schedule cosine \
