@@ -70,16 +70,29 @@ static void dump(void *context, const char *text)
 	fputs(text, stderr);
 }
 
+/* A distilled adapter lies on the grid already: quantizing it loses nothing, and its SQNR is infinite (null). */
+static void print_adapter(const json_t *adapter)
+{
+	const char *name = json_string_value(json_object_get(adapter, "name"));
+	const json_t *sqnr = json_object_get(adapter, "update_sqnr_db");
+	if (json_is_number(sqnr))
+		printf("  %-20s update SQNR %.1f dB\n", name, json_number_value(sqnr));
+	else
+		printf("  %-20s update exact: on the grid already\n", name);
+}
+
 static void print_summary(const char *path, const json_t *manifest, bool dry_run)
 {
-	const json_t *adapters = json_object_get(manifest, "adapters"), *files = json_object_get(manifest, "files"), *item;
-	size_t i;
+	const json_t *adapters = json_object_get(manifest, "adapters"), *files = json_object_get(manifest, "files");
 	printf("%s: %zu slots, %zu adapter%s%s\n", path, json_array_size(json_object_get(manifest, "slots")),
 		json_array_size(adapters), json_array_size(adapters) == 1 ? "" : "s", dry_run ? " (nothing written)" : "");
-	json_array_foreach(adapters, i, item) printf("  %-20s update SQNR %.1f dB\n",
-		json_string_value(json_object_get(item, "name")), json_number_value(json_object_get(item, "update_sqnr_db")));
-	json_array_foreach(files, i, item) printf("  %12lld  %s\n", (long long)json_integer_value(json_object_get(item, "bytes")),
-		json_string_value(json_object_get(item, "path")));
+	for (size_t i = 0; i < json_array_size(adapters); i++)
+		print_adapter(json_array_get(adapters, i));
+	for (size_t i = 0; i < json_array_size(files); i++) {
+		const json_t *file = json_array_get(files, i);
+		printf("  %12lld  %s\n", (long long)json_integer_value(json_object_get(file, "bytes")),
+			json_string_value(json_object_get(file, "path")));
+	}
 }
 
 static void default_sizes(struct qd_sizes *sizes, const struct qd_model *model)
