@@ -21,8 +21,9 @@ const char *qt_version(void);
 int64_t qt_live(void);
 QD_CHECK enum qd_status qt_set_threads(int threads);
 /*
- * Whether convolutions and linear layers round their operands to bfloat16 and give float32 back (mixed-precision training; sums
- * stay float32 inside). About twice as fast where the CPU multiplies bfloat16. Off unless set; never used where exactness matters.
+ * Whether convolutions and linear layers compute on bfloat16: operands and results are rounded to it, sums inside are float32
+ * (mixed-precision training). About twice as fast where the CPU multiplies bfloat16. Off unless set; never used where exactness
+ * matters.
  */
 void qt_set_bfloat16(bool on);
 void qt_set_grad(bool on);

@@ -462,6 +462,33 @@ static void test_grad_switch_and_detach(void **state)
 	assert_int_equal(qt_live(), 0);
 }
 
+/* 257 needs nine bits: bfloat16 keeps eight. Tensors come back as float32, and gradients flow. */
+static void test_bfloat16_products(void **state)
+{
+	(void)state;
+	qt_tensor x = from_floats(QD_SHAPE(1, 2), (float[]){ 257, 1 }), w = from_floats(QD_SHAPE(1, 2), (float[]){ 1, 2 }), y,
+		  gradient;
+	float out, slope[2];
+
+	OK(qt_requires_grad(w, true));
+	for (int on = 1; on >= 0; on--) {
+		qt_set_bfloat16(on);
+		OK(qt_linear(x, w, NULL, &y));
+		OK(qt_read(y, &out, sizeof(out)));
+		assert_true(out == (on ? 258 : 259));
+		OK(qt_zero_grad(w));
+		OK(qt_backward(y));
+		OK(qt_grad(w, &gradient));
+		OK(qt_read(gradient, slope, sizeof(slope)));
+		assert_true(slope[0] == (on ? 256 : 257) && slope[1] == 1);
+		qt_free(gradient);
+		qt_free(y);
+	}
+	qt_free(x);
+	qt_free(w);
+	assert_int_equal(qt_live(), 0);
+}
+
 /* ---- optimizer ---- */
 
 /* A leaf whose gradient is 2 (x - target) / n. */
@@ -566,6 +593,7 @@ int main(void)
 		cmocka_unit_test(test_gradients_equal_differences),
 		cmocka_unit_test(test_fake_quantize_is_straight_through),
 		cmocka_unit_test(test_grad_switch_and_detach),
+		cmocka_unit_test(test_bfloat16_products),
 		cmocka_unit_test(test_adamw_minimizes),
 		cmocka_unit_test(test_lerp),
 		cmocka_unit_test(test_denormals_survive),
