@@ -100,6 +100,9 @@ const char *help_data(const char *name, int64_t n, uint64_t seed, bool noisy)
 	OK(qd_tensor_new(&t[2], "encoder_hidden_states", QD_F32, &prompt));
 	for (int i = 0; i < 3; i++)
 		waves(&t[i], &random);
+	/* as wide as noised latents are, so that ranges calibrated on one serve the other */
+	for (int64_t i = 0; noisy && i < qd_shape_elements(&t[0].shape); i++)
+		((float *)t[0].data)[i] += (float)qd_random_normal(&random);
 	for (int64_t i = 0; noisy && i < n; i++)
 		((float *)t[1].data)[i] = (float)qd_random_below(&random, 1000);
 	OK(qd_safetensors_write(path, t, 3, NULL, 0, true, NULL, NULL));
