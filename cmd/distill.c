@@ -18,7 +18,6 @@ enum {
 	KEY_SCHEDULE,
 	KEY_WARMUP,
 	KEY_TRAJECTORY,
-	KEY_SPARE,
 	KEY_EVALUATE,
 	KEY_CHECKPOINT
 };
@@ -36,7 +35,6 @@ static const struct argp_option distill_options[] = {
 	{ "warmup", KEY_WARMUP, "N", 0, "updates over which the learning rate rises (default 0)", 1 },
 	{ "trajectory", KEY_TRAJECTORY, "NAME:STEPS", 0,
 		"learn at the states the float model passes when sampling, as euler:8 or ddim:20 (default: noised latents)", 1 },
-	{ "spare-ranks", KEY_SPARE, NULL, 0, "also use the components that the slots have beyond the adapter's rank", 1 },
 	{ "eval-every", KEY_EVALUATE, "N", 0, "updates between judgements on held-out draws (default: eight in all)", 1 },
 	{ "checkpoint-every", KEY_CHECKPOINT, "N", 0,
 		"updates between checkpoints, OUTPUT.ckpt, from which the same command goes on (default 0: none)", 1 },
@@ -113,9 +111,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return add_data(distill, arg);
 	case KEY_TRAJECTORY:
 		parse_trajectory(distill, arg, state);
-		return 0;
-	case KEY_SPARE:
-		o->spare_ranks = true;
 		return 0;
 	case KEY_EVALUATE:
 		o->evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);

@@ -8,8 +8,7 @@
  * number by about the learning rate, so 0.3 is a third of a rounding step whatever the slot's scale is. The gain is trained through
  * its logarithm, so that its steps are relative and its sign stays. After each step down and up are clamped to the grid's range:
  * what lies outside would get no gradient back. Components that are zero in down, up and gain have no gradient and stay zero, so
- * padding stays padding; with spare_ranks they start with a random down and a small gain instead, and the adapter uses all of the
- * slots it has.
+ * padding stays padding.
  *
  * The result holds the rounded numbers themselves, which fit the same grid again without changing.
  */
@@ -20,8 +19,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define STREAM_SPARE (UINT64_C(3) << 62)
 
 struct qd_distill_options qd_distill_options_default(void)
 {
@@ -117,29 +114,6 @@ out:
 	return st;
 }
 
-/* Components above the adapter's rank: a random down over half the range, up zero, and the mean gain. They do nothing until up
- * moves. */
-static void start_spare(struct distiller *d, size_t slot)
-{
-	const struct qd_slot *s = &d->net.slots.items[slot];
-	struct qd_fitted_slot *f = &d->fitted.slots[slot];
-	const struct qd_encoding *e = qd_encoding_of(&d->net.graph, s->down);
-	int64_t in = s->in * s->kh * s->kw;
-	double mean = 0;
-	struct qd_random random;
-
-	qd_random_init(&random, d->options->seed, STREAM_SPARE + slot);
-	for (int64_t k = 0; k < f->rank; k++)
-		mean += fabs((double)f->gain[k]) / (double)f->rank;
-	for (int64_t k = f->rank; k < s->rank; k++) {
-		f->gain[k] = (float)mean;
-		for (int64_t i = 0; i < in; i++)
-			f->down[k * in + i] =
-				(float)((qd_random_uniform(&random) - 0.5) * (double)(qd_encoding_high(e) * e->scale[0]));
-	}
-	f->rank = s->rank;
-}
-
 static enum qd_status add_slots(struct distiller *d)
 {
 	enum qd_status st = QD_OK;
@@ -151,8 +125,6 @@ static enum qd_status add_slots(struct distiller *d)
 		d->slots[i].first = d->optimizer.n;
 		if (d->fitted.slots[i].rank == 0)
 			continue;
-		if (d->options->spare_ranks)
-			start_spare(d, i);
 		QD_TRY(st, add_matrix(d, i, 0));
 		QD_TRY(st, add_matrix(d, i, 1));
 		QD_TRY(st, add_gain(d, i));
@@ -218,23 +190,36 @@ out:
 	return st;
 }
 
+/* All that a profile says of the numbers: one line per tensor. */
+static void print_profile(FILE *f, const struct qd_profile *profile)
+{
+	char scale[QD_HASH_TEXT], zero[QD_HASH_TEXT];
+
+	for (size_t i = 0; i < profile->n_entries; i++) {
+		const struct qd_encoding *e = profile->entries[i].encoding;
+		qd_hash_bytes(e->scale, e->n * sizeof(*e->scale), scale);
+		qd_hash_bytes(e->zero_point, e->n * sizeof(*e->zero_point), zero);
+		fprintf(f, "%s %d %d %d %s %s\n", profile->entries[i].name, e->bits, e->is_signed, e->axis, scale, zero);
+	}
+}
+
 /* The run's identity: everything that shapes its bytes, but not where they go nor how often it saves. */
 static enum qd_status identify(struct distiller *d, const char *const *data, size_t n)
 {
 	const struct qd_distill_options *o = d->options;
-	char hash[QD_HASH_TEXT], grid[QD_HASH_TEXT], *text = NULL;
+	char hash[QD_HASH_TEXT], *text = NULL;
 	size_t bytes = 0;
 	FILE *f = open_memstream(&text, &bytes);
 	enum qd_status st = QD_OK;
 
 	if (f == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for the options' text"));
-	QD_TRY(st, qd_profile_grid(d->profile, grid));
-	fprintf(f, "distill 1 %s %s %s %s %d ", d->profile->base_hash, grid, d->adapter->hash, d->adapter->name,
+	print_profile(f, d->profile);
+	fprintf(f, "distill 1 %s %s %s %d ", d->profile->base_hash, d->adapter->hash, d->adapter->name,
 		(int)d->profile->options.align);
-	fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %a %a %a %d %" PRId64 " %s %d %d %" PRId64 " %" PRIu64, o->steps, o->batch,
+	fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %a %a %a %d %" PRId64 " %s %d %" PRId64 " %" PRIu64, o->steps, o->batch,
 		o->pool, o->lr, o->lr_gain, o->task_weight, (int)o->schedule, o->warmup,
-		o->trajectory != NULL ? o->trajectory : "-", o->trajectory_steps, o->spare_ranks, o->evaluate_every, o->seed);
+		o->trajectory != NULL ? o->trajectory : "-", o->trajectory_steps, o->evaluate_every, o->seed);
 	for (size_t i = 0; i < n; i++) {
 		QD_TRY(st, qd_hash_file(data[i], hash));
 		fprintf(f, " %s", hash);

@@ -155,7 +155,6 @@ struct qd_distill_options {
 	int64_t warmup;
 	const char *trajectory; /* "ddim" or "euler": draw the states that the teacher passes when sampling; NULL: noised latents */
 	int trajectory_steps;
-	bool spare_ranks; /* also train the components that only the slots have, not the adapter */
 	int64_t evaluate_every, checkpoint_every;
 	uint64_t seed;
 	const char *output;

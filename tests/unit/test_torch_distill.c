@@ -262,19 +262,6 @@ static void test_recovers_unaligned(void **state)
 	qd_profile_release(&profile);
 }
 
-static void test_spare_ranks(void **state)
-{
-	struct qd_distill_options o = small(scratch_path("spare.safetensors"));
-	struct qd_adapter written;
-	(void)state;
-
-	o.spare_ranks = true;
-	check_better(&all.coarse, &o, all.data, 0.5);
-	OK(qd_adapter_open(&written, "small", o.output, 1, &all.layers.modules));
-	assert_int_equal(written.loras[0].rank, 4);
-	qd_adapter_release(&written);
-}
-
 static void test_task_weight(void **state)
 {
 	struct qd_distill_options o = small(scratch_path("task.safetensors"));
@@ -392,7 +379,6 @@ int main(void)
 		cmocka_unit_test(test_better_on_trajectories),
 		cmocka_unit_test(test_better_from_calibration_file),
 		cmocka_unit_test(test_recovers_unaligned),
-		cmocka_unit_test(test_spare_ranks),
 		cmocka_unit_test(test_task_weight),
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_resumes),

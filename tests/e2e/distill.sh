@@ -1,0 +1,71 @@
+#!/bin/bash
+# quad distill: better than the start, exactly on the profile's grid, repeatable, resumable after a kill, bad input.
+. "$(dirname "$0")/check.bash"
+o=$work/o
+scenes=$(dirname "$QUAD")/scenes
+mkdir "$o"
+[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+
+cat >"$work/config.json" <<'END'
+{ "in_channels": 25, "out_channels": 12, "sample_size": 32, "block_out_channels": [8, 16], "layers_per_block": 1, "cross_attention_dim": 48,
+  "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+  "attention_head_dim": 2, "norm_num_groups": 4 }
+END
+cd "$work" || exit 1
+expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 1 -o m
+expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 2 -o other
+expect 0 "" "$scenes" --task all --count 8 --seed 1 --schedule m -o calib.safetensors
+expect 0 "" "$scenes" --task sketch --count 8 --seed 2 -o data.safetensors
+expect 0 "" "$QUAD" train --base m --lora 2 --slots all --data data.safetensors --steps 6 --batch 2 --lr 0.02 --seed 1 -o a.safetensors
+expect 0 "" "$QUAD" train --base m --lora 4 --slots attention --data data.safetensors --steps 6 --batch 2 --lr 0.02 --seed 2 -o b.safetensors
+expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --adapter b=b.safetensors --calib calib.safetensors --align none --method anchor \
+	--anchor b --slots all --act-bits 0 -o p.json
+distill=("$QUAD" distill --base m --profile p.json --adapter a=a.safetensors --batch 4 --threads 1)
+
+# number KEY: the last value of a key in the document that was printed.
+number()
+{
+	sed -n "s/.*\"$1\": \([-+.e0-9]*\).*/\1/p" out | tail -n 1
+}
+
+expect 0 '"schema": 1' "${distill[@]}" --data data.safetensors --steps 8 --lr 0.2 --json -o o/d.safetensors
+awk -v before="$(sed -n 's/.*"error": //p' out | head -n 1)" -v after="$(number error)" 'BEGIN { exit !(after + 0 < before + 0) }' ||
+	fault "the error did not fall: $(cat out)"
+expect 0 "-> " "${distill[@]}" --data data.safetensors --steps 8 --lr 0.2 -o o/e.safetensors
+cmp -s o/d.safetensors o/e.safetensors || fault "the same seed gives another adapter"
+expect 0 "" "${distill[@]}" --data data.safetensors --steps 8 --lr 0.2 --seed 1 -o o/e.safetensors --force
+cmp -s o/d.safetensors o/e.safetensors && fault "another seed gives the same adapter"
+expect 0 "LoRA in diffusers format" "$QUAD" inspect o/d.safetensors --base m
+
+# What was distilled lies on the grid: taken once more, without a step, it comes back as it is.
+expect 3 "one adapter is distilled at a time, 2 given" "${distill[@]}" --adapter a=o/d.safetensors --data data.safetensors -o o/x.safetensors
+again=("$QUAD" distill --base m --profile p.json --adapter a=o/d.safetensors --batch 4 --threads 1 --data data.safetensors --steps 0)
+expect 0 "best after step 0 of 0" "${again[@]}" -o o/same.safetensors
+cmp -s o/d.safetensors o/same.safetensors || fault "a distilled adapter changes when it is fitted again"
+rm o/same.safetensors
+
+expect 0 "" "${distill[@]}" --calib calib.safetensors --steps 2 -o o/e.safetensors --force
+expect 0 "" "${distill[@]}" --data data.safetensors --steps 2 --trajectory euler:4 --pool 16 --task-weight 0.001 -o o/e.safetensors --force
+
+# A run that is killed once its first checkpoint is there goes on and ends in the same bytes.
+mkdir o/k
+long=("${distill[@]}" --data data.safetensors --steps 12 --lr 1 --checkpoint-every 4)
+expect 0 "" "${long[@]}" -o o/whole.safetensors
+"${long[@]}" -o o/k/killed.safetensors >/dev/null 2>&1 &
+victim=$!
+while [ ! -e o/k/killed.safetensors.ckpt ] && kill -0 $victim 2>/dev/null; do sleep 0.01; done
+kill -KILL $victim 2>/dev/null
+wait $victim 2>/dev/null
+if [ -e o/k/killed.safetensors.ckpt ]; then
+	expect 0 "resuming from 'o/k/killed.safetensors.ckpt' at step" "${long[@]}" -v -o o/k/killed.safetensors
+fi
+cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends elsewhere"
+[ "$(ls -A o/k)" = killed.safetensors ] || fault "leaves '$(ls -A o/k)' behind"
+
+refused "--data FILE or --calib FILE is needed" "${distill[@]}" -o o/x.safetensors
+refused "-o PATH is needed" "${distill[@]}" --data data.safetensors
+refused "already exists" "${distill[@]}" --data data.safetensors -o o/d.safetensors
+refused "" "$QUAD" distill --base other --profile p.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
+refused "'none.json'" "$QUAD" distill --base m --profile none.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
+expect 2 "trajectory" "${distill[@]}" --data data.safetensors --trajectory heun:4 -o o/x.safetensors
+finish
