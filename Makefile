@@ -149,7 +149,8 @@ $(BUILD)/quad: $(CMD_OBJ) $(OBJ)/libquad.a
 # Draws the example's data; needs nothing of libtorch.
 EXAMPLE_SRC := $(sort $(wildcard scripts/example/*.c))
 $(BUILD)/scenes: $(EXAMPLE_SRC:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
-	$(CC) -fopenmp $(LDFLAGS) -o $@ $^ $(LIBS)
+	$(call say,LINK,$@)
+	$(Q)$(CC) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBS)
 
 $(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(OBJ)/libhelp.a $(OBJ)/libquad.a
 	@mkdir -p $(@D)
