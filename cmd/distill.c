@@ -24,12 +24,12 @@ enum {
 
 static const struct argp_option distill_options[] = {
 	{ "data", KEY_DATA, "FILE", 0,
-		"safetensors: latents, condition, encoder_hidden_states, or a calibration file (as --calib); repeat for more", 1 },
+		"latents, condition, encoder_hidden_states, or a calibration file (as --calib); repeat for more", 1 },
 	{ "steps", KEY_STEPS, "N", 0, "updates (default 120)", 1 },
 	{ "batch", KEY_BATCH, "N", 0, "samples per update (default 16)", 1 },
 	{ "pool", KEY_POOL, "N", 0, "draws that the float model answers once (default: as many as the steps take, 64 to 512)", 1 },
-	{ "lr", KEY_LR, "X", 0, "learning rate of down and up in 1/127 of the shared range (default 0.3)", 1 },
-	{ "lr-gain", KEY_LR_GAIN, "X", 0, "relative learning rate of the gain (default 0.003)", 1 },
+	{ "lr", KEY_LR, "X", 0, "of down and up in 1/127 of the shared range (default 0.3, or 4 from a start below 20 dB)", 1 },
+	{ "lr-gain", KEY_LR_GAIN, "X", 0, "relative learning rate of the gain (default 0.003, or 0.1 from such a start)", 1 },
 	{ "task-weight", KEY_TASK_WEIGHT, "W", 0, "of the noise-prediction objective beside reconstruction (default 0)", 1 },
 	{ "schedule", KEY_SCHEDULE, "NAME", 0, "of the learning rate: cosine (default), constant or linear", 1 },
 	{ "warmup", KEY_WARMUP, "N", 0, "updates over which the learning rate rises (default 0)", 1 },

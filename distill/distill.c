@@ -10,6 +10,10 @@
  * what lies outside would get no gradient back. Components that are zero in down, up and gain have no gradient and stay zero, so
  * padding stays padding.
  *
+ * How far there is to go depends on the start. Where the fitted update is right to 20 dB or better, rounding is to be improved:
+ * learning rates 0.3 and 0.003. Below that most of it was clipped or lost under encodings that are not its own, and down, up and
+ * gain must find other places: 4 and 0.1.
+ *
  * The result holds the rounded numbers themselves, which fit the same grid again without changing.
  */
 #include "distill/internal.h"
@@ -23,7 +27,7 @@
 struct qd_distill_options qd_distill_options_default(void)
 {
 	return (struct qd_distill_options){
-		.steps = 120, .batch = 16, .lr = 0.3, .lr_gain = 0.003, .schedule = QD_LR_COSINE, .trajectory_steps = 8
+		.steps = 120, .batch = 16, .lr_gain = -1, .schedule = QD_LR_COSINE, .trajectory_steps = 8
 	};
 }
 
@@ -47,6 +51,7 @@ struct distiller {
 	struct qd_net net;
 	struct qd_exec *student, *teacher;
 	struct qd_fitted fitted;
+	double lr, lr_gain;    /* as given, or by the start */
 	struct trained *slots; /* as net.slots */
 	struct qd_optimizer optimizer;
 	struct qd_batch batch;
@@ -87,7 +92,7 @@ static enum qd_status add_matrix(struct distiller *d, size_t slot, int which)
 	t->low[which] = (qd_encoding_low(e) - e->zero_point[0]) * e->scale[0];
 	t->high[which] = (qd_encoding_high(e) - e->zero_point[0]) * e->scale[0];
 	QD_TRY(st, add_leaf(d, value->name, &value->shape, which == 0 ? d->fitted.slots[slot].down : d->fitted.slots[slot].up,
-			   (double)(t->high[which] - t->low[which]) / 255 * d->options->lr, &leaf));
+			   (double)(t->high[which] - t->low[which]) / 255 * d->lr, &leaf));
 	QD_TRY(st, qt_clamp_(leaf, t->low[which], t->high[which]));
 	if (d->optimizer.keep_best)
 		QD_TRY(st, qt_clamp_(d->optimizer.params[d->optimizer.n - 1].kept, t->low[which], t->high[which]));
@@ -108,7 +113,7 @@ static enum qd_status add_gain(struct distiller *d, size_t slot)
 	if (zeros == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for '%s'", value->name));
 	QD_TRY(st, qt_from_tensor(&start, &d->slots[slot].start));
-	QD_TRY(st, add_leaf(d, value->name, &value->shape, zeros, d->options->lr_gain, &d->slots[slot].factor));
+	QD_TRY(st, add_leaf(d, value->name, &value->shape, zeros, d->lr_gain, &d->slots[slot].factor));
 out:
 	free(zeros);
 	return st;
@@ -172,6 +177,16 @@ out:
 
 /* ---- preparing ---- */
 
+static enum qd_status choose_rates(struct distiller *d)
+{
+	double db = 0;
+	enum qd_status st = qd_update_sqnr(d->adapter, &d->fitted, d->profile, &db);
+
+	d->lr = d->options->lr > 0 ? d->options->lr : db < 20 ? 4 : 0.3;
+	d->lr_gain = d->options->lr_gain >= 0 ? d->options->lr_gain : db < 20 ? 0.1 : 0.003;
+	return st;
+}
+
 static enum qd_status build(struct distiller *d)
 {
 	struct qd_sizes sizes = qd_dataset_sizes(&d->data, d->options->batch);
@@ -184,6 +199,7 @@ static enum qd_status build(struct distiller *d)
 	QD_TRY(st, qd_net_bind_adapter(&d->net, d->teacher, d->adapter));
 	QD_TRY(st, qd_exec_new(&d->student, &d->net.graph, &simulated));
 	QD_TRY(st, qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align));
+	QD_TRY(st, choose_rates(d));
 	QD_TRY(st, qd_net_bind_fitted(&d->net, d->student, &d->fitted));
 	QD_TRY(st, add_slots(d));
 out:
@@ -218,7 +234,7 @@ static enum qd_status identify(struct distiller *d, const char *const *data, siz
 	fprintf(f, "distill 1 %s %s %s %d ", d->profile->base_hash, d->adapter->hash, d->adapter->name,
 		(int)d->profile->options.align);
 	fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %a %a %a %d %" PRId64 " %s %d %" PRId64 " %" PRIu64, o->steps, o->batch,
-		o->pool, o->lr, o->lr_gain, o->task_weight, (int)o->schedule, o->warmup,
+		o->pool, d->lr, d->lr_gain, o->task_weight, (int)o->schedule, o->warmup,
 		o->trajectory != NULL ? o->trajectory : "-", o->trajectory_steps, o->evaluate_every, o->seed);
 	for (size_t i = 0; i < n; i++) {
 		QD_TRY(st, qd_hash_file(data[i], hash));

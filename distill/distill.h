@@ -148,9 +148,10 @@ QD_CHECK enum qd_status qd_train(const struct qd_model *model, const struct qd_m
 /* ---- `quad distill` (distill.c) ---- */
 struct qd_distill_options {
 	int64_t steps, batch, pool; /* pool: draws that the teacher answers; 0: as many as the steps take, 64 to 512 */
-	double lr;                  /* of down and up in 1/127 of the shared range, which is one step of an 8-bit grid */
-	double lr_gain;             /* of the logarithm of the gain */
-	double task_weight;         /* of the training objective beside reconstruction, where the data has latents */
+	double lr;          /* of down and up in 1/127 of the shared range, which is one step of an 8-bit grid; 0: by the start, see
+			       distill.c */
+	double lr_gain;     /* of the logarithm of the gain; negative: by the start */
+	double task_weight; /* of the training objective beside reconstruction, where the data has latents */
 	enum qd_lr_schedule schedule;
 	int64_t warmup;
 	const char *trajectory; /* "ddim" or "euler": draw the states that the teacher passes when sampling; NULL: noised latents */

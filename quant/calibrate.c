@@ -194,12 +194,12 @@ static const struct qd_encoding *encoding_of(const struct calibration *c, qd_id 
 	return qd_profile_find(c->profile, c->net.graph.values[value].name);
 }
 
-/* What the profile holds so far goes onto the LoRA inputs, so that they run rounded. */
-static void hang_lora(struct calibration *c)
+/* What the profile holds so far goes onto the LoRA inputs, so that they run rounded; or off them, so that they run in float. */
+static void hang_lora(struct calibration *c, bool on)
 {
 	for (qd_id v = 0; v < c->net.graph.n_values; v++)
 		if (c->kinds[v] == QD_ENTRY_LORA)
-			c->net.graph.values[v].note = encoding_of(c, v);
+			c->net.graph.values[v].note = on ? encoding_of(c, v) : NULL;
 }
 
 static enum qd_status observe_adapter(struct calibration *c, struct qd_exec *exec, const struct qd_adapter *adapter)
@@ -224,11 +224,17 @@ static enum qd_status observe_all(struct calibration *c)
 	struct qd_exec *exec = NULL;
 	enum qd_status st;
 
-	hang_lora(c);
+	hang_lora(c, true);
 	QD_TRY(st, qd_observers_new(&c->observers, c->kinds, c->net.graph.n_values, &c->profile->options));
 	QD_TRY(st, qd_exec_new(&exec, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
 		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
+	/* Without the freedom of the gain adapters may be clipped: the ranges must also hold what they are meant to compute, and
+	 * what training can bring back. */
+	hang_lora(c, false);
+	for (size_t i = 0; i < c->n && c->profile->options.align != QD_ALIGN_GAIN; i++)
+		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
+	hang_lora(c, true);
 	for (size_t i = 0; i < c->net.slots.n; i++) {
 		const struct qd_slot *slot = &c->net.slots.items[i];
 

@@ -257,7 +257,7 @@ static void test_recovers_unaligned(void **state)
 	(void)state;
 
 	make_profile(&profile, QD_ALIGN_NONE, 4, 0);
-	o.lr = 2;
+	o.lr = 0;
 	check_better(&profile, &o, all.data, 1);
 	qd_profile_release(&profile);
 }
