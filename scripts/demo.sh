@@ -71,9 +71,9 @@ distill() { # PROFILE TASK STEPS OUTPUT
 		--data "$out/data/learn-$2.safetensors" --trajectory euler:8 --steps "$3" --batch 8 -o "$4"
 }
 for t in $tasks; do
-	distill aligned "$t" 60 "$out/distilled/$t.safetensors"
+	distill aligned "$t" 40 "$out/distilled/$t.safetensors"
 done
-distill anchor "$worst" 120 "$out/distilled/anchor-$worst.safetensors"
+distill anchor "$worst" 80 "$out/distilled/anchor-$worst.safetensors"
 
 say "5. Export: one graph, the adapters are inputs"
 both="" # each adapter as it was given, aligned, and distilled
