@@ -11,13 +11,8 @@ static enum qd_status bind(const struct qd_net *net, struct qd_exec *exec, qd_id
 {
 	const struct qd_value *value = &net->graph.values[input];
 	struct qd_tensor view = qd_tensor_view(value->name, QD_F32, value->shape, data);
-	qt_tensor tensor = NULL;
-	enum qd_status st;
-	QD_TRY(st, qt_from_tensor(&view, &tensor));
-	QD_TRY(st, qd_exec_bind(exec, input, tensor));
-out:
-	qt_free(tensor);
-	return st;
+
+	return qd_exec_bind_tensor(exec, value->name, &view);
 }
 
 static enum qd_status bind_slot(
