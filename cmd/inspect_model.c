@@ -6,8 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { CONTEXT_TOKENS = 77 };
-
 const char *qd_family(const struct qd_unet_config *c)
 {
 	bool inpaint = c->in_channels == 9;
@@ -74,9 +72,9 @@ static enum qd_status gather(struct model_facts *f)
 	struct qd_graph g = { 0 };
 	struct qd_modules modules = { 0 };
 	enum qd_status st;
-	f->side = model->config.sample_size ? model->config.sample_size : 64;
-	struct qd_sizes sizes = { .batch = 1, .height = f->side, .width = f->side, .tokens = CONTEXT_TOKENS };
-	QD_TRY(st, qd_unet_graph(&g, &model->config, &model->weights, &sizes));
+	struct qd_sizes sizes = qd_model_native_sizes(model);
+	f->side = sizes.height;
+	QD_TRY(st, qd_model_graph(&g, model, &sizes));
 	QD_TRY(st, qd_modules_of(&modules, &g));
 	QD_TRY(st, qd_graph_cost(&g, &f->cost));
 	for (size_t i = 0; i < modules.n; i++)

@@ -9,10 +9,8 @@ static enum qd_status open_model(struct qd_opened *opened, const char *base)
 {
 	enum qd_status st;
 	QD_TRY(st, qd_model_open(&opened->model, base));
-	const struct qd_unet_config *config = &opened->model.config;
-	int64_t side = (int64_t)1 << (config->blocks - 1);
-	struct qd_sizes sizes = { .batch = 1, .height = side, .width = side, .tokens = 1 };
-	QD_TRY(st, qd_unet_graph(&opened->shape_graph, config, &opened->model.weights, &sizes));
+	struct qd_sizes sizes = qd_model_least_sizes(&opened->model);
+	QD_TRY(st, qd_model_graph(&opened->shape_graph, &opened->model, &sizes));
 	QD_TRY(st, qd_modules_of(&opened->modules, &opened->shape_graph));
 out:
 	return st;

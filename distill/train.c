@@ -209,7 +209,7 @@ static enum qd_status build_graph(struct trainer *t)
 	enum qd_status st = QD_OK;
 
 	qd_graph_init(&t->graph, "unet");
-	QD_TRY(st, qd_unet_graph(&t->graph, &t->model->config, &t->model->weights, &sizes));
+	QD_TRY(st, qd_model_graph(&t->graph, t->model, &sizes));
 	if (t->options->init_adapter != NULL)
 		QD_TRY(st, given_adapter(t));
 	else if (t->options->lora > 0)

@@ -44,10 +44,9 @@ static enum qd_status open_adapter(struct qd_engine *e, const char *spec)
 	enum qd_status st;
 	struct qd_graph shapes;
 	struct qd_modules modules = { 0 };
-	struct qd_sizes sizes = e->options.sizes;
-	sizes.batch = 1;
+	struct qd_sizes sizes = qd_model_least_sizes(&e->model);
 	qd_graph_init(&shapes, "shapes");
-	QD_TRY(st, qd_unet_graph(&shapes, &e->model.config, &e->model.weights, &sizes));
+	QD_TRY(st, qd_model_graph(&shapes, &e->model, &sizes));
 	QD_TRY(st, qd_modules_of(&modules, &shapes));
 	QD_TRY(st, qd_adapter_open_spec(&e->adapter, spec, &modules));
 	if (e->options.profile == NULL) {

@@ -29,7 +29,7 @@ enum qd_status qd_net_build(
 {
 	enum qd_status st;
 	*net = (struct qd_net){ .sizes = *sizes };
-	QD_TRY(st, qd_unet_graph(&net->graph, &model->config, &model->weights, sizes));
+	QD_TRY(st, qd_model_graph(&net->graph, model, sizes));
 	QD_TRY(st, copy_slots(&net->slots, slots_from));
 	QD_TRY(st, qd_slots_attach(&net->slots, &net->graph));
 out:

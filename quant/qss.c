@@ -41,7 +41,7 @@ static enum qd_status choose_slots(struct scoring *s, const struct qd_sizes *siz
 	struct qd_modules modules = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_unet_graph(&shape, &s->model->config, NULL, sizes));
+	QD_TRY(st, qd_model_graph(&shape, s->model, sizes));
 	QD_TRY(st, qd_modules_of(&modules, &shape));
 	QD_TRY(st, qd_slots_choose(&s->profile->slots, &modules, s->adapters, s->n, o->slots, o->rank));
 out:

@@ -82,6 +82,23 @@ void qd_model_release(struct qd_model *model)
 	*model = (struct qd_model){ 0 };
 }
 
+enum qd_status qd_model_graph(struct qd_graph *g, const struct qd_model *model, const struct qd_sizes *sizes)
+{
+	return qd_unet_graph(g, &model->config, &model->weights, sizes);
+}
+
+struct qd_sizes qd_model_least_sizes(const struct qd_model *model)
+{
+	int64_t side = (int64_t)1 << (model->config.blocks - 1);
+	return (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 1 };
+}
+
+struct qd_sizes qd_model_native_sizes(const struct qd_model *model)
+{
+	int64_t side = model->config.sample_size ? model->config.sample_size : 64;
+	return (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 77 };
+}
+
 /* ---- hash ---- */
 
 static int by_name(const void *a, const void *b)

@@ -69,8 +69,10 @@ QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, cons
 /* All fields in the file's spelling: reading it back gives the same configuration. A new reference; NULL when memory is out. */
 json_t *qd_unet_config_json(const struct qd_unet_config *config);
 
-/* ---- a model: an opened component folder ---- */
+/* ---- a model: an opened UNet, in whatever form it came ---- */
+enum qd_model_kind { QD_MODEL_FOLDER };
 struct qd_model {
+	enum qd_model_kind kind;
 	char *folder; /* the component folder itself, ".../unet" */
 	char *root;   /* the pipeline folder, or equal to `folder` */
 	struct qd_unet_config config;
@@ -96,6 +98,16 @@ struct qd_sizes {
  */
 QD_CHECK enum qd_status qd_unet_graph(
 	struct qd_graph *g, const struct qd_unet_config *config, const struct qd_weights *weights, const struct qd_sizes *sizes);
+
+/*
+ * The graph of an opened model, whatever its kind: inputs, output and names are those of qd_unet_graph. QD_EINPUT for sizes that
+ * the model cannot take. Weights point into the model, which must outlive the graph.
+ */
+QD_CHECK enum qd_status qd_model_graph(struct qd_graph *g, const struct qd_model *model, const struct qd_sizes *sizes);
+/* The smallest sizes it can be built for: enough to ask which layers and shapes of weights it has. */
+struct qd_sizes qd_model_least_sizes(const struct qd_model *model);
+/* The sizes it is meant for: one sample at its native height and width (64 where it does not say), 77 tokens. */
+struct qd_sizes qd_model_native_sizes(const struct qd_model *model);
 
 /* ---- what a graph costs to run (cost.c) ---- */
 struct qd_cost {
