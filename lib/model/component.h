@@ -1,0 +1,125 @@
+/*
+ * Component folders: what a pipeline consists of beside its UNet. A folder of diffusers or transformers (config.json and weights
+ * beside it) becomes a graph of lib/ir like a UNet does: AutoencoderKL and AutoencoderTiny (between pixels and latents),
+ * CLIPTextModel and CLIPTextModelWithProjection (from token ids to the UNet's context). A UNet's folder opens through the same
+ * calls.
+ *
+ * Dimension letters: N batch, C channels, H W pixels, h w latent pixels, Z latent channels, L tokens, D features of the encoder, P
+ * features of its projection.
+ */
+#ifndef QUAD_LIB_MODEL_COMPONENT_H
+#define QUAD_LIB_MODEL_COMPONENT_H
+
+#include "lib/model/model.h"
+
+enum qd_component_kind { QD_COMPONENT_UNET, QD_COMPONENT_VAE, QD_COMPONENT_TINY_VAE, QD_COMPONENT_TEXT };
+/* "UNet2DConditionModel", "AutoencoderKL", "AutoencoderTiny", "CLIPTextModel". */
+const char *qd_component_kind_name(enum qd_component_kind kind);
+
+/* ---- configurations (vae_config.c, text_config.c) ---- */
+#define QD_MAX_LATENTS 64
+/* AutoencoderKL and AutoencoderTiny: what config.json says, defaults filled in. Block 0 has the highest resolution. */
+struct qd_vae_config {
+	int64_t in_channels, out_channels, latent_channels;
+	int64_t sample_size; /* native image height and width; 0 when the file does not say */
+	int blocks;          /* of the encoder and of the decoder; latents have 2^(blocks-1) times less pixels each way */
+	int64_t channels[QD_MAX_BLOCKS];
+	int64_t layers[QD_MAX_BLOCKS];         /* of the encoder: resnets, or AutoencoderTiny's blocks */
+	int64_t decoder_layers[QD_MAX_BLOCKS]; /* in the order the decoder runs, from the lowest resolution */
+	int64_t groups;
+	enum qd_op act; /* QD_OP_SIGMOID stands for silu */
+	bool quant_conv, post_quant_conv, mid_attention;
+	/* latent of the UNet = (z - mean) / std * scaling, means and stds 0 and 1 unless the file has them */
+	double scaling_factor;
+	double shift_factor; /* of pipelines newer than Stable Diffusion, whose pipelines ignore it; 0 when absent */
+	bool normalized;     /* the file has means and stds */
+	double mean[QD_MAX_LATENTS], std[QD_MAX_LATENTS];
+};
+/* QD_EINPUT or QD_EUNSUPPORTED naming file, field, found and needed. Unknown fields are ignored. */
+QD_CHECK enum qd_status qd_vae_config_parse(struct qd_vae_config *config, const char *what, const json_t *json);
+QD_CHECK enum qd_status qd_tiny_vae_config_parse(struct qd_vae_config *config, const char *what, const json_t *json);
+
+/* CLIPTextModel and CLIPTextModelWithProjection. */
+struct qd_text_config {
+	int64_t hidden, layers, heads, intermediate, positions, vocabulary;
+	int64_t projection; /* features of text_embeds; 0: a model without projection */
+	double eps;
+	enum qd_op act;           /* QD_OP_SIGMOID stands for quick_gelu, x * sigmoid(1.702 x); QD_OP_GELU */
+	int64_t eos;              /* of the pooling rule: 2 is the legacy one, "the largest id", whatever the real end token is */
+	bool uses_attention_mask; /* pipelines give the encoder the tokenizer's mask */
+};
+QD_CHECK enum qd_status qd_text_config_parse(struct qd_text_config *config, const char *what, const json_t *json);
+
+/* ---- an opened component ---- */
+struct qd_component {
+	enum qd_component_kind kind;
+	char *folder;
+	struct qd_unet_config unet; /* of its kind alone */
+	struct qd_vae_config vae;   /* both kinds of VAE */
+	struct qd_text_config text;
+	struct qd_weights weights; /* mapped */
+};
+/*
+ * Opens a component folder. `path` may be a pipeline folder (with subfolders unet/, vae/, text_encoder/, ...): then `name` is the
+ * subfolder that is meant, NULL for "unet". For a component's own folder `name` is ignored. The kind is config.json's _class_name,
+ * else its architectures, else its model_type, else told from the fields. A folder of the two original TAESD files
+ * (taesd_encoder.safetensors, taesd_decoder.safetensors) without config.json is an AutoencoderTiny. QD_EINPUT names what is
+ * missing; QD_EUNSUPPORTED the class, the field or the pickle.
+ */
+QD_CHECK enum qd_status qd_component_open(struct qd_component *component, const char *path, const char *name);
+void qd_component_release(struct qd_component *component);
+
+/* ---- graphs ---- */
+enum qd_vae_part { QD_VAE_DECODER, QD_VAE_ENCODER };
+struct qd_component_sizes {
+	enum qd_vae_part part; /* VAEs only */
+	int64_t batch;
+	int64_t height, width; /* UNet and decoder: of the latents; encoder: of the image */
+	int64_t tokens;        /* UNet and text encoders */
+	bool attention_mask;   /* text encoders: take an attention_mask whatever the configuration says */
+	int64_t clip_skip;     /* text encoders: > 0 adds the output clip_skip_<n> */
+};
+/*
+ * Builds the component for given sizes; every graph's inputs and outputs:
+ *
+ *   UNet                  as qd_unet_graph
+ *   VAE, decoder          z f32 [N,Z,h,w], the latent without scaling -> out f32 [N,C,H,W], an image in [-1,1] (not clamped)
+ *   VAE, encoder          x f32 [N,C,H,W] -> out f32 [N,2Z,h,w], means and log variances of the latent: see qd_vae_sample
+ *   tiny VAE, decoder     z f32 [N,Z,h,w], the UNet's latent -> out f32 [N,C,H,W]
+ *   tiny VAE, encoder     x f32 [N,C,H,W] -> out f32 [N,Z,h,w], the UNet's latent itself
+ *   text encoder          input_ids i64 [N,L]; attention_mask i64 [N,L] (1: token, 0: padding) where wanted ->
+ *                         last_hidden_state f32 [N,L,D], final norm applied: the context of SD1.x and SD2.x
+ *                         pooler_output f32 [N,D]: its row at the end token
+ *                         hidden_states_m1, hidden_states_m2 f32 [N,L,D]: after the last layer and the one before, without norm;
+ *                         the second is the context of SDXL
+ *                         text_embeds f32 [N,P]: the pooled row projected (models with projection)
+ *                         clip_skip_<n> f32 [N,L,D]: final norm of what is n layers before the last (sizes->clip_skip)
+ *
+ * Values bound to i64 inputs may be I32 in their file. Node and value names are module paths, decoder and encoder included
+ * ("decoder.mid_block.resnets.0.conv1"); those of text encoders always begin with "text_model." (and "text_projection"), whichever
+ * spelling the file has. Weights that are missing or of another shape: QD_EINPUT naming tensor, found and needed; so are sizes that
+ * the component cannot take.
+ */
+QD_CHECK enum qd_status qd_component_graph(
+	struct qd_graph *g, const struct qd_component *component, const struct qd_component_sizes *sizes);
+
+/* The networks behind it. `weights` NULL builds the shape without bytes. (vae.c, tiny_vae.c, text.c) */
+QD_CHECK enum qd_status qd_vae_graph(struct qd_graph *g, const struct qd_vae_config *config, const struct qd_weights *weights,
+	const struct qd_component_sizes *sizes);
+QD_CHECK enum qd_status qd_tiny_vae_graph(struct qd_graph *g, const struct qd_vae_config *config, const struct qd_weights *weights,
+	const struct qd_component_sizes *sizes);
+QD_CHECK enum qd_status qd_text_graph(struct qd_graph *g, const struct qd_text_config *config, const struct qd_weights *weights,
+	const struct qd_component_sizes *sizes);
+
+/* ---- between a VAE and a UNet ---- */
+/*
+ * The UNet's latents of an encoder's output `params` f32 [N,2Z,h,w] (first half means, second log variances, clamped to [-30,20]):
+ * (mean + exp(logvar / 2) * noise, or the mean where `noise` f32 [N,Z,h,w] is NULL), normalized and scaled. `latents` f32
+ * [N,Z,h,w]. `n` is the number of samples, `pixels` h*w. For a tiny VAE the encoder's output is the latent already.
+ */
+void qd_vae_sample(
+	const struct qd_vae_config *config, size_t n, size_t pixels, const float *params, const float *noise, float *latents);
+/* What the decoder takes for latents of the UNet: the inverse of normalizing and scaling. `z` may be `latents`, f32 [N,Z,h,w]. */
+void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z);
+
+#endif
