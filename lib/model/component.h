@@ -20,6 +20,7 @@ const char *qd_component_kind_name(enum qd_component_kind kind);
 #define QD_MAX_LATENTS 64
 /* AutoencoderKL and AutoencoderTiny: what config.json says, defaults filled in. Block 0 has the highest resolution. */
 struct qd_vae_config {
+	bool tiny; /* AutoencoderTiny */
 	int64_t in_channels, out_channels, latent_channels;
 	int64_t sample_size; /* native image height and width; 0 when the file does not say */
 	int blocks;          /* of the encoder and of the decoder; latents have 2^(blocks-1) times less pixels each way */

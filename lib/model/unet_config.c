@@ -9,128 +9,25 @@
  * Two spellings mislead: attention_head_dim is the number of heads, and transformer_layers_per_block may hold one list per block
  * when layers differ, in which case reverse_transformer_layers_per_block spells out the up blocks.
  */
-#include "lib/model/model.h"
+#include "lib/model/fields.h"
 
 #include <string.h>
 
-enum { MAX_CHANNELS = 1 << 16, MAX_DEPTH = 256, MAX_KERNEL = 15 };
-
-struct reader {
-	const char *what; /* the file, for messages */
-	const json_t *json;
-};
-
-/* ---- single fields ---- */
-
-/* A field that the file gives and `_use_default_values` does not drop; NULL when absent. A null stays a null. */
-static const json_t *field(const struct reader *r, const char *name)
-{
-	size_t i;
-	json_t *dropped;
-	json_array_foreach(json_object_get(r->json, "_use_default_values"), i, dropped)
-	{
-		const char *text = json_string_value(dropped);
-		if (text && strcmp(text, name) == 0)
-			return NULL;
-	}
-	return json_object_get(r->json, name);
-}
-
-/* "'unet/config.json': field 'act_fn' is "x", needs NEED". */
-static enum qd_status refuse(const struct reader *r, enum qd_status code, const char *name, const json_t *found, const char *need)
-{
-	char *text = json_dumps(found, JSON_COMPACT | JSON_ENCODE_ANY);
-	enum qd_status st = qd_fail(code, "'%s': field '%s' is %.80s, needs %s", r->what, name, text ? text : "unreadable", need);
-	free(text);
-	return st;
-}
-
-static enum qd_status read_int(
-	const struct reader *r, const char *name, const json_t *value, int64_t low, int64_t high, int64_t *out)
-{
-	char need[64];
-	if (json_is_integer(value) && json_integer_value(value) >= low && json_integer_value(value) <= high) {
-		*out = json_integer_value(value);
-		return QD_OK;
-	}
-	snprintf(need, sizeof(need), "a whole number from %lld to %lld", (long long)low, (long long)high);
-	return refuse(r, QD_EINPUT, name, value, need);
-}
-
-/* Absent gives `absent`; null too. */
-static enum qd_status int_field(const struct reader *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out)
-{
-	const json_t *value = field(r, name);
-	*out = absent;
-	return !value || json_is_null(value) ? QD_OK : read_int(r, name, value, low, high, out);
-}
-
-static enum qd_status number_field(const struct reader *r, const char *name, double absent, double *out)
-{
-	const json_t *value = field(r, name);
-	*out = absent;
-	if (!value || json_is_null(value))
-		return QD_OK;
-	if (!json_is_number(value))
-		return refuse(r, QD_EINPUT, name, value, "a number");
-	*out = json_number_value(value);
-	return QD_OK;
-}
-
-static enum qd_status bool_field(const struct reader *r, const char *name, bool absent, bool *out)
-{
-	const json_t *value = field(r, name);
-	*out = absent;
-	if (!value)
-		return QD_OK;
-	*out = json_is_true(value);
-	return json_is_boolean(value) || json_is_null(value) ? QD_OK : refuse(r, QD_EINPUT, name, value, "true or false");
-}
+enum { MAX_CHANNELS = QD_FIELD_MAX_CHANNELS, MAX_DEPTH = 256, MAX_KERNEL = 15 };
 
 /* ---- lists: one value for every block, or one per block ---- */
 
-/* Item `i` of a list field of `blocks` items, the value itself when it is no list; NULL and a failure when the length is wrong. */
-static enum qd_status item(const struct reader *r, const char *name, const json_t *value, int blocks, int i, const json_t **out)
+static enum qd_status bool_list(const struct qd_fields *r, const char *name, int blocks, bool *out)
 {
-	char need[64];
-	*out = value;
-	if (!json_is_array(value))
-		return QD_OK;
-	snprintf(need, sizeof(need), "one item for each of the %d blocks", blocks);
-	if (json_array_size(value) != (size_t)blocks)
-		return refuse(r, QD_EINPUT, name, value, need);
-	*out = json_array_get(value, (size_t)i);
-	return QD_OK;
-}
-
-static enum qd_status int_list(const struct reader *r, const char *name, int blocks, int64_t high, int64_t absent, int64_t *out)
-{
-	const json_t *value = field(r, name);
-	for (int i = 0; i < blocks; i++) {
-		const json_t *one = NULL;
-		out[i] = absent;
-		if (!value)
-			continue;
-		enum qd_status st = item(r, name, value, blocks, i, &one);
-		if (st == QD_OK)
-			st = read_int(r, name, one, 1, high, &out[i]);
-		if (st != QD_OK)
-			return st;
-	}
-	return QD_OK;
-}
-
-static enum qd_status bool_list(const struct reader *r, const char *name, int blocks, bool *out)
-{
-	const json_t *value = field(r, name);
+	const json_t *value = qd_field(r, name);
 	for (int i = 0; i < blocks; i++) {
 		const json_t *one = NULL;
 		out[i] = false;
 		if (!value || json_is_null(value))
 			continue;
-		enum qd_status st = item(r, name, value, blocks, i, &one);
+		enum qd_status st = qd_field_item(r, name, value, blocks, i, &one);
 		if (st == QD_OK && !json_is_boolean(one))
-			st = refuse(r, QD_EINPUT, name, value, "true or false, or a list of them");
+			st = qd_field_refuse(r, QD_EINPUT, name, value, "true or false, or a list of them");
 		if (st != QD_OK)
 			return st;
 		out[i] = json_is_true(one);
@@ -140,33 +37,14 @@ static enum qd_status bool_list(const struct reader *r, const char *name, int bl
 
 /* ---- what is refused ---- */
 
-/* Fields of which this program implements one or two values. `also` may be NULL; null in the file counts as the first when
- * `null_too`. */
-static const struct choice {
-	const char *name;
-	const char *value, *also;
-	bool null_too;
-} choices[] = {
+/* Fields of which this program implements one or two values. */
+static const struct qd_field_choice choices[] = {
 	{ "attention_type", "default", NULL, true },
 	{ "time_embedding_type", "positional", NULL, true },
 	{ "resnet_time_scale_shift", "default", "scale_shift", true },
 	{ "addition_embed_type", "text_time", NULL, true },
 	{ "encoder_hid_dim_type", "text_proj", NULL, true },
 };
-
-static enum qd_status check_choice(const struct reader *r, const struct choice *choice)
-{
-	char need[96];
-	const json_t *value = field(r, choice->name);
-	const char *text = json_string_value(value);
-	if (!value || (choice->null_too && json_is_null(value)))
-		return QD_OK;
-	if (text && (strcmp(text, choice->value) == 0 || (choice->also && strcmp(text, choice->also) == 0)))
-		return QD_OK;
-	snprintf(need, sizeof(need), "\"%s\"%s%s%s%s", choice->value, choice->also ? " or \"" : "",
-		choice->also ? choice->also : "", choice->also ? "\"" : "", choice->null_too ? " or null" : "");
-	return refuse(r, QD_EUNSUPPORTED, choice->name, value, need);
-}
 
 /* Fields that only work switched off. */
 static const char *const must_be_off[] = {
@@ -178,56 +56,52 @@ static const char *const must_be_off[] = {
 	"num_class_embeds",
 };
 
-static enum qd_status check_supported(const struct reader *r)
+static enum qd_status check_supported(const struct qd_fields *r)
 {
 	const json_t *class_name = json_object_get(r->json, "_class_name");
 	if (json_is_string(class_name) && !strstr(json_string_value(class_name), "UNet2DConditionModel"))
-		return refuse(r, QD_EUNSUPPORTED, "_class_name", class_name, "\"UNet2DConditionModel\"");
+		return qd_field_refuse(r, QD_EUNSUPPORTED, "_class_name", class_name, "\"UNet2DConditionModel\"");
 	for (size_t i = 0; i < QD_COUNT(must_be_off); i++) {
-		const json_t *value = field(r, must_be_off[i]);
+		const json_t *value = qd_field(r, must_be_off[i]);
 		if (value && !json_is_null(value) && !json_is_false(value))
-			return refuse(r, QD_EUNSUPPORTED, must_be_off[i], value, "null");
+			return qd_field_refuse(r, QD_EUNSUPPORTED, must_be_off[i], value, "null");
 	}
 	for (size_t i = 0; i < QD_COUNT(choices); i++) {
-		enum qd_status st = check_choice(r, &choices[i]);
+		enum qd_status st = qd_field_check_choice(r, &choices[i]);
 		if (st != QD_OK)
 			return st;
 	}
 	return QD_OK;
 }
 
-static bool is_string(const json_t *value, const char *text)
-{
-	return json_is_string(value) && strcmp(json_string_value(value), text) == 0;
-}
-
 /* ---- blocks ---- */
 
 /* The number of blocks and their channels. */
-static enum qd_status read_channels(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_channels(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	static const int64_t absent[] = { 320, 640, 1280, 1280 };
-	const json_t *value = field(r, "block_out_channels");
+	const json_t *value = qd_field(r, "block_out_channels");
 	c->blocks = (int)QD_COUNT(absent);
 	memcpy(c->channels, absent, sizeof(absent));
 	if (!value)
 		return QD_OK;
 	if (!json_is_array(value) || json_array_size(value) < 1 || json_array_size(value) > QD_MAX_BLOCKS)
-		return refuse(r, QD_EINPUT, "block_out_channels", value, "a list of 1 to 8 channel counts");
+		return qd_field_refuse(r, QD_EINPUT, "block_out_channels", value, "a list of 1 to 8 channel counts");
 	c->blocks = (int)json_array_size(value);
-	return int_list(r, "block_out_channels", c->blocks, MAX_CHANNELS, 0, c->channels);
+	return qd_field_ints(r, "block_out_channels", c->blocks, MAX_CHANNELS, 0, c->channels);
 }
 
 /* Block types: "<stem>", or "CrossAttn<stem>" with attention; a leading UNetRes is an old spelling. `plain` is the one without
  * attention when the file has no list. */
-static enum qd_status read_types(const struct reader *r, const char *name, const char *stem, int blocks, int plain, bool *attention)
+static enum qd_status read_types(
+	const struct qd_fields *r, const char *name, const char *stem, int blocks, int plain, bool *attention)
 {
 	char cross[32], need[96];
-	const json_t *list = field(r, name);
+	const json_t *list = qd_field(r, name);
 	snprintf(cross, sizeof(cross), "CrossAttn%s", stem);
 	snprintf(need, sizeof(need), "a list of %d of \"%s\" and \"%s\"", blocks, stem, cross);
 	if (list && (!json_is_array(list) || json_array_size(list) != (size_t)blocks))
-		return refuse(r, QD_EINPUT, name, list, need);
+		return qd_field_refuse(r, QD_EINPUT, name, list, need);
 	if (!list && blocks != 4)
 		return qd_fail(QD_EINPUT, "'%s' has no field '%s', needs %s", r->what, name, need);
 	for (int i = 0; i < blocks; i++) {
@@ -236,31 +110,32 @@ static enum qd_status read_types(const struct reader *r, const char *name, const
 			type += strlen("UNetRes");
 		attention[i] = list ? type && strcmp(type, cross) == 0 : i != plain;
 		if (list && !attention[i] && !(type && strcmp(type, stem) == 0))
-			return refuse(r, type ? QD_EUNSUPPORTED : QD_EINPUT, name, list, need);
+			return qd_field_refuse(r, type ? QD_EUNSUPPORTED : QD_EINPUT, name, list, need);
 	}
 	return QD_OK;
 }
 
-static enum qd_status read_mid(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_mid(const struct qd_fields *r, struct qd_unet_config *c)
 {
-	const json_t *value = field(r, "mid_block_type");
-	c->mid_attention = !value || is_string(value, "UNetMidBlock2DCrossAttn");
+	const json_t *value = qd_field(r, "mid_block_type");
+	c->mid_attention = !value || qd_field_is(value, "UNetMidBlock2DCrossAttn");
 	c->has_mid = !value || !json_is_null(value);
-	if (c->mid_attention || !c->has_mid || is_string(value, "UNetMidBlock2D"))
+	if (c->mid_attention || !c->has_mid || qd_field_is(value, "UNetMidBlock2D"))
 		return QD_OK;
-	return refuse(r, QD_EUNSUPPORTED, "mid_block_type", value, "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null");
+	return qd_field_refuse(
+		r, QD_EUNSUPPORTED, "mid_block_type", value, "\"UNetMidBlock2DCrossAttn\", \"UNetMidBlock2D\" or null");
 }
 
 /* Depths of the layers of one block: a number for all, or a list of `layers`. */
-static enum qd_status read_depths(const struct reader *r, const char *name, const json_t *value, int64_t layers, int64_t *out)
+static enum qd_status read_depths(const struct qd_fields *r, const char *name, const json_t *value, int64_t layers, int64_t *out)
 {
 	char need[64];
 	snprintf(need, sizeof(need), "%lld numbers in a block's list", (long long)layers);
 	if (json_is_array(value) && json_array_size(value) != (size_t)layers)
-		return refuse(r, QD_EINPUT, name, value, need);
+		return qd_field_refuse(r, QD_EINPUT, name, value, need);
 	for (int64_t j = 0; j < layers; j++) {
 		const json_t *one = json_is_array(value) ? json_array_get(value, (size_t)j) : value;
-		enum qd_status st = read_int(r, name, one, 0, MAX_DEPTH, &out[j]);
+		enum qd_status st = qd_field_read_int(r, name, one, 0, MAX_DEPTH, &out[j]);
 		if (st != QD_OK)
 			return st;
 	}
@@ -281,11 +156,11 @@ static bool is_nested(const json_t *list)
 
 /* transformer_layers_per_block: of the down blocks, of the mid block (the last one's), and of the up blocks (reversed, or spelled
  * out). */
-static enum qd_status read_transformer_layers(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_transformer_layers(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	static const char *const name = "transformer_layers_per_block", *const up_name = "reverse_transformer_layers_per_block";
 	json_t *one = json_integer(1);
-	const json_t *down = field(r, name), *up = field(r, up_name), *value = NULL;
+	const json_t *down = qd_field(r, name), *up = qd_field(r, up_name), *value = NULL;
 	enum qd_status st;
 	if (!down)
 		down = one;
@@ -295,10 +170,10 @@ static enum qd_status read_transformer_layers(const struct reader *r, struct qd_
 		QD_TRY(st,
 			qd_fail(QD_EINPUT, "'%s': field '%s' has a list per block, needs '%s' beside it", r->what, name, up_name));
 	for (int i = 0; i < c->blocks; i++) {
-		QD_TRY(st, item(r, name, down, c->blocks, i, &value));
+		QD_TRY(st, qd_field_item(r, name, down, c->blocks, i, &value));
 		QD_TRY(st, read_depths(r, name, value, c->layers[i], c->depth[i]));
 		int opposite = c->blocks - 1 - i;
-		QD_TRY(st, item(r, up ? up_name : name, up ? up : down, c->blocks, up ? i : opposite, &value));
+		QD_TRY(st, qd_field_item(r, up ? up_name : name, up ? up : down, c->blocks, up ? i : opposite, &value));
 		QD_TRY(st, read_depths(r, up ? up_name : name, value, c->layers[opposite] + 1, c->up_depth[i]));
 	}
 	c->mid_depth = c->depth[c->blocks - 1][0];
@@ -308,16 +183,16 @@ out:
 	return st;
 }
 
-static enum qd_status read_blocks(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_blocks(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	enum qd_status st;
 	QD_TRY(st, read_channels(r, c));
 	QD_TRY(st, read_types(r, "down_block_types", "DownBlock2D", c->blocks, 3, c->down_attention));
 	QD_TRY(st, read_types(r, "up_block_types", "UpBlock2D", c->blocks, 0, c->up_attention));
 	QD_TRY(st, read_mid(r, c));
-	QD_TRY(st, int_list(r, "layers_per_block", c->blocks, QD_MAX_LAYERS - 1, 2, c->layers));
-	QD_TRY(st, int_list(r, "attention_head_dim", c->blocks, MAX_CHANNELS, 8, c->heads));
-	QD_TRY(st, int_list(r, "cross_attention_dim", c->blocks, MAX_CHANNELS, 1280, c->cross_dim));
+	QD_TRY(st, qd_field_ints(r, "layers_per_block", c->blocks, QD_MAX_LAYERS - 1, 2, c->layers));
+	QD_TRY(st, qd_field_ints(r, "attention_head_dim", c->blocks, MAX_CHANNELS, 8, c->heads));
+	QD_TRY(st, qd_field_ints(r, "cross_attention_dim", c->blocks, MAX_CHANNELS, 1280, c->cross_dim));
 	QD_TRY(st, bool_list(r, "only_cross_attention", c->blocks, c->only_cross));
 	QD_TRY(st, read_transformer_layers(r, c));
 out:
@@ -327,81 +202,57 @@ out:
 /* ---- the rest ---- */
 
 /* sample_size is a number or [height, width]; only the native size of inspect and of defaults depends on it. */
-static enum qd_status read_sample_size(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_sample_size(const struct qd_fields *r, struct qd_unet_config *c)
 {
-	const json_t *value = field(r, "sample_size");
+	const json_t *value = qd_field(r, "sample_size");
 	if (json_is_array(value))
 		value = json_array_get(value, 0);
 	c->sample_size = 0;
-	return !value || json_is_null(value) ? QD_OK : read_int(r, "sample_size", value, 1, MAX_CHANNELS, &c->sample_size);
-}
-
-static enum qd_status read_act(const struct reader *r, struct qd_unet_config *c)
-{
-	static const struct {
-		const char *name;
-		enum qd_op op;
-	} acts[] = {
-		{ "silu", QD_OP_SIGMOID },
-		{ "swish", QD_OP_SIGMOID },
-		{ "mish", QD_OP_MISH },
-		{ "gelu", QD_OP_GELU },
-		{ "relu", QD_OP_RELU },
-	};
-	const json_t *value = field(r, "act_fn");
-	c->act = QD_OP_SIGMOID;
-	if (!value)
-		return QD_OK;
-	for (size_t i = 0; i < QD_COUNT(acts); i++) {
-		c->act = acts[i].op;
-		if (is_string(value, acts[i].name))
-			return QD_OK;
-	}
-	return refuse(r, QD_EUNSUPPORTED, "act_fn", value, "\"silu\", \"swish\", \"mish\", \"gelu\" or \"relu\"");
+	return !value || json_is_null(value) ? QD_OK : qd_field_read_int(r, "sample_size", value, 1, MAX_CHANNELS, &c->sample_size);
 }
 
 /* A null here means "no final norm" to diffusers, which no published model uses. */
-static enum qd_status read_groups(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_groups(const struct qd_fields *r, struct qd_unet_config *c)
 {
-	const json_t *value = field(r, "norm_num_groups");
+	const json_t *value = qd_field(r, "norm_num_groups");
 	c->groups = 32;
 	if (json_is_null(value))
-		return refuse(r, QD_EUNSUPPORTED, "norm_num_groups", value, "a number");
-	return value ? read_int(r, "norm_num_groups", value, 1, MAX_CHANNELS, &c->groups) : QD_OK;
+		return qd_field_refuse(r, QD_EUNSUPPORTED, "norm_num_groups", value, "a number");
+	return value ? qd_field_read_int(r, "norm_num_groups", value, 1, MAX_CHANNELS, &c->groups) : QD_OK;
 }
 
-static enum qd_status read_embeddings(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_embeddings(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	enum qd_status st;
-	QD_TRY(st, bool_field(r, "flip_sin_to_cos", true, &c->flip_sin_to_cos));
-	QD_TRY(st, number_field(r, "freq_shift", 0, &c->freq_shift));
-	QD_TRY(st, int_field(r, "time_embedding_dim", 1, 4 * MAX_CHANNELS, 4 * c->channels[0], &c->time_dim));
-	QD_TRY(st, int_field(r, "time_cond_proj_dim", 1, MAX_CHANNELS, 0, &c->time_cond_dim));
-	QD_TRY(st, int_field(r, "encoder_hid_dim", 1, MAX_CHANNELS, 0, &c->encoder_hid_dim));
-	c->scale_shift = is_string(field(r, "resnet_time_scale_shift"), "scale_shift");
-	c->text_time = is_string(field(r, "addition_embed_type"), "text_time");
+	QD_TRY(st, qd_field_bool(r, "flip_sin_to_cos", true, &c->flip_sin_to_cos));
+	QD_TRY(st, qd_field_number(r, "freq_shift", 0, &c->freq_shift));
+	QD_TRY(st, qd_field_int(r, "time_embedding_dim", 1, 4 * MAX_CHANNELS, 4 * c->channels[0], &c->time_dim));
+	QD_TRY(st, qd_field_int(r, "time_cond_proj_dim", 1, MAX_CHANNELS, 0, &c->time_cond_dim));
+	QD_TRY(st, qd_field_int(r, "encoder_hid_dim", 1, MAX_CHANNELS, 0, &c->encoder_hid_dim));
+	c->scale_shift = qd_field_is(qd_field(r, "resnet_time_scale_shift"), "scale_shift");
+	c->text_time = qd_field_is(qd_field(r, "addition_embed_type"), "text_time");
 	c->text_proj = c->encoder_hid_dim > 0; /* the type may be left out beside the size */
-	QD_TRY(st, int_field(r, "addition_time_embed_dim", 2, MAX_CHANNELS, 0, &c->addition_time_dim));
-	QD_TRY(st, int_field(r, "projection_class_embeddings_input_dim", 1, MAX_CHANNELS, 0, &c->addition_in_dim));
+	QD_TRY(st, qd_field_int(r, "addition_time_embed_dim", 2, MAX_CHANNELS, 0, &c->addition_time_dim));
+	QD_TRY(st, qd_field_int(r, "projection_class_embeddings_input_dim", 1, MAX_CHANNELS, 0, &c->addition_in_dim));
 out:
 	return st;
 }
 
-static enum qd_status read_scalars(const struct reader *r, struct qd_unet_config *c)
+static enum qd_status read_scalars(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	enum qd_status st;
-	QD_TRY(st, int_field(r, "in_channels", 1, MAX_CHANNELS, 4, &c->in_channels));
-	QD_TRY(st, int_field(r, "out_channels", 1, MAX_CHANNELS, 4, &c->out_channels));
+	QD_TRY(st, qd_field_int(r, "in_channels", 1, MAX_CHANNELS, 4, &c->in_channels));
+	QD_TRY(st, qd_field_int(r, "out_channels", 1, MAX_CHANNELS, 4, &c->out_channels));
 	QD_TRY(st, read_sample_size(r, c));
-	QD_TRY(st, bool_field(r, "use_linear_projection", false, &c->linear_projection));
-	QD_TRY(st, bool_field(r, "center_input_sample", false, &c->center_input));
-	QD_TRY(st, number_field(r, "norm_eps", 1e-5, &c->norm_eps));
-	QD_TRY(st, number_field(r, "mid_block_scale_factor", 1, &c->mid_scale));
-	QD_TRY(st, int_field(r, "downsample_padding", 0, 1, 1, &c->downsample_padding));
-	QD_TRY(st, int_field(r, "conv_in_kernel", 1, MAX_KERNEL, 3, &c->conv_in_kernel));
-	QD_TRY(st, int_field(r, "conv_out_kernel", 1, MAX_KERNEL, 3, &c->conv_out_kernel));
+	QD_TRY(st, qd_field_bool(r, "use_linear_projection", false, &c->linear_projection));
+	QD_TRY(st, qd_field_bool(r, "center_input_sample", false, &c->center_input));
+	QD_TRY(st, qd_field_number(r, "norm_eps", 1e-5, &c->norm_eps));
+	QD_TRY(st, qd_field_number(r, "mid_block_scale_factor", 1, &c->mid_scale));
+	QD_TRY(st, qd_field_int(r, "downsample_padding", 0, 1, 1, &c->downsample_padding));
+	QD_TRY(st, qd_field_int(r, "conv_in_kernel", 1, MAX_KERNEL, 3, &c->conv_in_kernel));
+	QD_TRY(st, qd_field_int(r, "conv_out_kernel", 1, MAX_KERNEL, 3, &c->conv_out_kernel));
 	QD_TRY(st, read_groups(r, c));
-	QD_TRY(st, read_act(r, c));
+	QD_TRY(st, qd_field_act(r, "act_fn", QD_OP_SIGMOID, &c->act));
 	QD_TRY(st, read_embeddings(r, c));
 out:
 	return st;
@@ -409,7 +260,7 @@ out:
 
 /* ---- values that must agree ---- */
 
-static enum qd_status check_block(const struct reader *r, const struct qd_unet_config *c, int i, bool attention)
+static enum qd_status check_block(const struct qd_fields *r, const struct qd_unet_config *c, int i, bool attention)
 {
 	long long channels = (long long)c->channels[i];
 	if (c->channels[i] % c->groups)
@@ -425,7 +276,7 @@ static enum qd_status check_block(const struct reader *r, const struct qd_unet_c
 	return QD_OK;
 }
 
-static enum qd_status check_consistent(const struct reader *r, const struct qd_unet_config *c)
+static enum qd_status check_consistent(const struct qd_fields *r, const struct qd_unet_config *c)
 {
 	for (int i = 0; i < c->blocks; i++) {
 		bool last = i == c->blocks - 1;
@@ -460,7 +311,7 @@ static enum qd_status check_consistent(const struct reader *r, const struct qd_u
 
 enum qd_status qd_unet_config_parse(struct qd_unet_config *config, const char *what, const json_t *json)
 {
-	struct reader r = { what, json };
+	struct qd_fields r = { what, json };
 	enum qd_status st;
 	*config = (struct qd_unet_config){ 0 };
 	if (!json_is_object(json))
