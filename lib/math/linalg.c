@@ -31,6 +31,29 @@ void qd_gemm(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, f
 		(blasint)n, (blasint)k, alpha, a, (blasint)lda, b, (blasint)ldb, beta, c, (blasint)ldc);
 }
 
+enum { GRAM_BLOCK = 1 << 12 };
+
+enum qd_status qd_gram_add(const float *x, size_t m, size_t n, double *g)
+{
+	double *block = malloc(m * GRAM_BLOCK * sizeof(*block));
+
+	if (!block)
+		return qd_fail(QD_ENOMEM, "out of memory for products of %zu vectors", m);
+	for (size_t first = 0; first < n; first += GRAM_BLOCK) {
+		size_t width = n - first < GRAM_BLOCK ? n - first : GRAM_BLOCK;
+		for (size_t i = 0; i < m; i++)
+			for (size_t j = 0; j < width; j++)
+				block[i * width + j] = (double)x[i * n + first + j];
+		cblas_dsyrk(CblasRowMajor, CblasUpper, CblasNoTrans, (blasint)m, (blasint)width, 1, block, (blasint)width, 1, g,
+			(blasint)m);
+	}
+	for (size_t i = 0; i < m; i++)
+		for (size_t j = 0; j < i; j++)
+			g[i * m + j] = g[j * m + i];
+	free(block);
+	return QD_OK;
+}
+
 struct workspace {
 	float *copy, *work;
 	int *iwork;

@@ -58,6 +58,11 @@ void qd_gemm(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, f
 	const float *b, size_t ldb, float beta, float *c, size_t ldc);
 
 /*
+ * G += X X^T, the inner products of the rows of x f32 [m,n], products and sums in double; g [m,m] symmetric. QD_ENOMEM.
+ */
+QD_CHECK enum qd_status qd_gram_add(const float *x, size_t m, size_t n, double *g);
+
+/*
  * Thin singular value decomposition A = U diag(S) Vt, float32: a [m,n] (kept), u [m,r], s [r] in decreasing order, vt [r,n], with
  * r = min(m, n). QD_ENOMEM; QD_EINPUT when A holds something not finite, when it is too large, or when the iteration does not
  * converge.

@@ -254,11 +254,16 @@ void qd_schedule_release(struct qd_schedule *schedule);
 
 struct qd_scheduler {
 	const struct qd_schedule *schedule;
-	int kind; /* row of the scheduler table: "ddim", "euler", "lcm" */
+	int kind; /* row of the scheduler table: "ddim", "euler", "lcm", "olss" */
 	int steps;
 	double *timesteps, *sigmas; /* [steps], [steps + 1] */
 	double init_sigma;
+	void *own; /* what the kind keeps between steps; NULL: nothing */
 };
+/*
+ * `kind`: "ddim", "euler", "lcm", or "olss:FILE" with a fitted sampler (olss.h), whose number of steps is taken for `steps` 0.
+ * `schedule` must outlive it. QD_EINPUT for any other kind, and for a number of steps that the kind does not have.
+ */
 QD_CHECK enum qd_status qd_scheduler_new(struct qd_scheduler *s, const struct qd_schedule *schedule, const char *kind, int steps);
 void qd_scheduler_release(struct qd_scheduler *s);
 /* Model input for step i: `in` and `out` of n floats (may be the same). */

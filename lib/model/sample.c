@@ -89,6 +89,8 @@ enum qd_status qd_sample(const struct qd_sampling *s, qd_denoise denoise, void *
 		qd_progress("sampling", (uint64_t)step, (uint64_t)s->scheduler->steps, NULL);
 		assemble(s, step, latents, b.input);
 		QD_TRY(st, model_out(s, step, &b, latent, denoise, context));
+		if (s->observe != NULL)
+			s->observe(s->observe_context, step, latents, b.out);
 		qd_sample_noise(s->seed, (uint64_t)step + 1, s->n, each, b.noise);
 		QD_TRY(st, qd_scheduler_step(s->scheduler, step, latent, latents, b.out, b.noise));
 	}

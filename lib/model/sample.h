@@ -20,12 +20,17 @@ struct qd_denoise_call {
 };
 typedef enum qd_status (*qd_denoise)(void *context, const struct qd_denoise_call *call);
 
+/* What each step starts from and hears: `latents` [N,Cl,H,W] before the step, unscaled, and `out` [N,Cl,H,W], guided. */
+typedef void (*qd_sample_hook)(void *context, int step, const float *latents, const float *out);
+
 struct qd_sampling {
 	const struct qd_scheduler *scheduler;
 	int64_t n, latent_channels, condition_channels, height, width;
 	const float *condition; /* [N,Cc,H,W]; NULL when Cc is 0 */
 	double guidance;        /* out = uncond + guidance (cond - uncond) (Ho & Salimans 2022); 1: one pass, no guidance */
 	uint64_t seed;          /* of the noise that stochastic schedulers add; sample i's noise depends on seed and i alone */
+	qd_sample_hook observe; /* NULL: none */
+	void *observe_context;
 };
 
 /* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `stream` and i alone. */

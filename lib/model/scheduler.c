@@ -22,7 +22,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct qd_scheduler_kind *const kinds[] = { &qd_scheduler_ddim, &qd_scheduler_euler, &qd_scheduler_lcm };
+static const struct qd_scheduler_kind *const kinds[] = { &qd_scheduler_ddim, &qd_scheduler_euler, &qd_scheduler_lcm,
+	&qd_scheduler_olss };
 
 /* ---- reading ---- */
 
@@ -138,21 +139,50 @@ static void read_betas(struct config *c, struct qd_schedule *schedule)
 
 /* ---- the other fields ---- */
 
+/* Samplers over the betas of this file: any of them serves as a noise schedule, whichever sampler is then asked for. */
+static const char *const classes[] = { "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep",
+	"DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete",
+	"EulerDiscrete", "HeunDiscrete", "KDPM2AncestralDiscrete", "KDPM2Discrete", "LCM", "LMSDiscrete", "PNDM", "SASolver", "TCD",
+	"UniPCMultistep" };
+
+static bool is_known_class(const char *name)
+{
+	for (size_t i = 0; i < QD_COUNT(classes); i++) {
+		size_t n = strlen(classes[i]);
+		if (strncmp(name, classes[i], n) == 0 && strcmp(name + n, "Scheduler") == 0)
+			return true;
+	}
+	return false;
+}
+
+static void refuse_class(struct config *c)
+{
+	const char *name = json_string_value(field(c, "_class_name"));
+
+	if (name == NULL || is_known_class(name) || c->status != QD_OK)
+		return;
+	if (qd_starts_with(name, "FlowMatch") || qd_starts_with(name, "EDM"))
+		c->status = qd_fail(QD_EUNSUPPORTED, "'%s': class '%s' has no discrete noise schedule", c->path, name);
+	else
+		c->status = qd_fail(QD_EUNSUPPORTED,
+			"'%s': class '%s' is not among the known ones (DDIMScheduler, PNDMScheduler, "
+			"EulerDiscreteScheduler, ...)",
+			c->path, name);
+}
+
 /* Values that mean something this file does not compute. */
 static void refuse_fields(struct config *c)
 {
-	static const char *const flags[] = { "rescale_betas_zero_snr", "thresholding", "use_exponential_sigmas",
-		"use_beta_sigmas" };
+	static const char *const flags[] = { "rescale_betas_zero_snr", "thresholding", "use_exponential_sigmas", "use_beta_sigmas",
+		"use_flow_sigmas" };
 	static const char *const interpolations[] = { "linear" }, *const types[] = { "discrete" };
-	const char *name = json_string_value(field(c, "_class_name"));
 
+	refuse_class(c);
 	for (size_t i = 0; i < QD_COUNT(flags); i++)
 		if (flag(c, flags[i], false) && c->status == QD_OK)
 			c->status = qd_fail(QD_EUNSUPPORTED, "'%s': field '%s' is true, which is not supported", c->path, flags[i]);
 	word(c, "interpolation_type", 0, interpolations, QD_COUNT(interpolations));
 	word(c, "timestep_type", 0, types, QD_COUNT(types));
-	if (name != NULL && (qd_starts_with(name, "FlowMatch") || qd_starts_with(name, "EDM")) && c->status == QD_OK)
-		c->status = qd_fail(QD_EUNSUPPORTED, "'%s': class '%s' has no discrete noise schedule", c->path, name);
 }
 
 static void read_fields(struct config *c, struct qd_schedule *s, bool stable_diffusion)
@@ -297,25 +327,43 @@ struct qd_prediction_terms qd_predict(enum qd_prediction prediction, double abar
 
 /* ---- the table ---- */
 
+static bool is_called(const struct qd_scheduler_kind *kind, const char *text)
+{
+	size_t n = strlen(kind->name);
+	return kind->open != NULL ? strncmp(text, kind->name, n) == 0 && text[n] == ':' : strcmp(text, kind->name) == 0;
+}
+
+static enum qd_status find_kind(const char *text, int *kind)
+{
+	for (size_t i = 0; i < QD_COUNT(kinds); i++)
+		if (is_called(kinds[i], text)) {
+			*kind = (int)i;
+			return QD_OK;
+		}
+	return qd_fail(QD_EINPUT, "no scheduler '%s', there are ddim, euler, lcm and olss:FILE", text);
+}
+
+static enum qd_status allocate(struct qd_scheduler *s)
+{
+	if (s->steps < 1)
+		return qd_fail(QD_EINPUT, "%d steps, needs at least 1", s->steps);
+	s->timesteps = calloc((size_t)s->steps, sizeof(*s->timesteps));
+	s->sigmas = calloc((size_t)s->steps + 1, sizeof(*s->sigmas));
+	return s->timesteps != NULL && s->sigmas != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+}
+
 enum qd_status qd_scheduler_new(struct qd_scheduler *s, const struct qd_schedule *schedule, const char *kind, int steps)
 {
-	enum qd_status st = QD_OK;
+	const struct qd_scheduler_kind *row;
+	enum qd_status st;
 
-	*s = (struct qd_scheduler){ .schedule = schedule, .kind = -1, .steps = steps, .init_sigma = 1 };
-	for (size_t i = 0; i < QD_COUNT(kinds); i++)
-		if (strcmp(kinds[i]->name, kind) == 0)
-			s->kind = (int)i;
-	if (s->kind < 0)
-		return qd_fail(QD_EINPUT, "no scheduler '%s', there are ddim, euler and lcm", kind);
-	if (steps < 1)
-		return qd_fail(QD_EINPUT, "%d steps, needs at least 1", steps);
-	s->timesteps = calloc((size_t)steps, sizeof(*s->timesteps));
-	s->sigmas = calloc((size_t)steps + 1, sizeof(*s->sigmas));
-	if (s->timesteps == NULL || s->sigmas == NULL) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
-	}
-	st = qd_prefix(kinds[s->kind]->prepare(s), "scheduler '%s'", kind);
+	*s = (struct qd_scheduler){ .schedule = schedule, .steps = steps, .init_sigma = 1 };
+	QD_TRY(st, find_kind(kind, &s->kind));
+	row = kinds[s->kind];
+	if (row->open != NULL)
+		QD_TRY(st, qd_prefix(row->open(s, strchr(kind, ':') + 1), "scheduler '%s'", row->name));
+	QD_TRY(st, allocate(s));
+	st = qd_prefix(row->prepare(s), "scheduler '%s'", row->name);
 out:
 	if (st != QD_OK)
 		qd_scheduler_release(s);
@@ -324,6 +372,8 @@ out:
 
 void qd_scheduler_release(struct qd_scheduler *s)
 {
+	if (kinds[s->kind]->close != NULL)
+		kinds[s->kind]->close(s);
 	free(s->timesteps);
 	free(s->sigmas);
 	*s = (struct qd_scheduler){ 0 };

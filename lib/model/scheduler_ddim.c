@@ -34,4 +34,4 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	return QD_OK;
 }
 
-const struct qd_scheduler_kind qd_scheduler_ddim = { "ddim", prepare, NULL, step };
+const struct qd_scheduler_kind qd_scheduler_ddim = { .name = "ddim", .prepare = prepare, .step = step };

@@ -113,4 +113,6 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	return QD_OK;
 }
 
-const struct qd_scheduler_kind qd_scheduler_euler = { "euler", prepare, input_scale, step };
+const struct qd_scheduler_kind qd_scheduler_euler = {
+	.name = "euler", .prepare = prepare, .input_scale = input_scale, .step = step
+};

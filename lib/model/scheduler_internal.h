@@ -9,6 +9,9 @@
 
 struct qd_scheduler_kind {
 	const char *name;
+	/* Kinds named "NAME:FILE": reads the file into s->own and sets s->steps; NULL: takes no file. */
+	enum qd_status (*open)(struct qd_scheduler *s, const char *path);
+	void (*close)(struct qd_scheduler *s); /* releases s->own */
 	/* Fills s->timesteps (and sigmas, init_sigma); s->steps may shrink. */
 	enum qd_status (*prepare)(struct qd_scheduler *s);
 	/* What the model input is divided by; NULL: 1. */
@@ -16,7 +19,7 @@ struct qd_scheduler_kind {
 	enum qd_status (*step)(const struct qd_scheduler *s, int i, size_t n, float *x, const float *m, const float *noise);
 };
 
-extern const struct qd_scheduler_kind qd_scheduler_ddim, qd_scheduler_euler, qd_scheduler_lcm;
+extern const struct qd_scheduler_kind qd_scheduler_ddim, qd_scheduler_euler, qd_scheduler_lcm, qd_scheduler_olss;
 
 /* Timesteps by s->schedule's spacing, or `spacing` where it has none; `round`: linspace is rounded to whole steps. */
 QD_CHECK enum qd_status qd_spaced_timesteps(struct qd_scheduler *s, const char *spacing, bool round);

@@ -109,6 +109,62 @@ static void cuts_trailing_lists(void **state)
 	qd_schedule_release(&schedule);
 }
 
+/*
+ * The lists by the reference's own arithmetic, numpy.arange(T, 0, -T/n) rounded halves to even, less 1: ceil((0 - T) / (-T/n))
+ * entries T + i ((T - T/n) - T). For 62 numbers of steps that is one entry more than asked for, the last -1; exact fractions would
+ * give other lists for 111 numbers of steps, as for 48.
+ */
+static void follows_the_reference_trailing(void **state)
+{
+	struct qd_schedule schedule;
+	int longer = 0, inexact = 0;
+	bool of_48 = false;
+
+	(void)state;
+	read_text(&schedule, SD15("\"timestep_spacing\": \"trailing\", \"steps_offset\": 1"));
+	for (int n = 1; n <= 1000; n++) {
+		double step = -(1000.0 / n), delta = (1000.0 + step) - 1000.0;
+		int count = (int)ceil(-1000.0 / step);
+		bool differs = count != n;
+		struct qd_scheduler s;
+
+		assert_int_equal(qd_scheduler_new(&s, &schedule, "ddim", n), QD_OK);
+		assert_true(count == n || (count == n + 1 && nearbyint(1000.0 + n * delta) - 1 == -1));
+		longer += count == n + 1;
+		for (int i = 0; i < n; i++) {
+			int over = 1000 * (n - i), half = 2 * (over % n), exact = over / n;
+			exact += half > n || (half == n && exact % 2 == 1) ? 1 : 0;
+			assert_near(s.timesteps[i], nearbyint(1000.0 + i * delta) - 1, 0);
+			differs = differs || exact - 1 != (int)s.timesteps[i];
+		}
+		of_48 = of_48 || (n == 48 && differs);
+		inexact += differs;
+		qd_scheduler_release(&s);
+	}
+	assert_int_equal(longer, 62);
+	assert_int_equal(inexact, 111);
+	assert_true(of_48);
+	qd_schedule_release(&schedule);
+}
+
+/* Trailing lists whose spacing does not divide the schedule: the step before t = 999 of 6 ends at 833, although 832 comes next. */
+static void ddim_steps_by_the_spacing(void **state)
+{
+	struct qd_schedule schedule;
+	struct qd_scheduler s;
+	float x = 0.7f, m = -0.4f;
+
+	(void)state;
+	read_text(&schedule, SD15("\"timestep_spacing\": \"trailing\", \"clip_sample\": false"));
+	assert_int_equal(qd_scheduler_new(&s, &schedule, "ddim", 6), QD_OK);
+	double a = schedule.alphas_cumprod[999], next = schedule.alphas_cumprod[833];
+	double x0 = ((double)x - sqrt(1 - a) * (double)m) / sqrt(a);
+	assert_int_equal(qd_scheduler_step(&s, 0, 1, &x, &m, NULL), QD_OK);
+	assert_near((double)x, sqrt(next) * x0 + sqrt(1 - next) * (double)m, 1e-6);
+	qd_scheduler_release(&s);
+	qd_schedule_release(&schedule);
+}
+
 static void assert_sigmas(const char *fields, int steps, double init, size_t n, const double *expected)
 {
 	char text[400];
@@ -126,11 +182,31 @@ static void assert_sigmas(const char *fields, int steps, double init, size_t n, 
 	qd_schedule_release(&schedule);
 }
 
+static void assert_last_sigmas(const char *fields, int steps, double before, double last, double end)
+{
+	char text[400];
+	struct qd_schedule schedule;
+	struct qd_scheduler s;
+
+	snprintf(text, sizeof(text), SD15("%s"), fields);
+	read_text(&schedule, text);
+	assert_int_equal(qd_scheduler_new(&s, &schedule, "euler", steps), QD_OK);
+	assert_near(s.sigmas[steps - 2], before, 1e-6);
+	/* 1 - abar is small here: 6e-8 of abar is 7e-5 of it, half of that of sigma */
+	assert_near(s.sigmas[steps - 1], last, 4e-5);
+	assert_near(s.sigmas[steps], end, 4e-5);
+	qd_scheduler_release(&s);
+	qd_schedule_release(&schedule);
+}
+
 static void has_the_reference_sigmas(void **state)
 {
 	(void)state;
 	assert_sigmas("\"steps_offset\": 1, \"timestep_spacing\": \"leading\"", 20, 11.07358, 4,
 		(double[]){ 11.02833, 8.390687, 6.5064, 5.134433 });
+	assert_last_sigmas("\"steps_offset\": 1, \"timestep_spacing\": \"leading\"", 20, 0.2281473, 0.04131448, 0);
+	/* sigma at 0: sqrt((1 - abar_0) / abar_0) */
+	assert_last_sigmas("\"final_sigmas_type\": \"sigma_min\"", 5, 0.695151, 0.02916753, 0.02916753);
 	assert_sigmas("\"steps_offset\": 1", 5, 14.61465, 5, (double[]){ 14.61465, 4.08609, 1.615583, 0.695151, 0.02916753 });
 	assert_sigmas("\"timestep_spacing\": \"trailing\"", 4, 14.61465, 4, (double[]){ 14.61465, 4.081731, 1.612887, 0.6932054 });
 }
@@ -299,6 +375,12 @@ static void follows_class_defaults(void **state)
 	/* the last beta is 0.02 */
 	assert_near(schedule.alphas_cumprod[999] / schedule.alphas_cumprod[998], 0.98, 3e-7);
 	qd_schedule_release(&schedule);
+	/* what a Stable Diffusion folder usually has: the schedule serves whichever sampler is asked for */
+	read_text(&schedule, SD15("\"_class_name\": \"PNDMScheduler\", \"skip_prk_steps\": true, \"trained_betas\": null, "
+				  "\"steps_offset\": 1, \"set_alpha_to_one\": false"));
+	assert_near(schedule.alphas_cumprod[999], 0.00466009602, 2.4e-7);
+	assert_string_equal(schedule.spacing, "");
+	qd_schedule_release(&schedule);
 	read_text(&schedule, "{\"trained_betas\": [0.5, 0.25], \"num_train_timesteps\": 2}");
 	assert_near(schedule.alphas_cumprod[1], 0.375, 0);
 	qd_schedule_release(&schedule);
@@ -316,6 +398,22 @@ static void refuses_configurations(void **state)
 		enum qd_status status;
 	} cases[] = {
 		{ "{\"rescale_betas_zero_snr\": true}", "field 'rescale_betas_zero_snr' is true, which is not supported",
+			QD_EUNSUPPORTED },
+		{ "{\"use_exponential_sigmas\": true}", "field 'use_exponential_sigmas' is true, which is not supported",
+			QD_EUNSUPPORTED },
+		{ "{\"use_flow_sigmas\": true}", "field 'use_flow_sigmas' is true, which is not supported", QD_EUNSUPPORTED },
+		{ "{\"thresholding\": true}", "field 'thresholding' is true, which is not supported", QD_EUNSUPPORTED },
+		{ "{\"interpolation_type\": \"log_linear\"}",
+			"field 'interpolation_type' is 'log_linear', which is not among the known ones (linear, ...)",
+			QD_EUNSUPPORTED },
+		{ "{\"timestep_type\": \"continuous\"}",
+			"field 'timestep_type' is 'continuous', which is not among the known ones (discrete, ...)",
+			QD_EUNSUPPORTED },
+		{ "{\"timestep_spacing\": \"even\"}",
+			"field 'timestep_spacing' is 'even', which is not among the known ones (, ...)", QD_EUNSUPPORTED },
+		{ "{\"_class_name\": \"RePaintScheduler\"}",
+			"class 'RePaintScheduler' is not among the known ones (DDIMScheduler, PNDMScheduler, "
+			"EulerDiscreteScheduler, ...)",
 			QD_EUNSUPPORTED },
 		{ "{\"use_beta_sigmas\": true}", "field 'use_beta_sigmas' is true, which is not supported", QD_EUNSUPPORTED },
 		{ "{\"beta_schedule\": \"sigmoid\"}",
@@ -354,7 +452,8 @@ static void refuses_step_counts(void **state)
 		{ "ddim", 1000,
 			"scheduler 'ddim': 1000 leading steps with offset 1 begin at timestep 1000, the schedule ends at 999" },
 		{ "lcm", 51, "scheduler 'lcm': 51 steps, the model was distilled from 50" },
-		{ "heun", 10, "no scheduler 'heun', there are ddim, euler and lcm" },
+		{ "olss", 10, "no scheduler 'olss', there are ddim, euler, lcm and olss:FILE" },
+		{ "heun", 10, "no scheduler 'heun', there are ddim, euler, lcm and olss:FILE" },
 	};
 	struct qd_schedule schedule;
 
@@ -374,6 +473,8 @@ int main(void)
 		cmocka_unit_test(has_the_reference_schedule),
 		cmocka_unit_test(spaces_timesteps),
 		cmocka_unit_test(cuts_trailing_lists),
+		cmocka_unit_test(follows_the_reference_trailing),
+		cmocka_unit_test(ddim_steps_by_the_spacing),
 		cmocka_unit_test(has_the_reference_sigmas),
 		cmocka_unit_test(spaces_by_karras),
 		cmocka_unit_test(runs_ddim_and_euler),
