@@ -99,11 +99,13 @@ QD_CHECK enum qd_status qd_peft_config_scale(const struct qd_reading *r, const c
 /* ---- ldm_names.c ---- */
 /* What the naming of the original implementation depends on. */
 struct qd_ldm_layout {
-	int layers; /* resnets per down block */
+	int blocks;
+	int layers[QD_MAX_BLOCKS]; /* resnets per down block */
 	bool up_attention[QD_MAX_BLOCKS];
 };
 void qd_ldm_layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules);
-/* The original implementation's name of the module at `path` into QD_PATH_TEXT bytes; false when it has none. */
+void qd_ldm_layout_of_config(struct qd_ldm_layout *layout, const struct qd_unet_config *config);
+/* The original implementation's name of the layer at `path`, norms included, into QD_PATH_TEXT bytes; false when it has none. */
 bool qd_ldm_path(const struct qd_ldm_layout *layout, const char *path, char *out);
 
 #endif

@@ -1,9 +1,9 @@
 /*
- * Names of UNet layers in the original latent-diffusion implementation, which kohya's trainers use for SDXL. With L layers per
- * block:
+ * Names of UNet layers in the original latent-diffusion implementation, which single-file checkpoints have and kohya's trainers use
+ * for SDXL. With L layers in every block (where blocks differ, the numbers count on through them all the same):
  *
  *   diffusers                              original
- *   conv_in, conv_out                      input_blocks.0.0, out.2
+ *   conv_in, conv_norm_out, conv_out       input_blocks.0.0, out.0, out.2
  *   time_embedding.linear_1, .linear_2     time_embed.0, time_embed.2
  *   add_embedding.linear_1, .linear_2      label_emb.0.0, label_emb.0.2
  *   down_blocks.i.resnets.j, attentions.j  input_blocks.((L+1)i+j+1).0, .1
@@ -11,7 +11,10 @@
  *   mid_block.resnets.0, attentions.0, resnets.1    middle_block.0, .1, .2
  *   up_blocks.i.resnets.j, attentions.j    output_blocks.((L+1)i+j).0, .1
  *   up_blocks.i.upsamplers.0.conv          output_blocks.((L+1)i+L).2.conv where the block has attention, else .1.conv
- *   in a resnet: conv1, time_emb_proj, conv2, conv_shortcut    in_layers.2, emb_layers.1, out_layers.3, skip_connection
+ *   in a resnet: norm1, conv1              in_layers.0, .2
+ *     time_emb_proj                        emb_layers.1
+ *     norm2, conv2                         out_layers.0, .3
+ *     conv_shortcut                        skip_connection
  *
  * Inside attentions both spell alike.
  */
@@ -22,6 +25,7 @@
 
 static const char *const whole[][2] = {
 	{ "conv_in", "input_blocks.0.0" },
+	{ "conv_norm_out", "out.0" },
 	{ "conv_out", "out.2" },
 	{ "time_embedding.linear_1", "time_embed.0" },
 	{ "time_embedding.linear_2", "time_embed.2" },
@@ -30,8 +34,10 @@ static const char *const whole[][2] = {
 };
 
 static const char *const in_resnet[][2] = {
+	{ "norm1", "in_layers.0" },
 	{ "conv1", "in_layers.2" },
 	{ "time_emb_proj", "emb_layers.1" },
+	{ "norm2", "out_layers.0" },
 	{ "conv2", "out_layers.3" },
 	{ "conv_shortcut", "skip_connection" },
 };
@@ -44,17 +50,48 @@ static const char *lookup(const char *const table[][2], size_t n, const char *na
 	return NULL;
 }
 
+static bool is_block(int block)
+{
+	return block >= 0 && block < QD_MAX_BLOCKS;
+}
+
 void qd_ldm_layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules)
 {
 	*layout = (struct qd_ldm_layout){ 0 };
 	for (size_t m = 0; m < modules->n; m++) {
 		const char *path = modules->items[m].path;
 		int block, layer;
-		if (sscanf(path, "down_blocks.0.resnets.%d.", &layer) == 1 && layer >= layout->layers)
-			layout->layers = layer + 1;
-		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS)
+		if (sscanf(path, "down_blocks.%d.resnets.%d.", &block, &layer) == 2 && is_block(block)) {
+			layout->blocks = block >= layout->blocks ? block + 1 : layout->blocks;
+			layout->layers[block] = layer >= layout->layers[block] ? layer + 1 : layout->layers[block];
+		}
+		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && is_block(block))
 			layout->up_attention[block] = true;
 	}
+}
+
+void qd_ldm_layout_of_config(struct qd_ldm_layout *layout, const struct qd_unet_config *config)
+{
+	*layout = (struct qd_ldm_layout){ .blocks = config->blocks };
+	for (int i = 0; i < config->blocks; i++) {
+		layout->layers[i] = (int)config->layers[i];
+		layout->up_attention[i] = config->up_attention[i];
+	}
+}
+
+/* Resnets of a block; an up block has one more than the down block of its resolution. */
+static int resnets_of(const struct qd_ldm_layout *layout, bool up, int block)
+{
+	return up ? layout->layers[layout->blocks - 1 - block] + 1 : layout->layers[block];
+}
+
+/* Number of a block's first layer: every layer before it counts, downsamplers too, and conv_in. */
+static int first_of(const struct qd_ldm_layout *layout, bool up, int block)
+{
+	int at = up ? 0 : 1;
+	for (int i = 0; i < block; i++)
+		at += resnets_of(layout, up, i) + (up ? 0 : 1);
+	return at;
 }
 
 /* "block.<slot>.<inside the resnet or attention>". */
@@ -69,18 +106,18 @@ static bool in_block(
 	const struct qd_ldm_layout *layout, bool up, int block, const char *kind, int layer, const char *rest, char *out)
 {
 	const char *name = up ? "output_blocks" : "input_blocks";
-	int stride = layout->layers + 1, at = up ? stride * block + layer : stride * block + layer + 1;
 
-	if (block < 0 || block >= QD_MAX_BLOCKS || layer < 0 || layer > layout->layers)
+	if (block < 0 || block >= layout->blocks || layer < 0 || layer >= resnets_of(layout, up, block))
 		return false;
+	int first = first_of(layout, up, block), resnets = resnets_of(layout, up, block);
 	if (strcmp(kind, "resnets") == 0)
-		return in_layer(name, at, 0, true, rest, out);
+		return in_layer(name, first + layer, 0, true, rest, out);
 	if (strcmp(kind, "attentions") == 0)
-		return in_layer(name, at, 1, false, rest, out);
+		return in_layer(name, first + layer, 1, false, rest, out);
 	if (strcmp(kind, "downsamplers") == 0 && !up && strcmp(rest, "conv") == 0)
-		return snprintf(out, QD_PATH_TEXT, "input_blocks.%d.0.op", stride * (block + 1)) > 0;
+		return snprintf(out, QD_PATH_TEXT, "input_blocks.%d.0.op", first + resnets) > 0;
 	if (strcmp(kind, "upsamplers") == 0 && up && strcmp(rest, "conv") == 0)
-		return snprintf(out, QD_PATH_TEXT, "output_blocks.%d.%d.conv", stride * block + layout->layers,
+		return snprintf(out, QD_PATH_TEXT, "output_blocks.%d.%d.conv", first + resnets - 1,
 			       layout->up_attention[block] ? 2 : 1) > 0;
 	return false;
 }

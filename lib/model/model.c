@@ -1,8 +1,8 @@
 /*
- * A model as it lies on disk: a pipeline folder (model_index.json, unet/, scheduler/, ...) or the folder of its UNet alone, with
- * config.json and the weights beside it.
+ * A model as it lies on disk: a pipeline folder (model_index.json, unet/, scheduler/, ...), the folder of its UNet alone, with
+ * config.json and the weights beside it, or a single file with everything in it.
  */
-#include "lib/model/model.h"
+#include "lib/model/checkpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -46,7 +46,10 @@ static size_t pipeline_prefix(const char *path)
 static enum qd_status locate(struct qd_model *model, const char *path)
 {
 	if (!qd_is_directory(path))
-		return qd_fail(QD_EINPUT, "'%s' is no folder, needs a diffusers folder with unet/config.json or config.json", path);
+		return qd_fail(QD_EINPUT,
+			"'%s' is neither file nor folder, needs a checkpoint or a diffusers folder with unet/config.json or "
+			"config.json",
+			path);
 	if (has_file(path, "unet/config.json")) {
 		enum qd_status st = copy(&model->root, "%s", path);
 		return st == QD_OK ? copy(&model->folder, "%s/unet", path) : st;
@@ -58,17 +61,35 @@ static enum qd_status locate(struct qd_model *model, const char *path)
 	return st == QD_OK ? copy(&model->folder, "%s", path) : st;
 }
 
-enum qd_status qd_model_open(struct qd_model *model, const char *path)
+static enum qd_status open_folder(struct qd_model *model, const char *path)
 {
 	char *config = NULL;
 	enum qd_status st;
-	*model = (struct qd_model){ 0 };
 	QD_TRY(st, locate(model, path));
 	QD_TRY(st, copy(&config, "%s/config.json", model->folder));
 	QD_TRY(st, qd_unet_config_read(&model->config, config));
 	QD_TRY(st, qd_weights_open(&model->weights, model->folder, stem));
 out:
 	free(config);
+	return st;
+}
+
+static enum qd_status open_checkpoint(struct qd_model *model, const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	enum qd_status st;
+	model->kind = QD_MODEL_CHECKPOINT;
+	QD_TRY(st, copy(&model->folder, "%s", path));
+	QD_TRY(st, copy(&model->root, "%.*s", slash > path ? (int)(slash - path) : 1, slash ? path : "."));
+	QD_TRY(st, qd_checkpoint_open(&model->config, &model->weights, path));
+out:
+	return st;
+}
+
+enum qd_status qd_model_open(struct qd_model *model, const char *path)
+{
+	*model = (struct qd_model){ 0 };
+	enum qd_status st = qd_is_file(path) ? open_checkpoint(model, path) : open_folder(model, path);
 	if (st != QD_OK)
 		qd_model_release(model);
 	return st;
@@ -107,30 +128,13 @@ static int by_name(const void *a, const void *b)
 	return strcmp((*x)->name, (*y)->name);
 }
 
-/* The configuration without private keys, in one spelling. The caller frees it. */
+/* The configuration in one spelling. The caller frees it. */
 static enum qd_status config_text(const struct qd_model *model, char **out)
 {
-	json_t *json = NULL;
-	char *path = NULL;
-	const char *key;
-	json_t *value;
-	void *next;
-	enum qd_status st;
-	*out = NULL;
-	QD_TRY(st, copy(&path, "%s/config.json", model->folder));
-	QD_TRY(st, qd_json_read(path, &json));
-	json_object_foreach_safe(json, next, key, value)
-	{
-		if (key[0] == '_')
-			json_object_del(json, key);
-	}
-	*out = json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS);
-	if (!*out)
-		st = qd_fail(QD_ENOMEM, "out of memory");
-out:
+	json_t *json = qd_unet_config_identity(&model->config);
+	*out = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
 	json_decref(json);
-	free(path);
-	return st;
+	return *out ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 }
 
 /* "NAME DTYPE SHAPE HASH\n" of every tensor, sorted by name, so that neither order nor sharding matters. */

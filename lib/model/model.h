@@ -68,21 +68,24 @@ QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, cons
 
 /* All fields in the file's spelling: reading it back gives the same configuration. A new reference; NULL when memory is out. */
 json_t *qd_unet_config_json(const struct qd_unet_config *config);
+/* The same with every field at one value that changes no result (the native size, heads of blocks without attention, ...): equal
+ * for configurations that describe one function. */
+json_t *qd_unet_config_identity(const struct qd_unet_config *config);
 
 /* ---- a model: an opened UNet, in whatever form it came ---- */
-enum qd_model_kind { QD_MODEL_FOLDER };
+enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT };
 struct qd_model {
 	enum qd_model_kind kind;
-	char *folder; /* the component folder itself, ".../unet" */
-	char *root;   /* the pipeline folder, or equal to `folder` */
+	char *folder; /* the component folder itself, ".../unet"; of a single file its path */
+	char *root;   /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
 	struct qd_unet_config config;
 	struct qd_weights weights;
 };
-/* `path`: a pipeline folder (with unet/) or the component folder. */
+/* `path`: a pipeline folder (with unet/), the component folder, or a single-file checkpoint (checkpoint.h). */
 QD_CHECK enum qd_status qd_model_open(struct qd_model *model, const char *path);
 void qd_model_release(struct qd_model *model);
-/* Hash over the names, shapes, dtypes and bytes of all weights, and the configuration (profile, manifest). `out`: QD_HASH_TEXT
- * bytes. */
+/* Hash over the names, shapes, dtypes and bytes of all weights, under diffusers' names, and what of the configuration changes
+ * results (profile, manifest): equal for a folder and a single file of the same weights. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_model_hash(const struct qd_model *model, char *out);
 
 /* Sizes that a graph is built for. */

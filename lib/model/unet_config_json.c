@@ -165,3 +165,37 @@ json_t *qd_unet_config_json(const struct qd_unet_config *c)
 	put_embeddings(o, c);
 	return o;
 }
+
+/* Whether any layer of the level, on the way down, in the middle or up, has a transformer. */
+static bool has_attention(const struct qd_unet_config *c, int level)
+{
+	return c->down_attention[level] || c->up_attention[c->blocks - 1 - level] ||
+	       (level == c->blocks - 1 && c->has_mid && c->mid_attention);
+}
+
+json_t *qd_unet_config_identity(const struct qd_unet_config *config)
+{
+	struct qd_unet_config c = *config;
+	bool any = false;
+	c.sample_size = 0;
+	if (!c.text_time)
+		c.addition_time_dim = c.addition_in_dim = 0;
+	for (int i = 0; i < c.blocks; i++) {
+		int up = c.blocks - 1 - i;
+		any = any || has_attention(&c, i);
+		if (!has_attention(&c, i))
+			c.heads[i] = 1;
+		if (!c.down_attention[i] && !c.up_attention[up])
+			c.only_cross[i] = false;
+		for (int j = 0; j < QD_MAX_LAYERS; j++) {
+			c.depth[i][j] = c.down_attention[i] ? c.depth[i][j] : 1;
+			c.up_depth[i][j] = c.up_attention[i] ? c.up_depth[i][j] : 1;
+		}
+	}
+	for (int i = 0; i < c.blocks && !any; i++)
+		c.cross_dim[i] = 1;
+	json_t *json = qd_unet_config_json(&c);
+	/* the down blocks' last depth, which the field for all blocks gives, is not always the middle's */
+	json_object_set_new(json, "mid_depth", json_integer(c.mid_attention ? c.mid_depth : 0));
+	return json;
+}

@@ -344,7 +344,7 @@ static void folders_must_hold_a_model(void **state)
 	(void)state;
 	assert_int_equal(qd_model_open(&model, scratch_path("nowhere")), QD_EINPUT);
 	assert_non_null(
-		strstr(qd_message(), "nowhere' is no folder, needs a diffusers folder with unet/config.json or config.json"));
+		strstr(qd_message(), "nowhere' is neither file nor folder, needs a checkpoint or a diffusers folder with unet/config.json or config.json"));
 	assert_int_equal(qd_model_open(&model, scratch_dir()), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "has no model, needs unet/config.json or config.json"));
 }
