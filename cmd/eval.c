@@ -395,7 +395,7 @@ static enum qd_status open_graph(struct eval *e)
 		return open_net(e);
 	if (common->profile)
 		return qd_fail(QD_EINPUT, "'%s' carries its encodings, --profile does not apply", exported);
-	enum qd_status st = qd_onnx_open(&e->onnx, exported);
+	enum qd_status st = qd_onnx_open(&e->onnx, exported, e->inputs.tensors, e->inputs.n);
 	e->g = &e->onnx.graph;
 	return st;
 }

@@ -173,7 +173,7 @@ static enum qd_status open_export(struct qd_engine *e)
 		return QD_ENOMEM;
 	if (e->options.profile != NULL)
 		return qd_fail(QD_EINPUT, "'%s' is an export, which carries its encodings: it takes no profile", e->options.base);
-	QD_TRY(st, qd_onnx_open(&e->onnx, model));
+	QD_TRY(st, qd_onnx_open(&e->onnx, model, NULL, 0));
 	e->graph = &e->onnx.graph;
 	if (e->options.adapter != NULL)
 		QD_TRY(st, open_lora(e, e->options.adapter));
@@ -243,6 +243,26 @@ const struct qd_graph *qd_engine_graph(const struct qd_engine *e)
 const char *qd_engine_root(const struct qd_engine *e)
 {
 	return e->root;
+}
+
+enum qd_status qd_engine_base_hash(const struct qd_engine *e, char *out)
+{
+	char path[4096];
+	const char *hash;
+	json_t *manifest = NULL;
+	enum qd_status st = QD_OK;
+
+	if (e->net.graph.n_values > 0)
+		return qd_model_hash(&e->model, out);
+	snprintf(path, sizeof(path), "%s/manifest.json", e->root);
+	QD_TRY(st, qd_json_read(path, &manifest));
+	hash = json_string_value(json_object_get(manifest, "base"));
+	if (hash == NULL)
+		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' does not name its base", path));
+	snprintf(out, QD_HASH_TEXT, "%s", hash);
+out:
+	json_decref(manifest);
+	return st;
 }
 
 const char *qd_engine_name(const struct qd_engine *e)

@@ -17,8 +17,6 @@
 /* Arity, known and well-typed attributes, live inputs; then the operator's rule: n_out shapes and dtypes. Messages name the node.
  */
 QD_CHECK enum qd_status qd_node_infer(const struct qd_graph *g, struct qd_node *node, struct qd_shape *out, enum qd_dtype *dtype);
-/* Appends a node whose outputs are called out_names[0..n_out); sticky as all of building. */
-void qd_graph_add_node(struct qd_graph *g, const struct qd_node *node, const char *const *out_names, qd_id *out);
 /* Appends a weight whose bytes already lie in the arena, with the dtype it has; QD_NONE after a failure. */
 qd_id qd_graph_add_constant(struct qd_graph *g, const char *name, const struct qd_tensor *data);
 

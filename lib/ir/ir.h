@@ -149,6 +149,9 @@ qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t 
 /* The same for several outputs (Split): `out` receives n_out ids; output i is called "<name>.<i>". */
 void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
 	const struct qd_attr *attrs, size_t n_out, qd_id *out);
+/* The general form, from the fields op, name, in, n_in, attrs, n_attrs and n_out of `node`: outputs are called out_names[0..n_out),
+ * their ids go to `out`. */
+void qd_graph_add_node(struct qd_graph *g, const struct qd_node *node, const char *const *out_names, qd_id *out);
 void qd_graph_output(struct qd_graph *g, qd_id value);
 /* QD_OK, or the first failure of building with its message restored. */
 QD_CHECK enum qd_status qd_graph_status(const struct qd_graph *g);

@@ -1,26 +1,51 @@
 /*
  * ONNX files as graphs. The reader takes every operator that has a row in ops.def with the attributes listed there, constants in
- * any of TensorProto's spellings, and external data; shapes must be static. Whatever else a file holds is refused by name.
+ * any of TensorProto's spellings, and external data. A graph has fixed shapes: the sizes of dimensions that a file leaves open are
+ * given by the caller. Whatever else a file holds is refused by name.
  */
 #ifndef QUAD_LIB_MODEL_ONNX_H
 #define QUAD_LIB_MODEL_ONNX_H
 
 #include "lib/ir/ir.h"
 
-struct qd_onnx_data;
-struct qd_onnx {
-	struct qd_graph graph;     /* its weights point into `data` */
-	struct qd_onnx_data *data; /* the parsed file and the mapped files beside it */
-};
+/* An opened file: parsed, with the files beside it mapped as tensors in them are asked for. */
+struct qd_onnx_file;
 /*
- * Opens `path` (external data is looked for beside it). QD_EIO; QD_EINPUT names file, node or tensor, found and needed: not a
- * model, a name used before it is defined or defined twice, data of the wrong length, an external file that is missing, short, or
- * not a plain name in the same folder; QD_EUNSUPPORTED: an operator or attribute without a row, an operator set outside 13 to 25,
- * dynamic dimensions, subgraphs, local functions.
+ * Opens `path` (external data is looked for beside it). QD_EIO; QD_EINPUT: not a model; QD_EUNSUPPORTED: an operator set outside 13
+ * to 25, subgraphs, local functions.
  */
-QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path);
+QD_CHECK enum qd_status qd_onnx_load(struct qd_onnx_file **out, const char *path);
 /* The same from memory; `name` is used in messages, `folder` (may be NULL: refused) is where external data lies. The bytes are not
  * kept. */
+QD_CHECK enum qd_status qd_onnx_load_bytes(
+	struct qd_onnx_file **out, const char *name, const char *folder, const void *bytes, size_t size);
+void qd_onnx_free(struct qd_onnx_file *file);
+/*
+ * Builds the graph of a file. `given` (n tensors, of which name and shape count) tells the shapes of inputs, by name; a dimension
+ * of -1 is not told. What the file leaves open takes the size given, or that of a dimension of the same name. Nodes are called as
+ * in the file, behind the module path that its metadata has for them ("mid_block.attentions.0.to_q/node_linear_3"); values keep
+ * their names. `g` is initialized here and its weights point into `file`; release it after failures too.
+ *
+ * QD_EINPUT names file, node or tensor, found and needed: a given size that is not the file's, an open dimension that nothing was
+ * given for, a name used before it is defined or defined twice, data of the wrong length, an external file that is missing, short,
+ * or not a plain name in the same folder; QD_EUNSUPPORTED: an operator or attribute without a row.
+ */
+QD_CHECK enum qd_status qd_onnx_graph(struct qd_graph *g, struct qd_onnx_file *file, const struct qd_tensor *given, size_t n);
+
+/* The i-th declared input that is no constant: name and shape (-1: open), or NULL behind the last one. */
+struct qd_onnx_input {
+	const char *name;
+	enum qd_dtype dtype;
+	struct qd_shape shape;
+};
+QD_CHECK enum qd_status qd_onnx_inputs(const struct qd_onnx_file *file, struct qd_onnx_input *out, size_t max, size_t *n);
+
+/* A file and its graph for the sizes in the file and in `given`. */
+struct qd_onnx {
+	struct qd_graph graph; /* its weights point into `file` */
+	struct qd_onnx_file *file;
+};
+QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n);
 QD_CHECK enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size);
 void qd_onnx_release(struct qd_onnx *onnx);
 /* A value of the file's metadata_props, or NULL. */

@@ -5,16 +5,29 @@
 #include "lib/model/onnx.h"
 #include "onnx.pb-c.h"
 
-struct qd_onnx_file {
+struct qd_onnx_beside {
 	const char *location;
 	struct qd_mapping mapping;
 };
 
-struct qd_onnx_data {
+struct qd_onnx_file {
 	Onnx__ModelProto *model; /* weights point into it */
+	const char *name;        /* in messages */
 	const char *folder;      /* of external data; NULL: none is read */
-	struct qd_onnx_file *files;
-	size_t n_files, cap_files;
+	int64_t opset;
+	struct qd_onnx_beside *beside;
+	size_t n_beside, cap_beside;
+	struct qd_arena arena;
+};
+
+/* A graph being built from a file. */
+struct qd_onnx_build {
+	struct qd_graph *g;
+	struct qd_onnx_file *file;
+	const struct qd_tensor *given; /* shapes of inputs */
+	size_t n_given;
+	struct qd_onnx_symbol *symbols; /* sizes of named dimensions */
+	size_t n_symbols, cap_symbols;
 };
 
 /* Refuses, before anything is unpacked, what would nest without bound or is not read: subgraphs, sequence types, functions
@@ -24,6 +37,19 @@ QD_CHECK enum qd_status qd_onnx_scan(const void *bytes, size_t size);
 /* A TensorProto's elements as a tensor whose bytes lie in the message, in a mapped file, or in the graph's arena (onnx_tensor.c).
  */
 QD_CHECK enum qd_status qd_onnx_tensor(
-	struct qd_onnx *onnx, const char *name, const Onnx__TensorProto *proto, struct qd_tensor *out);
+	struct qd_onnx_build *b, const char *name, const Onnx__TensorProto *proto, struct qd_tensor *out);
+
+/* The graph's inputs, after its constants (onnx_inputs.c). */
+QD_CHECK enum qd_status qd_onnx_read_inputs(struct qd_onnx_build *b);
+QD_CHECK enum qd_status qd_onnx_read_outputs(struct qd_onnx_build *b);
+/* True for LoRA tensors (".lora_down", ".lora_up", ".lora_gain"), which stay inputs although they may have a default. */
+bool qd_onnx_is_lora(const char *name);
+
+/* The type that is computed in: every float is float32. */
+enum qd_dtype qd_onnx_dtype(enum qd_dtype dtype);
+
+/* What a node is called in the graph: its name in the file, or its first output's, behind the module path that its metadata has;
+ * unique, in the graph's arena (onnx_names.c). NULL when memory is out. */
+const char *qd_onnx_node_name(struct qd_graph *g, const Onnx__NodeProto *node);
 
 #endif

@@ -4,77 +4,18 @@
  * Initializers and Constant nodes become weights, other nodes become the row of ops.def with their name; a value keeps its name. An
  * input that is also an initializer is a constant, as before IR version 4 all were, unless it is a LoRA tensor (".lora_down",
  * ".lora_up", ".lora_gain"), which stays an input.
+ *
+ * Arithmetic in float16, bfloat16 and float64 is done in float32: inputs of these types are float32 ones and a Cast to them is one
+ * to float32. A float16 graph then differs from its own rounding by about 1e-3 of the values.
  */
 #include "lib/model/onnx_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-enum { OLDEST_OPSET = 13, NEWEST_OPSET = 25, MOST_INPUTS = 1 << 16 };
+enum { MOST_INPUTS = 1 << 16 };
 
-static bool is_lora(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
-
-/* Other nodes carry operators of other sets: refused when one is met. */
-static enum qd_status check_opset(const Onnx__ModelProto *model, int64_t *version)
-{
-	*version = 0;
-	for (size_t i = 0; i < model->n_opset_import; i++) {
-		const char *domain = model->opset_import[i]->domain;
-		if (domain == NULL || domain[0] == '\0' || !strcmp(domain, "ai.onnx"))
-			*version = model->opset_import[i]->version;
-	}
-	if (*version < OLDEST_OPSET || *version > NEWEST_OPSET)
-		return qd_fail(
-			QD_EUNSUPPORTED, "operator set %lld: %d to %d are read", (long long)*version, OLDEST_OPSET, NEWEST_OPSET);
-	return QD_OK;
-}
-
-/* ---- inputs and constants ---- */
-
-static enum qd_status read_type(const Onnx__ValueInfoProto *info, enum qd_dtype *dtype, struct qd_shape *shape, bool *fixed)
-{
-	const Onnx__TypeProto__Tensor *type = info->type != NULL && info->type->value_case == ONNX__TYPE_PROTO__VALUE_TENSOR_TYPE
-						      ? info->type->tensor_type
-						      : NULL;
-	*fixed = type != NULL && type->shape != NULL;
-	*dtype = type != NULL ? qd_dtype_by_onnx(type->elem_type) : QD_DTYPE_COUNT;
-	*shape = (struct qd_shape){ 0 };
-	if (*dtype == QD_DTYPE_COUNT)
-		return qd_fail(QD_EUNSUPPORTED, "'%s' is not a tensor of a known type", info->name);
-	if (!*fixed)
-		return QD_OK;
-	if (type->shape->n_dim > QD_MAX_RANK)
-		return qd_fail(QD_EUNSUPPORTED, "'%s' has %zu dimensions, at most %d are read", info->name, type->shape->n_dim,
-			QD_MAX_RANK);
-	shape->rank = (int)type->shape->n_dim;
-	for (size_t i = 0; i < type->shape->n_dim; i++) {
-		const Onnx__TensorShapeProto__Dimension *dim = type->shape->dim[i];
-		bool known = dim->value_case == ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_VALUE;
-		*fixed = *fixed && known;
-		shape->dim[i] = known ? dim->dim_value : 0;
-	}
-	return QD_OK;
-}
-
-static enum qd_status read_input(struct qd_onnx *onnx, const Onnx__ValueInfoProto *info)
-{
-	enum qd_status st;
-	enum qd_dtype dtype;
-	struct qd_shape shape;
-	bool fixed;
-	if (qd_graph_find(&onnx->graph, info->name) != QD_NONE)
-		return QD_OK; /* its initializer was read as a constant */
-	QD_TRY(st, read_type(info, &dtype, &shape, &fixed));
-	if (!fixed)
-		return qd_fail(QD_EUNSUPPORTED, "input '%s' has dimensions that are not fixed: export it for one size", info->name);
-	qd_graph_input(&onnx->graph, info->name, dtype, shape);
-	QD_TRY(st, qd_graph_status(&onnx->graph));
-out:
-	return st;
-}
+/* ---- constants ---- */
 
 static bool is_input(const Onnx__GraphProto *graph, const char *name)
 {
@@ -84,19 +25,18 @@ static bool is_input(const Onnx__GraphProto *graph, const char *name)
 	return false;
 }
 
-static enum qd_status read_initializer(struct qd_onnx *onnx, const Onnx__TensorProto *proto)
+static enum qd_status read_initializer(struct qd_onnx_build *b, const Onnx__TensorProto *proto)
 {
 	enum qd_status st;
 	struct qd_tensor tensor;
-	if (is_lora(proto->name) && is_input(onnx->data->model->graph, proto->name))
+	if (qd_onnx_is_lora(proto->name) && is_input(b->file->model->graph, proto->name))
 		return QD_OK; /* an input with a default */
-	QD_TRY(st, qd_onnx_tensor(onnx, proto->name, proto, &tensor));
-	qd_graph_weight(&onnx->graph, proto->name, &tensor);
-	QD_TRY(st, qd_graph_status(&onnx->graph));
+	QD_TRY(st, qd_onnx_tensor(b, proto->name, proto, &tensor));
+	qd_graph_weight(b->g, proto->name, &tensor);
+	QD_TRY(st, qd_graph_status(b->g));
 out:
 	return st;
 }
-
 /* ---- nodes ---- */
 
 /*
@@ -110,12 +50,12 @@ static const char *node_name(const Onnx__NodeProto *node)
 }
 
 /* The tensor of a Constant node: `value`, or one of the short spellings. */
-static enum qd_status constant_tensor(struct qd_onnx *onnx, const Onnx__NodeProto *node, struct qd_tensor *out)
+static enum qd_status constant_tensor(struct qd_onnx_build *b, const Onnx__NodeProto *node, struct qd_tensor *out)
 {
 	const char *name = node->output[0];
 	const Onnx__AttributeProto *a = node->n_attribute == 1 ? node->attribute[0] : NULL;
 	if (a != NULL && !strcmp(a->name, "value") && a->t != NULL)
-		return qd_onnx_tensor(onnx, name, a->t, out);
+		return qd_onnx_tensor(b, name, a->t, out);
 	if (a != NULL && !strcmp(a->name, "value_float"))
 		*out = qd_tensor_view(name, QD_F32, (struct qd_shape){ 0 }, &a->f);
 	else if (a != NULL && !strcmp(a->name, "value_floats"))
@@ -129,39 +69,46 @@ static enum qd_status constant_tensor(struct qd_onnx *onnx, const Onnx__NodeProt
 	return QD_OK;
 }
 
-static enum qd_status read_constant(struct qd_onnx *onnx, const Onnx__NodeProto *node)
+static enum qd_status read_constant(struct qd_onnx_build *b, const Onnx__NodeProto *node)
 {
 	enum qd_status st;
 	struct qd_tensor tensor;
 	if (node->n_output != 1)
 		return qd_fail(QD_EINPUT, "a Constant has %zu outputs", node->n_output);
-	QD_TRY(st, constant_tensor(onnx, node, &tensor));
-	qd_graph_weight(&onnx->graph, node->output[0], &tensor);
-	QD_TRY(st, qd_graph_status(&onnx->graph));
+	QD_TRY(st, constant_tensor(b, node, &tensor));
+	qd_graph_weight(b->g, node->output[0], &tensor);
+	QD_TRY(st, qd_graph_status(b->g));
 out:
 	return st;
 }
 
+/* An ONNX data type as the graph computes with it. */
+static int64_t computed_type(int64_t type)
+{
+	enum qd_dtype dtype = qd_dtype_by_onnx((int)type);
+	return dtype == QD_DTYPE_COUNT ? type : qd_dtype_onnx(qd_onnx_dtype(dtype));
+}
+
 /* ConstantOfShape's tensor of one element, spelled as `dtype` and `value`. */
-static enum qd_status fill_value(struct qd_onnx *onnx, const Onnx__AttributeProto *a, struct qd_attr attrs[2])
+static enum qd_status fill_value(struct qd_onnx_build *b, const Onnx__AttributeProto *a, struct qd_attr attrs[2])
 {
 	enum qd_status st;
 	struct qd_tensor tensor;
 	float value;
 	if (a->t == NULL)
 		return qd_fail(QD_EINPUT, "attribute 'value' holds no tensor");
-	QD_TRY(st, qd_onnx_tensor(onnx, "value", a->t, &tensor));
+	QD_TRY(st, qd_onnx_tensor(b, "value", a->t, &tensor));
 	if (qd_shape_elements(&tensor.shape) != 1)
 		return qd_fail(
 			QD_EINPUT, "attribute 'value' has %lld elements, needs 1", (long long)qd_shape_elements(&tensor.shape));
 	QD_TRY(st, qd_tensor_to_f32(&tensor, &value));
-	attrs[0] = QD_AI("dtype", a->t->data_type);
+	attrs[0] = QD_AI("dtype", computed_type(a->t->data_type));
 	attrs[1] = QD_AF("value", value);
 out:
 	return st;
 }
 
-static enum qd_status read_attribute(struct qd_onnx *onnx, const Onnx__AttributeProto *a, struct qd_attr *out)
+static enum qd_status read_attribute(struct qd_onnx_build *b, const Onnx__AttributeProto *a, struct qd_attr *out)
 {
 	struct qd_attr attr = { .name = a->name };
 	switch (a->type) {
@@ -179,7 +126,7 @@ static enum qd_status read_attribute(struct qd_onnx *onnx, const Onnx__Attribute
 		attr.n_ints = a->n_ints;
 		break;
 	case ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__STRING: {
-		char *text = qd_arena_alloc(&onnx->graph.arena, a->s.len + 1);
+		char *text = qd_arena_alloc(&b->g->arena, a->s.len + 1);
 		if (text == NULL)
 			return QD_ENOMEM;
 		memcpy(text, a->s.data, a->s.len);
@@ -203,80 +150,55 @@ static bool without_effect(const Onnx__NodeProto *node, const Onnx__AttributePro
 	       (!strcmp(a->name, "exclude_outside") && a->i == 0);
 }
 
-static enum qd_status read_attributes(
-	struct qd_onnx *onnx, const Onnx__NodeProto *node, enum qd_op op, struct qd_attr *attrs, size_t *n)
+/* Until operator set 17 ReduceMean's axes were an attribute: they become the input that they are since. */
+static enum qd_status axes_input(struct qd_onnx_build *b, const Onnx__AttributeProto *a, struct qd_node *node)
+{
+	node->in[node->n_in++] = qd_graph_const_i64(b->g, qd_graph_unique(b->g, "axes"), a->n_ints, a->ints);
+	return qd_graph_status(b->g);
+}
+
+static enum qd_status read_attributes(struct qd_onnx_build *b, const Onnx__NodeProto *proto, struct qd_node *node)
 {
 	enum qd_status st = QD_OK;
-	*n = 0;
-	for (size_t i = 0; i < node->n_attribute; i++) {
-		const Onnx__AttributeProto *a = node->attribute[i];
-		if (without_effect(node, a))
+	for (size_t i = 0; i < proto->n_attribute; i++) {
+		const Onnx__AttributeProto *a = proto->attribute[i];
+		if (without_effect(proto, a))
 			continue;
-		if (op == QD_OP_CONSTANT_OF_SHAPE && !strcmp(a->name, "value")) {
-			QD_TRY(st, fill_value(onnx, a, &attrs[*n]));
-			*n += 2;
+		if (node->op == QD_OP_CONSTANT_OF_SHAPE && !strcmp(a->name, "value")) {
+			QD_TRY(st, fill_value(b, a, &node->attrs[node->n_attrs]));
+			node->n_attrs += 2;
+		} else if (node->op == QD_OP_REDUCE_MEAN && !strcmp(a->name, "axes") && node->n_in == 1) {
+			QD_TRY(st, axes_input(b, a, node));
 		} else {
-			QD_TRY(st, read_attribute(onnx, a, &attrs[(*n)++]));
+			struct qd_attr *attr = &node->attrs[node->n_attrs++];
+			QD_TRY(st, read_attribute(b, a, attr));
+			if (node->op == QD_OP_CAST && !strcmp(attr->name, "to"))
+				attr->i = computed_type(attr->i);
 		}
 	}
 out:
 	return st;
 }
 
-static enum qd_status read_inputs(struct qd_onnx *onnx, const Onnx__NodeProto *node, qd_id *in)
+static enum qd_status read_inputs(struct qd_onnx_build *b, const Onnx__NodeProto *node, qd_id *in)
 {
 	for (size_t i = 0; i < node->n_input; i++) {
-		in[i] = node->input[i][0] == '\0' ? QD_NONE : qd_graph_find(&onnx->graph, node->input[i]);
+		in[i] = node->input[i][0] == '\0' ? QD_NONE : qd_graph_find(b->g, node->input[i]);
 		if (in[i] == QD_NONE && node->input[i][0] != '\0')
 			return qd_fail(QD_EINPUT, "input '%s' is not defined before it", node->input[i]);
 	}
 	return QD_OK;
 }
 
-/* A node with several outputs names them after itself; they get the file's names. */
-static enum qd_status add_outputs(struct qd_onnx *onnx, const Onnx__NodeProto *node, enum qd_op op, const qd_id *in,
-	const struct qd_attr *attrs, size_t n_attrs)
+/* Outputs that are left out, and the statistics behind a normalization's first output, which only training uses. */
+static size_t wanted_outputs(const Onnx__NodeProto *node, enum qd_op op)
 {
-	enum qd_status st;
-	struct qd_graph *g = &onnx->graph;
-	qd_id *out = calloc(node->n_output, sizeof(*out));
-	const char *name = qd_graph_unique(g, node->name != NULL && node->name[0] != '\0' ? node->name : node->output[0]);
-	if (out == NULL || name == NULL) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
-	}
-	qd_graph_node_outputs(g, op, name, node->n_input, in, n_attrs, attrs, node->n_output, out);
-	QD_TRY(st, qd_graph_status(g));
-	for (size_t i = 0; i < node->n_output; i++)
-		if (strcmp(g->values[out[i]].name, node->output[i]) != 0)
-			QD_TRY(st, qd_graph_rename(g, out[i], node->output[i]));
-out:
-	free(out);
-	return st;
-}
-
-static enum qd_status add_node(struct qd_onnx *onnx, const Onnx__NodeProto *node, enum qd_op op)
-{
-	enum qd_status st;
-	size_t n_attrs;
-	qd_id *in = calloc(node->n_input + 1, sizeof(*in));
-	struct qd_attr *attrs = calloc(node->n_attribute + 2, sizeof(*attrs));
-	if (in == NULL || attrs == NULL) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
-	}
-	QD_TRY(st, qd_prefix(read_inputs(onnx, node, in), "node '%s'", node_name(node)));
-	QD_TRY(st, qd_prefix(read_attributes(onnx, node, op, attrs, &n_attrs), "node '%s'", node_name(node)));
-	if (qd_op(op)->outputs == 1) {
-		qd_graph_node(&onnx->graph, op, node->output[0], node->n_input, in, n_attrs, attrs);
-		QD_TRY(st, qd_graph_status(&onnx->graph));
-	} else {
-		QD_TRY(st, add_outputs(onnx, node, op, in, attrs, n_attrs));
-	}
-out:
-	free(in);
-	free(attrs);
-	return st;
+	size_t n = node->n_output;
+	if (op == QD_OP_LAYER_NORM)
+		return 1;
+	while (n > 1 && node->output[n - 1][0] == '\0')
+		n--;
+	return n;
 }
 
 static enum qd_status check_node(const Onnx__NodeProto *node, int64_t opset, enum qd_op op)
@@ -290,152 +212,74 @@ static enum qd_status check_node(const Onnx__NodeProto *node, int64_t opset, enu
 		return qd_fail(QD_EUNSUPPORTED, "GroupNormalization of operator set %lld is not read, needs 21", (long long)opset);
 	if (node->n_output == 0 || node->output[0][0] == '\0' || node->n_input > MOST_INPUTS || node->n_output > MOST_INPUTS)
 		return qd_fail(QD_EINPUT, "has %zu inputs and %zu outputs", node->n_input, node->n_output);
-	if (qd_op(op)->outputs == 1 && node->n_output != 1)
+	if (qd_op(op)->outputs == 1 && wanted_outputs(node, op) != 1)
 		return qd_fail(QD_EUNSUPPORTED, "has %zu outputs, one is read", node->n_output);
 	return QD_OK;
 }
 
-static enum qd_status read_node(struct qd_onnx *onnx, const Onnx__NodeProto *node, int64_t opset)
+/* Inputs and attributes of a node as the graph takes them. */
+static enum qd_status translate(struct qd_onnx_build *b, const Onnx__NodeProto *proto, struct qd_node *node)
 {
 	enum qd_status st;
-	if (!strcmp(node->op_type, "Constant"))
-		return qd_prefix(read_constant(onnx, node), "node '%s'", node_name(node));
-	enum qd_op op = qd_op_by_name(node->op_type);
-	QD_TRY(st, qd_prefix(check_node(node, opset, op), "node '%s'", node_name(node)));
-	QD_TRY(st, add_node(onnx, node, op));
+	QD_TRY(st, check_node(proto, b->file->opset, node->op));
+	QD_TRY(st, read_inputs(b, proto, node->in));
+	node->n_in = proto->n_input;
+	QD_TRY(st, read_attributes(b, proto, node));
+	node->n_out = wanted_outputs(proto, node->op);
+	node->name = qd_onnx_node_name(b->g, proto);
+	if (node->name == NULL)
+		st = QD_ENOMEM;
 out:
+	return qd_prefix(st, "node '%s'", node_name(proto));
+}
+
+static enum qd_status add_node(struct qd_onnx_build *b, const Onnx__NodeProto *proto, enum qd_op op)
+{
+	enum qd_status st;
+	struct qd_node node = { .op = op };
+	qd_id *ids = calloc(proto->n_input + proto->n_output + 2, sizeof(*ids));
+	struct qd_attr *attrs = calloc(proto->n_attribute + 2, sizeof(*attrs));
+	if (ids == NULL || attrs == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	node.in = ids;
+	node.attrs = attrs;
+	QD_TRY(st, translate(b, proto, &node));
+	qd_graph_add_node(b->g, &node, (const char *const *)proto->output, ids + node.n_in);
+	QD_TRY(st, qd_graph_status(b->g));
+out:
+	free(ids);
+	free(attrs);
 	return st;
+}
+
+static enum qd_status read_node(struct qd_onnx_build *b, const Onnx__NodeProto *node)
+{
+	if (!strcmp(node->op_type, "Constant"))
+		return qd_prefix(read_constant(b, node), "node '%s'", node_name(node));
+	return add_node(b, node, qd_op_by_name(node->op_type));
 }
 
 /* ---- the whole ---- */
 
-static enum qd_status read_output(struct qd_onnx *onnx, const Onnx__ValueInfoProto *info)
+static enum qd_status build(struct qd_onnx_build *b)
 {
 	enum qd_status st;
-	enum qd_dtype dtype;
-	struct qd_shape shape;
-	bool fixed;
-	char found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
-	qd_id value = qd_graph_find(&onnx->graph, info->name);
-	if (value == QD_NONE)
-		return qd_fail(QD_EINPUT, "output '%s' is not defined", info->name);
-	QD_TRY(st, read_type(info, &dtype, &shape, &fixed));
-	const struct qd_value *v = &onnx->graph.values[value];
-	if (fixed && !qd_shape_equal(&shape, &v->shape))
-		return qd_fail(QD_EINPUT, "output '%s' is declared as %s, the nodes give %s", info->name,
-			qd_shape_text(&shape, needed), qd_shape_text(&v->shape, found));
-	qd_graph_output(&onnx->graph, value);
-	QD_TRY(st, qd_graph_status(&onnx->graph));
-out:
-	return st;
-}
-
-static enum qd_status read_graph(struct qd_onnx *onnx)
-{
-	enum qd_status st;
-	const Onnx__GraphProto *graph = onnx->data->model->graph;
-	int64_t opset;
-	if (graph == NULL)
-		return qd_fail(QD_EINPUT, "holds no graph");
-	QD_TRY(st, check_opset(onnx->data->model, &opset));
+	const Onnx__GraphProto *graph = b->file->model->graph;
+	QD_TRY(st, qd_graph_status(b->g));
 	for (size_t i = 0; i < graph->n_initializer; i++)
-		QD_TRY(st, read_initializer(onnx, graph->initializer[i]));
-	for (size_t i = 0; i < graph->n_input; i++)
-		QD_TRY(st, read_input(onnx, graph->input[i]));
+		QD_TRY(st, read_initializer(b, graph->initializer[i]));
+	QD_TRY(st, qd_onnx_read_inputs(b));
 	for (size_t i = 0; i < graph->n_node; i++)
-		QD_TRY(st, read_node(onnx, graph->node[i], opset));
-	for (size_t i = 0; i < graph->n_output; i++)
-		QD_TRY(st, read_output(onnx, graph->output[i]));
-	QD_TRY(st, qd_graph_verify(&onnx->graph));
+		QD_TRY(st, read_node(b, graph->node[i]));
+	QD_TRY(st, qd_onnx_read_outputs(b));
+	QD_TRY(st, qd_graph_verify(b->g));
 out:
 	return st;
 }
 
-/* Names and operators are read without asking whether they are there. */
-static enum qd_status check_names(const Onnx__ModelProto *model)
+enum qd_status qd_onnx_graph(struct qd_graph *g, struct qd_onnx_file *file, const struct qd_tensor *given, size_t n)
 {
-	const Onnx__GraphProto *g = model->graph;
-	bool good = true;
-	for (size_t i = 0; g != NULL && i < g->n_initializer; i++)
-		good = good && g->initializer[i]->name != NULL;
-	for (size_t i = 0; g != NULL && i < g->n_input; i++)
-		good = good && g->input[i]->name != NULL;
-	for (size_t i = 0; g != NULL && i < g->n_output; i++)
-		good = good && g->output[i]->name != NULL;
-	for (size_t i = 0; g != NULL && i < g->n_node; i++) {
-		good = good && g->node[i]->op_type != NULL;
-		for (size_t k = 0; k < g->node[i]->n_attribute; k++)
-			good = good && g->node[i]->attribute[k]->name != NULL;
-	}
-	return good ? QD_OK : qd_fail(QD_EINPUT, "holds something without a name");
-}
-
-static enum qd_status parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size)
-{
-	enum qd_status st;
-	qd_graph_init(&onnx->graph, name);
-	onnx->data = qd_arena_alloc(&onnx->graph.arena, sizeof(*onnx->data));
-	if (onnx->data == NULL)
-		return QD_ENOMEM;
-	if (qd_is_lfs_pointer(bytes, size))
-		return qd_fail(QD_EINPUT, "is a Git-LFS pointer, not the file itself");
-	QD_TRY(st, qd_onnx_scan(bytes, size));
-	onnx->data->folder = folder != NULL ? qd_arena_strdup(&onnx->graph.arena, folder) : NULL;
-	onnx->data->model = onnx__model_proto__unpack(NULL, size, bytes);
-	if (onnx->data->model == NULL || !onnx->data->model->has_ir_version)
-		return qd_fail(QD_EINPUT, "is not an ONNX file");
-	QD_TRY(st, check_names(onnx->data->model));
-	QD_TRY(st, read_graph(onnx));
-out:
-	return st;
-}
-
-enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size)
-{
-	memset(onnx, 0, sizeof(*onnx));
-	enum qd_status st = qd_prefix(parse(onnx, name, folder, bytes, size), "'%s'", name);
-	if (st != QD_OK)
-		qd_onnx_release(onnx);
-	return st;
-}
-
-enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path)
-{
-	enum qd_status st;
-	struct qd_mapping mapping = { 0 };
-	const char *slash = strrchr(path, '/');
-	char *folder = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
-	memset(onnx, 0, sizeof(*onnx));
-	if (folder == NULL) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
-	}
-	QD_TRY(st, qd_mapping_open(&mapping, path));
-	QD_TRY(st, qd_onnx_parse(onnx, path, folder, mapping.data, mapping.size));
-out:
-	qd_mapping_release(&mapping);
-	free(folder);
-	return st;
-}
-
-void qd_onnx_release(struct qd_onnx *onnx)
-{
-	if (onnx->data != NULL) {
-		if (onnx->data->model != NULL)
-			onnx__model_proto__free_unpacked(onnx->data->model, NULL);
-		for (size_t i = 0; i < onnx->data->n_files; i++)
-			qd_mapping_release(&onnx->data->files[i].mapping);
-		free(onnx->data->files);
-	}
-	qd_graph_release(&onnx->graph);
-	memset(onnx, 0, sizeof(*onnx));
-}
-
-const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key)
-{
-	const Onnx__ModelProto *model = onnx->data->model;
-	for (size_t i = 0; i < model->n_metadata_props; i++)
-		if (model->metadata_props[i]->key != NULL && !strcmp(model->metadata_props[i]->key, key))
-			return model->metadata_props[i]->value;
-	return NULL;
+	struct qd_onnx_build b = { .g = g, .file = file, .given = given, .n_given = n };
+	qd_graph_init(g, file->name);
+	return qd_prefix(build(&b), "'%s'", file->name);
 }

@@ -8,6 +8,9 @@
 
 enum message { MODEL, GRAPH, NODE, ATTRIBUTE, VALUE_INFO, TYPE, REFUSED };
 
+/* Fields that messages name things by. */
+enum { MODEL_FUNCTIONS = 25, FUNCTION_NAME = 1, NODE_NAME = 3, NODE_OP = 4 };
+
 struct rule {
 	enum message in;
 	unsigned field;
@@ -88,9 +91,41 @@ static const struct rule *rule_for(enum message in, unsigned field)
 	return NULL;
 }
 
+/* The text of a field of a message; "" when it is not there. */
+static const char *text_field(struct cursor c, unsigned wanted, char *text, size_t size)
+{
+	struct cursor body;
+	unsigned field;
+	text[0] = '\0';
+	while (next_field(&c, &field, &body))
+		if (field == wanted)
+			snprintf(text, size, "%.*s",
+				(int)((size_t)(body.end - body.at) < size ? body.end - body.at : (ptrdiff_t)size),
+				(const char *)body.at);
+	return text;
+}
+
+/* A failure inside of a node names it and its operator. */
+static enum qd_status in_node(enum qd_status st, struct cursor node)
+{
+	char name[256], op[64];
+	return qd_prefix(
+		st, "node '%s' (%s)", text_field(node, NODE_NAME, name, sizeof(name)), text_field(node, NODE_OP, op, sizeof(op)));
+}
+
+static enum qd_status refuse(const struct rule *rule, struct cursor body)
+{
+	char name[256];
+	enum qd_status st = qd_fail(QD_EUNSUPPORTED, "%s are not read", rule->what);
+	if (rule->in != MODEL || rule->field != MODEL_FUNCTIONS)
+		return st;
+	return qd_prefix(st, "function '%s'", text_field(body, FUNCTION_NAME, name, sizeof(name)));
+}
+
 /* Recursion ends: the rules make no message contain itself. */
 static enum qd_status scan(enum message kind, struct cursor c)
 {
+	const struct cursor whole = c;
 	struct cursor body;
 	unsigned field;
 	enum qd_status st = QD_OK;
@@ -98,9 +133,9 @@ static enum qd_status scan(enum message kind, struct cursor c)
 		const struct rule *rule = rule_for(kind, field);
 		if (rule == NULL)
 			continue;
-		st = rule->is == REFUSED ? qd_fail(QD_EUNSUPPORTED, "%s are not read", rule->what) : scan(rule->is, body);
+		st = rule->is == REFUSED ? refuse(rule, body) : scan(rule->is, body);
 	}
-	return st;
+	return kind == NODE ? in_node(st, whole) : st;
 }
 
 enum qd_status qd_onnx_scan(const void *bytes, size_t size)

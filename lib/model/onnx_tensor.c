@@ -55,23 +55,23 @@ static enum qd_status external_number(const Onnx__TensorProto *proto, const char
 }
 
 /* A file is mapped when the first tensor asks for it. */
-static enum qd_status external_file(struct qd_onnx *onnx, const char *location, const struct qd_mapping **out)
+static enum qd_status external_file(struct qd_onnx_build *b, const char *location, const struct qd_mapping **out)
 {
 	enum qd_status st;
-	struct qd_onnx_data *data = onnx->data;
-	struct qd_onnx_file file = { .location = location };
+	struct qd_onnx_file *data = b->file;
+	struct qd_onnx_beside file = { .location = location };
 	if (location == NULL || location[0] == '\0' || strchr(location, '/') != NULL || strchr(location, '\\') != NULL ||
 		!strcmp(location, "..") || !strcmp(location, "."))
 		return qd_fail(QD_EINPUT, "external location '%s' is not a file name in the model's folder",
 			location != NULL ? location : "");
 	if (data->folder == NULL)
 		return qd_fail(QD_EINPUT, "external data in '%s' cannot be found: the model is not a file", location);
-	for (size_t i = 0; i < data->n_files; i++)
-		if (!strcmp(data->files[i].location, location)) {
-			*out = &data->files[i].mapping;
+	for (size_t i = 0; i < data->n_beside; i++)
+		if (!strcmp(data->beside[i].location, location)) {
+			*out = &data->beside[i].mapping;
 			return QD_OK;
 		}
-	const char *path = qd_arena_strf(&onnx->graph.arena, "%s/%s", data->folder, location);
+	const char *path = qd_arena_strf(&data->arena, "%s/%s", data->folder, location);
 	if (path == NULL)
 		return QD_ENOMEM;
 	QD_TRY(st, qd_mapping_open(&file.mapping, path));
@@ -79,15 +79,15 @@ static enum qd_status external_file(struct qd_onnx *onnx, const char *location, 
 		st = qd_fail(QD_EINPUT, "'%s' is a Git-LFS pointer, not the data itself", path);
 		goto out;
 	}
-	QD_PUSH(st, data->files, data->n_files, data->cap_files, file);
-	*out = &data->files[data->n_files - 1].mapping;
+	QD_PUSH(st, data->beside, data->n_beside, data->cap_beside, file);
+	*out = &data->beside[data->n_beside - 1].mapping;
 	return QD_OK;
 out:
 	qd_mapping_release(&file.mapping);
 	return st;
 }
 
-static enum qd_status external_bytes(struct qd_onnx *onnx, const Onnx__TensorProto *proto, size_t needed, const void **out)
+static enum qd_status external_bytes(struct qd_onnx_build *b, const Onnx__TensorProto *proto, size_t needed, const void **out)
 {
 	enum qd_status st;
 	const struct qd_mapping *mapping = NULL;
@@ -95,7 +95,7 @@ static enum qd_status external_bytes(struct qd_onnx *onnx, const Onnx__TensorPro
 	uint64_t offset, length;
 	QD_TRY(st, external_number(proto, "offset", 0, &offset));
 	QD_TRY(st, external_number(proto, "length", needed, &length));
-	QD_TRY(st, external_file(onnx, location, &mapping));
+	QD_TRY(st, external_file(b, location, &mapping));
 	if (length != needed)
 		return qd_fail(QD_EINPUT, "external length is %llu bytes, the shape needs %zu", (unsigned long long)length, needed);
 	if (offset > mapping->size || length > mapping->size - offset)
@@ -129,7 +129,7 @@ static void narrow_uint64(const uint64_t *in, size_t n, unsigned bits, void *out
 }
 
 static enum qd_status typed_bytes(
-	struct qd_onnx *onnx, const Onnx__TensorProto *p, enum qd_dtype dtype, size_t elements, const void **out)
+	struct qd_onnx_build *b, const Onnx__TensorProto *p, enum qd_dtype dtype, size_t elements, const void **out)
 {
 	unsigned bits = qd_dtype_bits(dtype);
 	bool wide = dtype == QD_U32 || dtype == QD_U64;
@@ -146,7 +146,7 @@ static enum qd_status typed_bytes(
 					 : p->int64_data;
 		return QD_OK;
 	}
-	void *copy = qd_arena_array(&onnx->graph.arena, elements + 1, bits / 8);
+	void *copy = qd_arena_array(&b->g->arena, elements + 1, bits / 8);
 	if (copy == NULL)
 		return QD_ENOMEM;
 	if (wide)
@@ -157,7 +157,7 @@ static enum qd_status typed_bytes(
 	return QD_OK;
 }
 
-static enum qd_status read_tensor(struct qd_onnx *onnx, const Onnx__TensorProto *proto, struct qd_tensor *out)
+static enum qd_status read_tensor(struct qd_onnx_build *b, const Onnx__TensorProto *proto, struct qd_tensor *out)
 {
 	enum qd_status st;
 	struct qd_shape shape = { 0 };
@@ -170,22 +170,22 @@ static enum qd_status read_tensor(struct qd_onnx *onnx, const Onnx__TensorProto 
 	if (proto->segment != NULL)
 		return qd_fail(QD_EUNSUPPORTED, "is stored in segments");
 	if (proto->has_data_location && proto->data_location == ONNX__TENSOR_PROTO__DATA_LOCATION__EXTERNAL) {
-		QD_TRY(st, external_bytes(onnx, proto, bytes, &data));
+		QD_TRY(st, external_bytes(b, proto, bytes, &data));
 	} else if (proto->has_raw_data) {
 		if (proto->raw_data.len != bytes)
 			return qd_fail(QD_EINPUT, "has %zu bytes, its shape needs %zu", proto->raw_data.len, bytes);
 		data = proto->raw_data.data;
 	} else {
-		QD_TRY(st, typed_bytes(onnx, proto, dtype, elements, &data));
+		QD_TRY(st, typed_bytes(b, proto, dtype, elements, &data));
 	}
 	/* an empty tensor still needs an address */
-	*out = qd_tensor_view(out->name, dtype, shape, bytes > 0 ? data : onnx);
+	*out = qd_tensor_view(out->name, dtype, shape, bytes > 0 ? data : b->g);
 out:
 	return st;
 }
 
-enum qd_status qd_onnx_tensor(struct qd_onnx *onnx, const char *name, const Onnx__TensorProto *proto, struct qd_tensor *out)
+enum qd_status qd_onnx_tensor(struct qd_onnx_build *b, const char *name, const Onnx__TensorProto *proto, struct qd_tensor *out)
 {
 	*out = (struct qd_tensor){ .name = name };
-	return qd_prefix(read_tensor(onnx, proto, out), "tensor '%s'", name);
+	return qd_prefix(read_tensor(b, proto, out), "tensor '%s'", name);
 }

@@ -1,0 +1,152 @@
+/*
+ * Opening ONNX files: the bytes are scanned, unpacked and asked for an operator set that is read; external data is mapped when the
+ * first tensor in it is asked for.
+ */
+#include "lib/model/onnx_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+enum { OLDEST_OPSET = 13, NEWEST_OPSET = 25 };
+
+/* Other nodes carry operators of other sets: refused when one is met. */
+static enum qd_status check_opset(const Onnx__ModelProto *model, int64_t *version)
+{
+	*version = 0;
+	for (size_t i = 0; i < model->n_opset_import; i++) {
+		const char *domain = model->opset_import[i]->domain;
+		if (domain == NULL || domain[0] == '\0' || !strcmp(domain, "ai.onnx"))
+			*version = model->opset_import[i]->version;
+	}
+	if (*version < OLDEST_OPSET || *version > NEWEST_OPSET)
+		return qd_fail(
+			QD_EUNSUPPORTED, "operator set %lld: %d to %d are read", (long long)*version, OLDEST_OPSET, NEWEST_OPSET);
+	return QD_OK;
+}
+
+/* Names and operators are read without asking whether they are there. */
+static enum qd_status check_names(const Onnx__ModelProto *model)
+{
+	const Onnx__GraphProto *g = model->graph;
+	bool good = true;
+	for (size_t i = 0; g != NULL && i < g->n_initializer; i++)
+		good = good && g->initializer[i]->name != NULL;
+	for (size_t i = 0; g != NULL && i < g->n_input; i++)
+		good = good && g->input[i]->name != NULL;
+	for (size_t i = 0; g != NULL && i < g->n_output; i++)
+		good = good && g->output[i]->name != NULL;
+	for (size_t i = 0; g != NULL && i < g->n_node; i++) {
+		good = good && g->node[i]->op_type != NULL;
+		for (size_t k = 0; k < g->node[i]->n_attribute; k++)
+			good = good && g->node[i]->attribute[k]->name != NULL;
+	}
+	return good ? QD_OK : qd_fail(QD_EINPUT, "holds something without a name");
+}
+
+static enum qd_status parse(struct qd_onnx_file *file, const void *bytes, size_t size)
+{
+	enum qd_status st;
+	if (qd_is_lfs_pointer(bytes, size))
+		return qd_fail(QD_EINPUT, "is a Git-LFS pointer, not the file itself");
+	QD_TRY(st, qd_onnx_scan(bytes, size));
+	file->model = onnx__model_proto__unpack(NULL, size, bytes);
+	if (file->model == NULL || !file->model->has_ir_version)
+		return qd_fail(QD_EINPUT, "is not an ONNX file");
+	QD_TRY(st, check_names(file->model));
+	if (file->model->graph == NULL)
+		return qd_fail(QD_EINPUT, "holds no graph");
+	QD_TRY(st, check_opset(file->model, &file->opset));
+out:
+	return st;
+}
+
+enum qd_status qd_onnx_load_bytes(struct qd_onnx_file **out, const char *name, const char *folder, const void *bytes, size_t size)
+{
+	enum qd_status st;
+	struct qd_onnx_file *file = calloc(1, sizeof(*file));
+	*out = NULL;
+	if (file == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	file->name = qd_arena_strdup(&file->arena, name);
+	file->folder = folder != NULL ? qd_arena_strdup(&file->arena, folder) : NULL;
+	if (file->name == NULL || (folder != NULL && file->folder == NULL))
+		QD_TRY(st, QD_ENOMEM);
+	QD_TRY(st, qd_prefix(parse(file, bytes, size), "'%s'", name));
+	*out = file;
+	file = NULL;
+out:
+	qd_onnx_free(file);
+	return st;
+}
+
+enum qd_status qd_onnx_load(struct qd_onnx_file **out, const char *path)
+{
+	enum qd_status st;
+	struct qd_mapping mapping = { 0 };
+	const char *slash = strrchr(path, '/');
+	char *folder = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
+	*out = NULL;
+	if (folder == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_mapping_open(&mapping, path));
+	QD_TRY(st, qd_onnx_load_bytes(out, path, folder, mapping.data, mapping.size));
+out:
+	qd_mapping_release(&mapping);
+	free(folder);
+	return st;
+}
+
+void qd_onnx_free(struct qd_onnx_file *file)
+{
+	if (file == NULL)
+		return;
+	if (file->model != NULL)
+		onnx__model_proto__free_unpacked(file->model, NULL);
+	for (size_t i = 0; i < file->n_beside; i++)
+		qd_mapping_release(&file->beside[i].mapping);
+	free(file->beside);
+	qd_arena_release(&file->arena);
+	free(file);
+}
+
+/* ---- a file and its graph ---- */
+
+enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size)
+{
+	enum qd_status st;
+	*onnx = (struct qd_onnx){ 0 };
+	QD_TRY(st, qd_onnx_load_bytes(&onnx->file, name, folder, bytes, size));
+	QD_TRY(st, qd_onnx_graph(&onnx->graph, onnx->file, NULL, 0));
+out:
+	if (st != QD_OK)
+		qd_onnx_release(onnx);
+	return st;
+}
+
+enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n)
+{
+	enum qd_status st;
+	*onnx = (struct qd_onnx){ 0 };
+	QD_TRY(st, qd_onnx_load(&onnx->file, path));
+	QD_TRY(st, qd_onnx_graph(&onnx->graph, onnx->file, given, n));
+out:
+	if (st != QD_OK)
+		qd_onnx_release(onnx);
+	return st;
+}
+
+void qd_onnx_release(struct qd_onnx *onnx)
+{
+	qd_graph_release(&onnx->graph);
+	qd_onnx_free(onnx->file);
+	*onnx = (struct qd_onnx){ 0 };
+}
+
+const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key)
+{
+	const Onnx__ModelProto *model = onnx->file->model;
+	for (size_t i = 0; i < model->n_metadata_props; i++)
+		if (model->metadata_props[i]->key != NULL && !strcmp(model->metadata_props[i]->key, key))
+			return model->metadata_props[i]->value;
+	return NULL;
+}
