@@ -73,10 +73,10 @@ static size_t needs_of(const struct qd_unet_config *c, struct needed *needs)
 	needs[n++] = (struct needed){ "timestep", QD_SHAPE(-1), true };
 	needs[n++] = (struct needed){ "encoder_hidden_states", QD_SHAPE(-1, -1, context), false };
 	if (c->text_time) {
-		int64_t embeds = c->addition_in_dim - 6 * c->addition_time_dim;
+		int64_t embeds = c->addition_in_dim - c->time_ids * c->addition_time_dim;
 
 		needs[n++] = (struct needed){ "text_embeds", QD_SHAPE(-1, embeds), false };
-		needs[n++] = (struct needed){ "time_ids", QD_SHAPE(-1, 6), false };
+		needs[n++] = (struct needed){ "time_ids", QD_SHAPE(-1, c->time_ids), false };
 	}
 	if (c->time_cond_dim > 0)
 		needs[n++] = (struct needed){ "timestep_cond", QD_SHAPE(-1, c->time_cond_dim), false };

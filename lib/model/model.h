@@ -57,8 +57,9 @@ struct qd_unet_config {
 	int64_t groups, downsample_padding, conv_in_kernel, conv_out_kernel;
 	int64_t time_dim;          /* features of the time embedding, 4 * channels[0] unless stated */
 	int64_t time_cond_dim;     /* of timestep_cond; 0: no such input */
-	int64_t addition_time_dim; /* text_time: sinusoid features of each of the six time_ids */
-	int64_t addition_in_dim;   /* text_time: features into add_embedding; 6 * addition_time_dim of them are time_ids */
+	int64_t addition_time_dim; /* text_time: sinusoid features of each of the time_ids */
+	int64_t addition_in_dim;   /* text_time: features into add_embedding; time_ids * addition_time_dim of them are time_ids */
+	int64_t time_ids;          /* text_time: numbers about the image's size, 6; 5 in SDXL's refiner */
 	int64_t encoder_hid_dim;   /* text_proj: features of encoder_hidden_states before encoder_hid_proj */
 	enum qd_op act;            /* QD_OP_SIGMOID stands for silu; QD_OP_MISH, QD_OP_GELU, QD_OP_RELU */
 };
@@ -94,8 +95,8 @@ struct qd_sizes {
 };
 /*
  * Inputs, named and shaped as diffusers' forward takes them: sample f32 [N,C,H,W], timestep f32 [N], encoder_hidden_states f32
- * [N,L,D]; for text_time models text_embeds f32 [N,P] and time_ids f32 [N,6]; with time_cond_dim timestep_cond f32 [N,256]. Output:
- * "out" f32 [N,O,H,W]. Node and value names are module paths. Weights that are missing or of another shape: QD_EINPUT naming
+ * [N,L,D]; for text_time models text_embeds f32 [N,P] and time_ids f32 [N,6] (SDXL's refiner: [N,5]); with time_cond_dim
+ * timestep_cond f32 [N,256]. Output: "out" f32 [N,O,H,W]. Node and value names are module paths. Weights that are missing or of another shape: QD_EINPUT naming
  * tensor, found and needed. `weights` NULL builds the shape of the model without bytes (weights whose data is NULL): for quad init
  * and for name tables.
  */

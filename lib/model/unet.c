@@ -15,8 +15,6 @@
 
 #include <math.h>
 
-enum { TIME_IDS = 6 };
-
 /* Results that up blocks will take, last first. */
 struct skips {
 	qd_id items[1 + QD_MAX_BLOCKS * (QD_MAX_LAYERS + 1)];
@@ -56,10 +54,10 @@ static qd_id embedding(struct qd_unet *u, const char *path, qd_id x, bool silu)
 static qd_id added_embedding(struct qd_unet *u)
 {
 	const struct qd_unet_config *c = u->config;
-	int64_t ids = TIME_IDS * c->addition_time_dim;
+	int64_t ids = c->time_ids * c->addition_time_dim;
 	qd_id text = qd_graph_input(u->g, "text_embeds", QD_F32, QD_SHAPE(u->l->batch, c->addition_in_dim - ids));
-	qd_id t = qd_graph_input(u->g, "time_ids", QD_F32, QD_SHAPE(u->l->batch, TIME_IDS));
-	t = qd_build_reshape(u->g, "add_time_proj.column", t, 2, (int64_t[]){ u->l->batch * TIME_IDS, 1 });
+	qd_id t = qd_graph_input(u->g, "time_ids", QD_F32, QD_SHAPE(u->l->batch, c->time_ids));
+	t = qd_build_reshape(u->g, "add_time_proj.column", t, 2, (int64_t[]){ u->l->batch * c->time_ids, 1 });
 	t = sinusoid(u, "add_time_proj", t, c->addition_time_dim);
 	t = qd_build_reshape(u->g, "add_time_proj.rows", t, 2, (int64_t[]){ u->l->batch, ids });
 	return embedding(u, "add_embedding", qd_build_concat(u->g, "add_embedding.input", 2, (qd_id[]){ text, t }, 1), true);

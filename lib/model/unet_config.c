@@ -221,6 +221,15 @@ static enum qd_status read_groups(const struct qd_fields *r, struct qd_unet_conf
 	return value ? qd_field_read_int(r, "norm_num_groups", value, 1, MAX_CHANNELS, &c->groups) : QD_OK;
 }
 
+/*
+ * How many numbers time_ids holds is nowhere said: six (original size, crop, target size) but in SDXL's refiner, where an aesthetic
+ * score stands for the target size. It is the one whose width leaves the 1280 features of its text encoder for five.
+ */
+static int64_t count_time_ids(const struct qd_unet_config *c)
+{
+	return !c->text_time ? 0 : c->addition_in_dim == 1280 + 5 * c->addition_time_dim ? 5 : 6;
+}
+
 static enum qd_status read_embeddings(const struct qd_fields *r, struct qd_unet_config *c)
 {
 	enum qd_status st;
@@ -234,6 +243,7 @@ static enum qd_status read_embeddings(const struct qd_fields *r, struct qd_unet_
 	c->text_proj = c->encoder_hid_dim > 0; /* the type may be left out beside the size */
 	QD_TRY(st, qd_field_int(r, "addition_time_embed_dim", 2, MAX_CHANNELS, 0, &c->addition_time_dim));
 	QD_TRY(st, qd_field_int(r, "projection_class_embeddings_input_dim", 1, MAX_CHANNELS, 0, &c->addition_in_dim));
+	c->time_ids = count_time_ids(c);
 out:
 	return st;
 }
@@ -296,7 +306,7 @@ static enum qd_status check_consistent(const struct qd_fields *r, const struct q
 		return qd_fail(QD_EINPUT, "'%s': fields 'mid_block_scale_factor' and 'norm_eps' are %g and %g, need more than 0",
 			r->what, c->mid_scale, c->norm_eps);
 	if (c->text_time &&
-		(c->addition_time_dim % 2 || c->addition_time_dim == 0 || c->addition_in_dim <= 6 * c->addition_time_dim))
+		(c->addition_time_dim % 2 || c->addition_time_dim == 0 || c->addition_in_dim <= c->time_ids * c->addition_time_dim))
 		return qd_fail(QD_EINPUT,
 			"'%s': fields 'addition_time_embed_dim' and 'projection_class_embeddings_input_dim' are %lld and %lld, "
 			"need an even "

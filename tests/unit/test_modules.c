@@ -23,6 +23,13 @@
 	" \"cross_attention_dim\": 2048, \"transformer_layers_per_block\": [1, 2, 10],"                                            \
 	" \"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 256, \"projection_class_embeddings_input_dim\": "   \
 	"2816"
+#define REFINER                                                                                                                    \
+	"\"block_out_channels\": [384, 768, 1536, 1536], \"attention_head_dim\": [6, 12, 24, 24], \"use_linear_projection\": "     \
+	"true,"                                                                                                                    \
+	" \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", \"DownBlock2D\"],"           \
+	" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"UpBlock2D\"],"                     \
+	" \"cross_attention_dim\": 1280, \"transformer_layers_per_block\": 4, \"addition_embed_type\": \"text_time\","             \
+	" \"addition_time_embed_dim\": 256, \"projection_class_embeddings_input_dim\": 2560"
 #define TWO_LEVELS                                                                                                                 \
 	"\"block_out_channels\": [32, 64], \"layers_per_block\": 1, \"cross_attention_dim\": 24, \"attention_head_dim\": 4,"       \
 	" \"down_block_types\": [\"CrossAttnDownBlock2D\", \"DownBlock2D\"],"                                                      \
@@ -185,6 +192,11 @@ static void variants_build(void **state)
 	shape_is(&g, "add_embedding.input", QD_SHAPE(1, 2816));
 	shape_is(&g, "mid_block.attentions.0.proj_in.weight", QD_SHAPE(1280, 1280));
 	qd_graph_release(&g);
+	build(&g, "{" REFINER "}", 2, 8, 8);
+	shape_is(&g, "text_embeds", QD_SHAPE(2, 1280));
+	shape_is(&g, "time_ids", QD_SHAPE(2, 5));
+	shape_is(&g, "mid_block.attentions.0.transformer_blocks.3.attn2.to_k.weight", QD_SHAPE(1536, 1280));
+	qd_graph_release(&g);
 	build(&g, "{" TWO_LEVELS ", \"mid_block_type\": null}", 1, 8, 8);
 	assert_int_equal(qd_graph_find_node(&g, "mid_block.resnets.0"), QD_NONE);
 	qd_graph_release(&g);
@@ -343,8 +355,8 @@ static void folders_must_hold_a_model(void **state)
 	struct qd_model model;
 	(void)state;
 	assert_int_equal(qd_model_open(&model, scratch_path("nowhere")), QD_EINPUT);
-	assert_non_null(
-		strstr(qd_message(), "nowhere' is neither file nor folder, needs a checkpoint or a diffusers folder with unet/config.json or config.json"));
+	assert_non_null(strstr(qd_message(), "nowhere' is neither file nor folder, needs a checkpoint or a diffusers folder with "
+					     "unet/config.json or config.json"));
 	assert_int_equal(qd_model_open(&model, scratch_dir()), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "has no model, needs unet/config.json or config.json"));
 }
