@@ -94,7 +94,8 @@ struct qd_component_sizes {
  *                         hidden_states_m1, hidden_states_m2 f32 [N,L,D]: after the last layer and the one before, without norm;
  *                         the second is the context of SDXL
  *                         text_embeds f32 [N,P]: the pooled row projected (models with projection)
- *                         clip_skip_<n> f32 [N,L,D]: final norm of what is n layers before the last (sizes->clip_skip)
+ *                         clip_skip_<n> f32 [N,L,D]: final norm of what is n layers before the last (sizes->clip_skip), SD1.x's
+ *                         context then; with it hidden_states_m<n+2>, SDXL's, where there are so many layers
  *
  * Values bound to i64 inputs may be I32 in their file. Node and value names are module paths, decoder and encoder included
  * ("decoder.mid_block.resnets.0.conv1"); those of text encoders always begin with "text_model." (and "text_projection"), whichever
@@ -104,13 +105,15 @@ struct qd_component_sizes {
 QD_CHECK enum qd_status qd_component_graph(
 	struct qd_graph *g, const struct qd_component *component, const struct qd_component_sizes *sizes);
 
-/* The networks behind it. `weights` NULL builds the shape without bytes. (vae.c, tiny_vae.c, text.c) */
+/* The networks behind it. `weights` NULL builds the shape without bytes. (vae_graph.c, text.c) */
 QD_CHECK enum qd_status qd_vae_graph(struct qd_graph *g, const struct qd_vae_config *config, const struct qd_weights *weights,
-	const struct qd_component_sizes *sizes);
-QD_CHECK enum qd_status qd_tiny_vae_graph(struct qd_graph *g, const struct qd_vae_config *config, const struct qd_weights *weights,
 	const struct qd_component_sizes *sizes);
 QD_CHECK enum qd_status qd_text_graph(struct qd_graph *g, const struct qd_text_config *config, const struct qd_weights *weights,
 	const struct qd_component_sizes *sizes);
+
+/* QD_EINPUT naming the tensor, `where` (the file; may be NULL) and the first id that is not from 0 to vocabulary - 1; or that it
+ * holds no integers. */
+QD_CHECK enum qd_status qd_text_check_ids(const struct qd_text_config *config, const struct qd_tensor *ids, const char *where);
 
 /* ---- between a VAE and a UNet ---- */
 /*
