@@ -139,7 +139,9 @@ say "7. The exported file against the simulator, every step"
 for t in $tasks; do
 	echo "$quad run --base $out/export --adapter $t --engine $engine --inputs $out/data/test-$t.safetensors --threads 1" \
 		"--check-trace $out/samples/trace-$t-aligned+distilled.safetensors --check 1e-3 >$out/samples/trace-$t.txt"
-done | side_by_side
+done >"$out/traces.txt"
+agrees=yes
+side_by_side <"$out/traces.txt" || agrees=no
 for t in $tasks; do
 	echo "$t:"
 	cat "$out/samples/trace-$t.txt"
@@ -165,3 +167,7 @@ echo "The same from the simulator:"
 keep "$out/table-simulated.txt" report_of -simulated --pack 2
 echo
 echo "done in $(($(date +%s) - began)) s: look at $out/contact-sheet.png"
+[ $agrees = yes ] || {
+	echo "the exported file and the simulator differ by more than 1e-3 of the output's range" >&2
+	exit 1
+}
