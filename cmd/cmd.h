@@ -23,6 +23,7 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 	X(distill, "fine-tune one adapter against the profile's fixed encodings")                                                  \
 	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
 	X(init, "make a random-weight model of a given architecture")                                                              \
+	X(tokenize, "print the token ids of prompts")                                                                              \
 	X(report, "compare sampled outputs: PSNR table and contact sheet")
 #define QD_COMMAND_DECLARE(name, summary) int qd_cmd_##name(int argc, char **argv);
 QD_COMMANDS(QD_COMMAND_DECLARE)

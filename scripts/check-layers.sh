@@ -32,6 +32,7 @@ bad=$(
 		foreign["c10/"] = "^lib/torch/shim[a-z_]*\\.(cc|h)$"
 		foreign["onnx.pb-c.h"] = "^(export/|lib/model/onnx_)"
 		foreign["xxhash.h"] = "^lib/base/"
+		foreign["utf8proc.h"] = "^lib/model/tokenizer_text\\.c$"
 	}
 	function folder(path,  parts, n) {
 		n = split(path, parts, "/")

@@ -30,7 +30,7 @@ static size_t too_deep(const char *text, size_t bytes)
 	return bytes;
 }
 
-enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out)
+static enum qd_status parse(const char *what, const char *text, size_t bytes, size_t flags, json_t **out)
 {
 	*out = NULL;
 	if (qd_is_lfs_pointer(text, bytes))
@@ -39,13 +39,18 @@ enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, j
 	if (deep < bytes)
 		return qd_fail(QD_EINPUT, "'%s': nested more than %d levels deep at byte %zu", what, MAX_DEPTH, deep);
 	json_error_t error;
-	*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
+	*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
 	if (!*out)
 		return qd_fail(QD_EINPUT, "'%s': line %d, column %d: %s", what, error.line, error.column, error.text);
 	return QD_OK;
 }
 
-enum qd_status qd_json_read(const char *path, json_t **out)
+enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out)
+{
+	return parse(what, text, bytes, 0, out);
+}
+
+static enum qd_status read_file(const char *path, size_t flags, json_t **out)
 {
 	struct qd_mapping mapping = { 0 };
 	*out = NULL;
@@ -53,10 +58,20 @@ enum qd_status qd_json_read(const char *path, json_t **out)
 	QD_TRY(st, qd_mapping_open(&mapping, path));
 	if (mapping.size > MAX_FILE_BYTES)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' has %zu bytes, needs at most %zu", path, mapping.size, MAX_FILE_BYTES));
-	QD_TRY(st, qd_json_parse(path, (const char *)mapping.data, mapping.size, out));
+	QD_TRY(st, parse(path, (const char *)mapping.data, mapping.size, flags, out));
 out:
 	qd_mapping_release(&mapping);
 	return st;
+}
+
+enum qd_status qd_json_read(const char *path, json_t **out)
+{
+	return read_file(path, 0, out);
+}
+
+enum qd_status qd_json_read_reals(const char *path, json_t **out)
+{
+	return read_file(path, JSON_DECODE_INT_AS_REAL, out);
 }
 
 struct sink {

@@ -2,7 +2,7 @@
  * CLIP's byte-pair tokenizer: a prompt as the ids that a Stable Diffusion text encoder takes. A tokenizer folder holds
  *
  *   vocab.json, merges.txt    the vocabulary {symbol: id} and the merges, "left right" per line below a header, best first
- *   tokenizer.json            or both of them in one file: "model": {"vocab", "merges"}
+ *   tokenizer.json            both of them in one file, "model": {"vocab", "merges"}; where it is there, it counts
  *   tokenizer_config.json     the special strings, the pad token, model_max_length; special_tokens_map.json: older files' spelling
  *
  * Ids are those of CLIPTokenizer of the transformers library, version 5.
@@ -29,8 +29,8 @@ size_t qd_tokenizer_size(const struct qd_tokenizer *tokenizer);
 /*
  * text: `bytes` bytes of UTF-8, NUL among them allowed; where they are not valid UTF-8, each maximal bad piece counts as U+FFFD, as
  * readers of Unicode text do. ids: I32 [length]: start, the text cut to length - 2, end, then pads. `*n` (may be NULL): the ids of
- * the uncut text with start and end; above length: it was cut. Ids past min(*n, length) are pads. QD_ENOMEM. Threads may share
- * one tokenizer.
+ * the uncut text with start and end; above length: it was cut. Ids past min(*n, length) are pads. QD_ENOMEM; QD_EINPUT for more
+ * than 256 MiB. Threads may share one tokenizer.
  */
 QD_CHECK enum qd_status qd_tokenizer_encode(
 	const struct qd_tokenizer *tokenizer, const char *text, size_t bytes, int32_t *ids, size_t *n);

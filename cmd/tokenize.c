@@ -1,0 +1,148 @@
+/*
+ * quad tokenize: prompts to the ids that a text encoder takes, line by line. In: {"text": "a cat"}; out: {"ids": [...], "n": 4},
+ * and "untruncated" where the text did not fit.
+ */
+#include "cmd/cmd.h"
+#include "lib/model/tokenizer.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { KEY_TOKENIZER = 0x400 };
+
+static const char doc[] =
+	"Print the token ids of prompts.\v"
+	"Reads lines {\"text\": \"...\"} from FILE or standard input; other fields are ignored. For each one prints a line "
+	"{\"ids\": "
+	"[...], \"n\": N}: the ids padded or cut to the tokenizer's length, and how many of them come before the pads. Where the "
+	"text was "
+	"cut, \"untruncated\" says how many ids it has. A line that is not so ends the program with exit code 3 and its number.";
+
+static const struct argp_option options[] = {
+	{ "tokenizer", KEY_TOKENIZER, "DIR", 0, "a tokenizer folder, or a pipeline folder with tokenizer/ in it", 1 },
+	{ 0 },
+};
+
+struct tokenize {
+	const char *folder, *path; /* path NULL: standard input */
+	int32_t *ids;
+	size_t length;
+};
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+	struct tokenize *o = state->input;
+
+	switch (key) {
+	case KEY_TOKENIZER:
+		o->folder = arg;
+		return 0;
+	case ARGP_KEY_ARG:
+		if (o->path != NULL)
+			argp_error(state, "unexpected argument '%s', needs one FILE at most", arg);
+		o->path = arg;
+		return 0;
+	default:
+		return ARGP_ERR_UNKNOWN;
+	}
+}
+
+/* ---- lines ---- */
+
+static enum qd_status print_ids(const struct tokenize *o, size_t n)
+{
+	size_t kept = n < o->length ? n : o->length;
+
+	fputs("{\"ids\": [", stdout);
+	for (size_t i = 0; i < o->length; i++)
+		printf(i ? ", %d" : "%d", o->ids[i]);
+	printf("], \"n\": %zu", kept);
+	if (kept < n)
+		printf(", \"untruncated\": %zu", n);
+	/* At once: the lines may be a conversation. */
+	if (puts("}") < 0 || fflush(stdout) != 0)
+		return qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));
+	return QD_OK;
+}
+
+static enum qd_status encode_line(const struct tokenize *o, const struct qd_tokenizer *tokenizer, const char *line, size_t bytes)
+{
+	json_t *value = NULL;
+	size_t n;
+	enum qd_status st;
+
+	QD_TRY(st, qd_json_parse("line", line, bytes, &value));
+	const json_t *text = json_object_get(value, "text");
+	if (!json_is_string(text))
+		QD_TRY(st, qd_fail(QD_EINPUT, "%s", text ? "field 'text' is not a text" : "has no field 'text'"));
+	QD_TRY(st, qd_tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), o->ids, &n));
+	QD_TRY(st, print_ids(o, n));
+out:
+	json_decref(value);
+	return st;
+}
+
+static enum qd_status encode_lines(const struct tokenize *o, const struct qd_tokenizer *tokenizer, FILE *in)
+{
+	const char *name = o->path != NULL ? o->path : "standard input";
+	char *line = NULL;
+	size_t room = 0;
+	ssize_t bytes;
+	enum qd_status st = QD_OK;
+
+	for (size_t number = 1; errno = 0, (bytes = getline(&line, &room, in)) >= 0; number++)
+		QD_TRY(st, qd_prefix(encode_line(o, tokenizer, line, (size_t)bytes), "'%s', line %zu", name, number));
+	if (!feof(in))
+		QD_TRY(st, qd_fail(QD_EIO, "cannot read '%s': %s", name, strerror(errno)));
+out:
+	free(line);
+	return st;
+}
+
+/* ---- the whole ---- */
+
+static enum qd_status open_tokenizer(struct qd_tokenizer **tokenizer, const char *folder)
+{
+	struct qd_arena arena = { 0 };
+	const char *inside = qd_arena_strf(&arena, "%s/tokenizer", folder);
+	enum qd_status st = inside != NULL ? QD_OK : QD_ENOMEM;
+
+	if (st == QD_OK)
+		st = qd_tokenizer_open(tokenizer, qd_is_directory(inside) ? inside : folder);
+	qd_arena_release(&arena);
+	return st;
+}
+
+static enum qd_status tokenize(struct tokenize *o)
+{
+	struct qd_tokenizer *tokenizer = NULL;
+	FILE *in = stdin;
+	enum qd_status st;
+
+	QD_TRY(st, open_tokenizer(&tokenizer, o->folder));
+	o->length = qd_tokenizer_length(tokenizer);
+	o->ids = calloc(o->length, sizeof(*o->ids));
+	if (o->ids == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory (%zu ids)", o->length));
+	if (o->path != NULL && (in = fopen(o->path, "r")) == NULL)
+		QD_TRY(st, qd_fail(QD_EIO, "cannot read '%s': %s", o->path, strerror(errno)));
+	QD_TRY(st, encode_lines(o, tokenizer, in));
+out:
+	if (in != NULL && in != stdin)
+		fclose(in);
+	free(o->ids);
+	qd_tokenizer_free(tokenizer);
+	return st;
+}
+
+int qd_cmd_tokenize(int argc, char **argv)
+{
+	struct tokenize o = { 0 };
+	struct qd_common common = { 0 };
+	qd_parse(argc, argv, doc, "[FILE]", 0, options, parse, &o, &common);
+	qd_need("tokenize", "--tokenizer", o.folder);
+	enum qd_status st = tokenize(&o);
+	qd_common_release(&common);
+	return qd_finish("tokenize", st);
+}
