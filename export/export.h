@@ -3,7 +3,7 @@
  * encodings JSON, one set of files per adapter, and a manifest, in a folder that appears whole. What was exported is read back and
  * executed by the engines at the end of this header.
  *
- * The order of passes and files is in pipeline.c, on one screen.
+ * The order of passes is pipeline.c, on one screen; the files are folder.c.
  */
 #ifndef QUAD_EXPORT_EXPORT_H
 #define QUAD_EXPORT_EXPORT_H
@@ -67,7 +67,7 @@ void qd_adapter_tensors_release(struct qd_adapter_tensors *tensors);
 QD_CHECK enum qd_status qd_onnx_adapter_write(
 	const char *path, const struct qd_tensor *tensors, size_t n, int32_t adapter_version, int32_t model_version, bool force);
 
-/* ---- the whole export (pipeline.c, manifest.c) ---- */
+/* ---- the whole export (folder.c, manifest.c) ---- */
 enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = 3 };
 struct qd_export_options {
 	struct qd_sizes sizes;

@@ -1,300 +1,34 @@
-/* The export, from top to bottom: build the net, hang the encodings on it, write what describes them, lower them to nodes, write
- * the files. */
+/*
+ * What happens to the graph between the encodings on its values and the file: the passes, in their order.
+ *
+ *   dead-code         what no output needs is not shipped
+ *   share-constants   equal small constants become one, so that they are stored once
+ *   qdq               encodings become QuantizeLinear and DequantizeLinear nodes; from here on they are gone from the values
+ *   dead-code         values that only carried an encoding
+ *
+ * The float file, beside which the encodings JSON is read, stops before qdq.
+ */
 #include "export/internal.h"
 
-#include <stdlib.h>
-#include <string.h>
-#include <sys/stat.h>
+static const struct qd_pass *const quantized[] = { &qd_pass_dead_code, &qd_pass_share_constants, &qd_pass_qdq, &qd_pass_dead_code };
+static const struct qd_pass *const in_float[] = { &qd_pass_dead_code, &qd_pass_share_constants };
 
-/* For the file that carries its quantization. */
-static const struct qd_pass *const quantized_passes[] = { &qd_pass_dead_code, &qd_pass_share_constants, &qd_pass_qdq,
-	&qd_pass_dead_code };
-/* For the float file, beside which the encodings JSON is read. */
-static const struct qd_pass *const float_passes[] = { &qd_pass_dead_code, &qd_pass_share_constants };
-
-struct job {
-	const struct qd_model *model;
-	const struct qd_profile *profile;
-	const struct qd_adapter *const *adapters;
-	size_t n;
-	const struct qd_export_options *options;
-	const char *folder; /* where files are written; NULL: nowhere (dry run) */
-	struct qd_arena arena;
-	struct qd_exported_adapter *done;
-};
-
-static const char *in_folder(struct job *job, const char *name)
+static enum qd_status run(struct qd_graph *g, const struct qd_pass *const *list, size_t n, const struct qd_export_options *export,
+	struct qd_lowering *lowering)
 {
-	return qd_arena_strf(&job->arena, "%s/%s", job->folder, name);
-}
-
-static enum qd_status make_folder(struct job *job, const char *name)
-{
-	const char *path = in_folder(job, name);
-	if (path == NULL)
-		return QD_ENOMEM;
-	if (mkdir(path, 0777) != 0 && !qd_is_directory(path))
-		return qd_fail(QD_EIO, "cannot make folder '%s'", path);
-	return QD_OK;
-}
-
-/* ---- the graph ---- */
-
-static enum qd_status run_passes(
-	struct job *job, struct qd_graph *g, const struct qd_pass *const *list, size_t n, struct qd_lowering *lowering)
-{
-	struct qd_pass passes[8];
-	struct qd_pass_options options = { .verify = true, .dump_after = job->options->dump_after, .dump = job->options->dump };
+	struct qd_pass passes[QD_COUNT(quantized)];
+	struct qd_pass_options options = { .verify = true, .dump_after = export->dump_after, .dump = export->dump };
 	for (size_t i = 0; i < n; i++)
 		passes[i] = *list[i];
 	return qd_passes_run(g, passes, n, lowering, &options);
 }
 
-static enum qd_status write_graph(struct job *job, const struct qd_graph *g, const char *name, const struct qd_lowering *lowering)
+enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_export_options *options, struct qd_lowering *lowering)
 {
-	const char *path = job->folder != NULL ? in_folder(job, name) : NULL;
-	const char *const metadata[] = { "quad.version", job->options->version, "quad.base", job->profile->base_hash };
-	struct qd_onnx_write_options options = {
-		.external = job->options->external, .stored = lowering, .metadata = metadata, .n_metadata = QD_COUNT(metadata) / 2
-	};
-	if (job->folder == NULL)
-		return QD_OK;
-	return path != NULL ? qd_onnx_write(g, path, &options, NULL) : QD_ENOMEM;
+	return run(g, quantized, QD_COUNT(quantized), options, lowering);
 }
 
-static enum qd_status write_encodings(struct job *job, const struct qd_net *net)
+enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_export_options *options)
 {
-	enum qd_status st;
-	json_t *document = NULL;
-	QD_TRY(st, qd_encodings_json(&net->graph, &job->profile->options, &document));
-	if (job->folder != NULL) {
-		const char *path = in_folder(job, "model.encodings.json");
-		st = path != NULL ? qd_json_write(path, document, true) : QD_ENOMEM;
-	}
-out:
-	json_decref(document);
-	return st;
-}
-
-/* The names of LoRA tensors, one per line, as QAIRT wants them. */
-static enum qd_status write_weight_list(struct job *job)
-{
-	enum qd_status st;
-	struct qd_output out = { 0 };
-	if (job->folder == NULL)
-		return QD_OK;
-	QD_TRY(st, qd_output_open(&out, in_folder(job, "lora_weight_list.txt"), true));
-	for (size_t i = 0; i < job->profile->slots.n; i++) {
-		const char *path = job->profile->slots.items[i].path;
-		QD_TRY(st, qd_output_printf(&out, "%s.lora_down\n%s.lora_up\n%s.lora_gain\n", path, path, path));
-	}
-	QD_TRY(st, qd_output_commit(&out));
-out:
-	qd_output_release(&out);
-	return st;
-}
-
-static enum qd_status build_net(struct job *job, struct qd_net *net)
-{
-	enum qd_status st;
-	QD_TRY(st, qd_net_build(net, job->model, &job->options->sizes, &job->profile->slots));
-	QD_TRY(st, qd_profile_apply(job->profile, net));
-out:
-	return st;
-}
-
-static enum qd_status export_float(struct job *job)
-{
-	enum qd_status st;
-	struct qd_net net = { 0 };
-	if ((job->options->format & QD_EXPORT_FLOAT) == 0)
-		return QD_OK;
-	QD_TRY(st, build_net(job, &net));
-	QD_TRY(st, run_passes(job, &net.graph, float_passes, QD_COUNT(float_passes), NULL));
-	QD_TRY(st, write_graph(job, &net.graph, "model_float.onnx", NULL));
-out:
-	qd_net_release(&net);
-	return st;
-}
-
-static enum qd_status export_graph(struct job *job, json_t **manifest)
-{
-	enum qd_status st;
-	struct qd_net net = { 0 };
-	struct qd_lowering lowering = { 0 };
-	QD_TRY(st, build_net(job, &net));
-	QD_TRY(st, write_encodings(job, &net));
-	QD_TRY(st, write_weight_list(job));
-	QD_TRY(st, run_passes(job, &net.graph, quantized_passes, QD_COUNT(quantized_passes), &lowering));
-	if ((job->options->format & QD_EXPORT_QDQ) != 0)
-		QD_TRY(st, write_graph(job, &net.graph, "model.onnx", &lowering));
-	QD_TRY(st, qd_manifest_make(NULL, &net.graph, job->profile, job->options, manifest));
-out:
-	qd_lowering_release(&lowering);
-	qd_net_release(&net);
-	return st;
-}
-
-/* ---- adapters ---- */
-
-static enum qd_status write_tensors(
-	struct job *job, const struct qd_fitted *fitted, const char *folder, const char *name, bool as_float)
-{
-	enum qd_status st;
-	struct qd_adapter_tensors tensors = { 0 };
-	const char *base = in_folder(job, folder);
-	const char *safetensors = qd_arena_strf(&job->arena, "%s/%s.safetensors", base, name);
-	const char *ort = qd_arena_strf(&job->arena, "%s/%s.onnx_adapter", base, name);
-	if (base == NULL || safetensors == NULL || ort == NULL)
-		return QD_ENOMEM;
-	QD_TRY(st, make_folder(job, folder));
-	QD_TRY(st, qd_adapter_tensors_make(&tensors, fitted, job->profile, as_float));
-	QD_TRY(st, qd_safetensors_write(safetensors, tensors.items, tensors.n, NULL, 0, job->options->force, NULL, NULL));
-	QD_TRY(st, qd_onnx_adapter_write(ort, tensors.items, tensors.n, 1, 1, job->options->force));
-out:
-	qd_adapter_tensors_release(&tensors);
-	return st;
-}
-
-static enum qd_status export_adapter(
-	struct job *job, const struct qd_adapter *adapter, struct qd_exported_adapter *done, bool also_float)
-{
-	enum qd_status st;
-	struct qd_fitted fitted = { 0 };
-	*done = (struct qd_exported_adapter){ .name = adapter->name, .hash = adapter->hash, .slots = adapter->n };
-	QD_TRY(st, qd_fit_adapter(&fitted, adapter, job->profile, job->profile->options.align));
-	QD_TRY(st, qd_update_sqnr(adapter, &fitted, job->profile, &done->sqnr_db));
-	if (job->folder == NULL)
-		goto out;
-	QD_TRY(st, write_tensors(job, &fitted, "adapters", adapter->name, false));
-	if (also_float)
-		QD_TRY(st, write_tensors(job, &fitted, "adapters_float", adapter->name, true));
-out:
-	qd_fitted_release(&fitted);
-	return qd_prefix(st, "adapter '%s'", adapter->name);
-}
-
-static enum qd_status check_name(const char *name)
-{
-	if (name[0] == '\0' || name[0] == '.' || strchr(name, '/') != NULL)
-		return qd_fail(QD_EINPUT, "adapter name '%s' cannot be a file name", name);
-	return QD_OK;
-}
-
-static enum qd_status export_all_adapters(struct job *job, bool also_float)
-{
-	enum qd_status st = QD_OK;
-	job->done = qd_arena_array(&job->arena, job->n + 1, sizeof(*job->done));
-	if (job->done == NULL)
-		return QD_ENOMEM;
-	for (size_t i = 0; i < job->n; i++) {
-		qd_progress("adapters", i, job->n, job->adapters[i]->name);
-		QD_TRY(st, check_name(job->adapters[i]->name));
-		QD_TRY(st, export_adapter(job, job->adapters[i], &job->done[i], also_float));
-	}
-	qd_progress("adapters", job->n, job->n, NULL);
-out:
-	return st;
-}
-
-/* Adding to an export: what would fail does so before the first file is written. */
-static enum qd_status check_all_adapters(struct job *job, bool also_float)
-{
-	enum qd_status st;
-	const char *folder = job->folder;
-	for (size_t i = 0; i < job->n && folder != NULL && !job->options->force; i++) {
-		const char *file = qd_arena_strf(&job->arena, "%s/adapters/%s.safetensors", folder, job->adapters[i]->name);
-		if (file == NULL)
-			return QD_ENOMEM;
-		if (qd_is_file(file))
-			return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", file);
-	}
-	job->folder = NULL;
-	st = export_all_adapters(job, also_float);
-	job->folder = folder;
-	return st;
-}
-
-/* ---- both ways in ---- */
-
-/* Whoever samples from the export needs the schedule it was trained with. */
-static enum qd_status copy_schedule(struct job *job)
-{
-	enum qd_status st;
-	struct qd_mapping schedule = { 0 };
-	const char *from = qd_arena_strf(&job->arena, "%s/scheduler/scheduler_config.json", job->model->root);
-	if (from == NULL)
-		return QD_ENOMEM;
-	if (job->folder == NULL || !qd_is_file(from))
-		return QD_OK;
-	QD_TRY(st, make_folder(job, "scheduler"));
-	QD_TRY(st, qd_mapping_open(&schedule, from));
-	QD_TRY(st, qd_write_file(in_folder(job, "scheduler/scheduler_config.json"), schedule.data, schedule.size, true));
-out:
-	qd_mapping_release(&schedule);
-	return st;
-}
-
-static enum qd_status write_manifest(struct job *job, json_t *manifest)
-{
-	enum qd_status st;
-	QD_TRY(st, qd_manifest_add_adapters(manifest, job->folder, job->done, job->n));
-	if (job->folder != NULL)
-		QD_TRY(st, qd_json_write(in_folder(job, "manifest.json"), manifest, true));
-out:
-	return st;
-}
-
-enum qd_status qd_export(const char *path, const struct qd_model *model, const struct qd_profile *profile,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest)
-{
-	enum qd_status st;
-	struct qd_output_folder folder = { 0 };
-	json_t *document = NULL;
-	struct job job = { .model = model, .profile = profile, .adapters = adapters, .n = n, .options = options };
-	QD_TRY(st, qd_profile_check_base(profile, model));
-	QD_TRY(st, qd_output_folder_open(&folder, path, options->force));
-	job.folder = options->dry_run ? NULL : folder.temporary;
-	QD_TRY(st, export_graph(&job, &document));
-	QD_TRY(st, export_float(&job));
-	QD_TRY(st, export_all_adapters(&job, (options->format & QD_EXPORT_FLOAT) != 0));
-	QD_TRY(st, copy_schedule(&job));
-	QD_TRY(st, write_manifest(&job, document));
-	if (!options->dry_run)
-		QD_TRY(st, qd_output_folder_commit(&folder));
-	if (manifest != NULL)
-		*manifest = json_incref(document);
-out:
-	json_decref(document);
-	qd_output_folder_release(&folder);
-	qd_arena_release(&job.arena);
-	return st;
-}
-
-enum qd_status qd_export_adapters(const char *path, const struct qd_profile *profile, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_export_options *options, json_t **manifest)
-{
-	enum qd_status st;
-	json_t *document = NULL;
-	char *file = NULL, *floats = NULL;
-	struct job job = {
-		.profile = profile, .adapters = adapters, .n = n, .options = options, .folder = options->dry_run ? NULL : path
-	};
-	if (asprintf(&file, "%s/manifest.json", path) < 0 || asprintf(&floats, "%s/adapters_float", path) < 0) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
-	}
-	QD_TRY(st, qd_json_read(file, &document));
-	QD_TRY(st, qd_manifest_check(document, file, profile, options->profile_path));
-	QD_TRY(st, check_all_adapters(&job, qd_is_directory(floats)));
-	QD_TRY(st, export_all_adapters(&job, qd_is_directory(floats)));
-	QD_TRY(st, write_manifest(&job, document));
-	if (manifest != NULL)
-		*manifest = json_incref(document);
-out:
-	json_decref(document);
-	free(file);
-	free(floats);
-	qd_arena_release(&job.arena);
-	return st;
+	return run(g, in_float, QD_COUNT(in_float), options, NULL);
 }
