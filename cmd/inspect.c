@@ -2,11 +2,13 @@
  * quad inspect: what a model, an adapter or any safetensors file holds.
  */
 #include "cmd/inspect.h"
+#include "lib/model/checkpoint.h"
 
 #include <string.h>
 
 static const char doc[] = "Show what a model or adapter file holds.\v"
-			  "PATH is a diffusers folder, an adapter (file or PEFT folder), or any safetensors file. Without --base "
+			  "PATH is a diffusers folder, a single-file checkpoint, an adapter (file or PEFT folder), or any "
+			  "safetensors file. Without --base "
 			  "an adapter is matched "
 			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter.";
 
@@ -214,6 +216,10 @@ static enum qd_status inspect_file(const char *path, const struct qd_common *com
 	bool fits = false;
 	enum qd_status st;
 	QD_TRY(st, qd_safetensors_open(&file, path));
+	if (qd_checkpoint_detect(&file)) {
+		QD_TRY(st, qd_inspect_model(path, common));
+		goto out;
+	}
 	if (looks_like_adapter(&file) && !is_lora_input_file(&file)) {
 		QD_TRY(st, inspect_adapter(path, common, &fits));
 		if (!fits)

@@ -12,6 +12,10 @@ QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
 QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common);
 
+/* Of a model that came as one file: what else is in it. */
+void qd_print_beside(const struct qd_model *model);
+json_t *qd_beside_json(const struct qd_model *model);
+
 /* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
 const char *qd_family(const struct qd_unet_config *config);
 /* 12345678 as "12,345,678" into a buffer of QD_DIGITS bytes; returns it. */

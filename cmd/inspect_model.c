@@ -9,6 +9,8 @@
 const char *qd_family(const struct qd_unet_config *c)
 {
 	bool inpaint = c->in_channels == 9;
+	if (c->text_time && c->time_ids == 5)
+		return "SDXL refiner";
 	if (c->blocks == 0 || c->channels[0] != 320)
 		return inpaint ? "other, inpainting" : "other";
 	if (c->text_time && c->cross_dim[0] == 2048)
@@ -106,7 +108,8 @@ static enum qd_status print_text(const struct model_facts *f)
 	const struct qd_unet_config *c = &f->model->config;
 	double flop = f->cost.conv + f->cost.linear + f->cost.attention;
 	char digits[QD_DIGITS];
-	printf("%s: UNet2DConditionModel, %s\n", f->model->folder, qd_family(c));
+	bool single = f->model->kind == QD_MODEL_CHECKPOINT;
+	printf("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel", qd_family(c));
 	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->parameters, digits), f->model->weights.n, f->dtypes,
 		(double)f->bytes / 1e9);
 	printf("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
@@ -121,6 +124,8 @@ static enum qd_status print_text(const struct model_facts *f)
 		f->cost.conv / 1e9, f->cost.linear / 1e9, f->cost.attention / 1e9);
 	printf("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)f->cost.weights * 4e-9,
 		(double)f->cost.activations * 4e-9);
+	if (single)
+		qd_print_beside(f->model);
 	return QD_OK;
 }
 
@@ -139,6 +144,8 @@ static enum qd_status print_json(const struct model_facts *f)
 		json_pack("{sf, sf, sf}", "conv", f->cost.conv, "linear", f->cost.linear, "attention", f->cost.attention));
 	json_object_set_new(root, "activation_bytes", json_integer((json_int_t)(f->cost.activations * 4)));
 	json_object_set_new(root, "config", qd_unet_config_json(c));
+	if (f->model->kind == QD_MODEL_CHECKPOINT)
+		json_object_set_new(root, "beside", qd_beside_json(f->model));
 	return qd_print_json(root);
 }
 

@@ -313,7 +313,8 @@ const char *help_ldm_write(const char *file, const struct qd_model *model, const
 	if (config) {
 		char to[4096];
 		json_t *json = qd_unet_config_json(&model->config);
-		snprintf(to, sizeof(to), "%.*s.config.json", (int)(strlen(path) - strlen(".safetensors")), path);
+		snprintf(to, sizeof(to), "%.*s.config.json",
+			(int)(strlen(path) - (qd_ends_with(path, ".safetensors") ? strlen(".safetensors") : 0)), path);
 		assert_int_equal(qd_json_write(to, json, true), QD_OK);
 		json_decref(json);
 	}

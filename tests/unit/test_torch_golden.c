@@ -15,6 +15,7 @@
 
 #include "lib/math/math.h"
 #include "quant/quant.h"
+#include "tests/unit/ldm_help.h"
 #include "tests/unit/scratch.h"
 
 /* Float32 rounding of another order of summation is 4e-6 here; a wrong eps, scale or order moves the output by 0.01 and more. */
@@ -139,6 +140,33 @@ static void outputs_equal_diffusers(void **state)
 	assert_int_equal(qt_live(), 0);
 }
 
+/* The golden folders as single files: the same outputs. */
+static void single_files_do_too(void **state)
+{
+	static const char *const nets[] = { "tiny15", "tinyxl" };
+	(void)state;
+	if (!golden_path("tiny15")) {
+		print_message("# golden data is not there\n");
+		skip();
+	}
+	for (size_t i = 0; i < QD_COUNT(nets); i++) {
+		const struct help_ldm net = help_ldm_of(nets[i]);
+		struct help_names *names = help_ldm_names(&net);
+		struct qd_model model;
+		char inputs[64];
+		ok(qd_model_open(&model, golden_path(nets[i])));
+		const char *path = help_ldm_write(nets[i], &model, names, true);
+		snprintf(inputs, sizeof(inputs), "expected/%s.safetensors", nets[i]);
+		check_case(path, NULL, golden_path(inputs));
+		snprintf(inputs, sizeof(inputs), "expected/%s+%s.safetensors", nets[i], i ? "diffusers_xl" : "kohya_locon");
+		check_case(path, golden_path(i ? "adapters/diffusers_xl.safetensors" : "adapters/kohya_locon.safetensors"),
+			golden_path(inputs));
+		qd_model_release(&model);
+		free(names);
+	}
+	assert_int_equal(qt_live(), 0);
+}
+
 /* ---- variants, on a random model: `config` differs from the plain one in one field ---- */
 
 #define PLAIN                                                                                                                      \
@@ -258,6 +286,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(outputs_equal_diffusers),
+		cmocka_unit_test(single_files_do_too),
 		cmocka_unit_test(centering_is_an_affine_map_of_the_sample),
 		cmocka_unit_test(linear_projection_is_a_1x1_convolution),
 		cmocka_unit_test(other_fields_are_not_ignored),

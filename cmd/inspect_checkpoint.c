@@ -1,0 +1,38 @@
+/*
+ * quad inspect on a single-file checkpoint: what lies beside its UNet.
+ */
+#include "cmd/inspect.h"
+#include "lib/model/checkpoint.h"
+
+#include <stdio.h>
+
+void qd_print_beside(const struct qd_model *model)
+{
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	char digits[QD_DIGITS];
+	qd_checkpoint_contents(&model->weights.files[0], contents);
+	for (int part = 0; part < QD_CHECKPOINT_PARTS; part++) {
+		const struct qd_checkpoint_content *c = &contents[part];
+		if (part == QD_CHECKPOINT_UNET || c->tensors == 0)
+			continue;
+		printf("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_part_name(part),
+			qd_digits(c->parameters, digits), c->tensors, (double)c->bytes / 1e9);
+		printf(part == QD_CHECKPOINT_OTHER || part == QD_CHECKPOINT_EMA ? ", not used ('%s', ...)\n" : "\n", c->first);
+	}
+}
+
+json_t *qd_beside_json(const struct qd_model *model)
+{
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	json_t *list = json_array();
+	qd_checkpoint_contents(&model->weights.files[0], contents);
+	for (int part = 0; part < QD_CHECKPOINT_PARTS; part++) {
+		const struct qd_checkpoint_content *c = &contents[part];
+		if (part == QD_CHECKPOINT_UNET || c->tensors == 0)
+			continue;
+		json_array_append_new(list,
+			json_pack("{ss, sI, sI, sI, ss}", "part", qd_checkpoint_part_name(part), "tensors", (json_int_t)c->tensors,
+				"parameters", (json_int_t)c->parameters, "bytes", (json_int_t)c->bytes, "first", c->first));
+	}
+	return list;
+}
