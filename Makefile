@@ -105,8 +105,9 @@ FORCE:
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
-$(OBJ)/lib/kernel/attention.o: CFLAGS += -ffp-contract=fast -Wno-psabi
-$(SAN)/lib/kernel/attention.o: SANITIZE += -Wno-psabi
+VECTOR_OBJ := lib/kernel/attention.o lib/kernel/norm.o
+$(addprefix $(OBJ)/,$(VECTOR_OBJ)): CFLAGS += -ffp-contract=fast -Wno-psabi
+$(addprefix $(SAN)/,$(VECTOR_OBJ)): SANITIZE += -Wno-psabi
 $(OBJ)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)

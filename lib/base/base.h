@@ -133,6 +133,9 @@ struct qd_mapping {
 /* Maps a whole regular file for reading (an empty one gives size 0). QD_EIO names the path. */
 QD_CHECK enum qd_status qd_mapping_open(struct qd_mapping *mapping, const char *path);
 void qd_mapping_release(struct qd_mapping *mapping);
+/* Tells the system that bytes which have been copied elsewhere are not needed soon: their pages leave this process's memory and
+ * come back from the file if they are read again. Does nothing to memory that is not part of an open mapping. */
+void qd_mapping_forget(const void *data, size_t bytes);
 bool qd_is_directory(const char *path);
 bool qd_is_file(const char *path);
 /* True when the bytes are a Git-LFS pointer: the small text that stands in a clone for a large file that was not fetched. */

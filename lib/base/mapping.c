@@ -6,12 +6,68 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <xxhash.h>
+
+/* Which addresses are mapped files, sorted by nothing: there are few. */
+static struct {
+	pthread_mutex_t lock;
+	struct qd_mapping *files;
+	size_t n, cap;
+} mapped = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+/* A file that is not noted down is only never forgotten, so that running out of memory here is no failure. */
+static void note_mapping(const struct qd_mapping *mapping)
+{
+	pthread_mutex_lock(&mapped.lock);
+	if (mapped.n == mapped.cap) {
+		size_t cap = mapped.cap ? 2 * mapped.cap : 16;
+		struct qd_mapping *files = realloc(mapped.files, cap * sizeof(*files));
+		if (files) {
+			mapped.files = files;
+			mapped.cap = cap;
+		}
+	}
+	if (mapped.n < mapped.cap)
+		mapped.files[mapped.n++] = *mapping;
+	pthread_mutex_unlock(&mapped.lock);
+}
+
+static void drop_mapping(const struct qd_mapping *mapping)
+{
+	pthread_mutex_lock(&mapped.lock);
+	for (size_t i = 0; i < mapped.n; i++)
+		if (mapped.files[i].data == mapping->data) {
+			mapped.files[i] = mapped.files[--mapped.n];
+			break;
+		}
+	if (mapped.n == 0) {
+		free(mapped.files);
+		mapped.files = NULL;
+		mapped.cap = 0;
+	}
+	pthread_mutex_unlock(&mapped.lock);
+}
+
+void qd_mapping_forget(const void *data, size_t bytes)
+{
+	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)data + page - 1) / page * page,
+		  end = ((uintptr_t)data + bytes) / page * page;
+
+	pthread_mutex_lock(&mapped.lock);
+	for (size_t i = 0; i < mapped.n && first < end; i++) {
+		uintptr_t start = (uintptr_t)mapped.files[i].data;
+		if (start <= (uintptr_t)data && (uintptr_t)data + bytes <= start + mapped.files[i].size)
+			(void)madvise((void *)first, end - first, MADV_DONTNEED);
+	}
+	pthread_mutex_unlock(&mapped.lock);
+}
 
 static enum qd_status map_descriptor(struct qd_mapping *mapping, const char *path, int fd)
 {
@@ -30,6 +86,7 @@ static enum qd_status map_descriptor(struct qd_mapping *mapping, const char *pat
 	if (data == MAP_FAILED)
 		return qd_fail(QD_EIO, "cannot map '%s': %s", path, strerror(errno));
 	*mapping = (struct qd_mapping){ .data = data, .size = (size_t)info.st_size };
+	note_mapping(mapping);
 	return QD_OK;
 }
 
@@ -47,8 +104,10 @@ enum qd_status qd_mapping_open(struct qd_mapping *mapping, const char *path)
 
 void qd_mapping_release(struct qd_mapping *mapping)
 {
-	if (mapping->size)
+	if (mapping->size) {
+		drop_mapping(mapping);
 		munmap((void *)(uintptr_t)mapping->data, mapping->size);
+	}
 	*mapping = (struct qd_mapping){ 0 };
 }
 

@@ -14,30 +14,13 @@
  *
  * Letters: D head size of q and k, E of v; rows are queries, columns are keys.
  */
-#include "lib/kernel/kernel_internal.h"
+#include "lib/kernel/vector.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = 16, ROWS = 6, QUERY_BLOCK = 192, KEY_BLOCK = 256 };
-
-typedef float vec __attribute__((vector_size(PANEL * sizeof(float))));
-typedef int32_t veci __attribute__((vector_size(PANEL * sizeof(int32_t))));
-#define INLINE static inline __attribute__((always_inline))
-
-INLINE vec load(const float *p)
-{
-	vec v;
-
-	memcpy(&v, p, sizeof(v));
-	return v;
-}
-
-INLINE void store(float *p, vec v)
-{
-	memcpy(p, &v, sizeof(v));
-}
+enum { PANEL = QD_LANES, ROWS = 6, QUERY_BLOCK = 192, KEY_BLOCK = 256 };
 
 static size_t panels(int64_t columns)
 {
@@ -109,39 +92,6 @@ static void pack(struct left b, size_t k, size_t columns, float *to)
 		struct left part = { b.at + (int64_t)first * b.column, b.row, b.column };
 		pack_panel(part, k, qd_min_size(PANEL, columns - first), to + first * k);
 	}
-}
-
-/*
- * 2^x for x <= 0, relative error below 1e-7: x = n + f with n an integer and |f| <= 1/2, 2^f by a polynomial fitted to its relative
- * error, times 2^n put into the exponent's bits. Below -126 the result is 2^-126, which no sum of such terms notices.
- */
-INLINE vec exponential(vec x)
-{
-	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-	const vec lowest = x * 0.0f - 126.0f;
-	vec n, f, y;
-	veci bits, below = x < lowest;
-
-	x = (vec)(((veci)x & ~below) | ((veci)lowest & below));
-	n = x + rounder;
-	memcpy(&bits, &n, sizeof(bits));
-	f = x - (n - rounder);
-	y = f * 1.5345810971e-4f + 1.3399930904e-3f;
-	y = y * f + 9.6184890717e-3f;
-	y = y * f + 5.5503286421e-2f;
-	y = y * f + 2.4022646248e-1f;
-	y = y * f + 6.9314718246e-1f;
-	y = y * f + 1.0f;
-	return y * (vec)((bits << 23) + (127 << 23));
-}
-
-INLINE float sum_of(vec v)
-{
-	float s = 0;
-
-	for (size_t i = 0; i < PANEL; i++)
-		s += v[i];
-	return s;
 }
 
 /* Row of scores s[n] -> exp(scale s - shift), zero beyond n up to the padding; returns the sum. */

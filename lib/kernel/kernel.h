@@ -1,6 +1,10 @@
 /*
  * lib/kernel: the few hot loops, in plain C that the compiler turns into vectors, spread over OpenMP's threads. Each is compiled
- * for several instruction sets and the one the processor has is taken at run time. No allocation outside attention, no libtorch.
+ * for several instruction sets and the one the processor has is taken at run time. Products with weights (convolutions, linear
+ * layers) are oneDNN's, through dnnl.c. No libtorch.
+ *
+ * Letters: N batch, H W pixels, C channels. Images are channels-last, [N,H,W,C]: a pixel's channels lie together, and an image is
+ * at the same time the tokens [N*H*W, C] of a transformer.
  *
  * What quantizing means here and everywhere: q = clamp(rint(x / scale) + zero, low, high), y = (q - zero) * scale, in float32, with
  * a true division and ties to even. NaN gives low, infinities saturate, denormals are kept. |low| and |high| are below 2^24, so
@@ -9,7 +13,7 @@
 #ifndef QUAD_LIB_KERNEL_KERNEL_H
 #define QUAD_LIB_KERNEL_KERNEL_H
 
-#include "lib/base/base.h"
+#include "lib/io/io.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -72,6 +76,65 @@ struct qd_attention_gradients {
 /* Gradients of the above, recomputing the scores from `logsum`; out and dout have the strides a->out. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_attention_backward_f32(const struct qd_attention *a, const float *q, const float *k, const float *v,
 	const float *out, const float *logsum, const float *dout, const struct qd_attention_gradients *to);
+
+/* ---- products whose weights are packed once and used often, for inference ---- */
+
+/*
+ * y = x * w (+ bias), then `after`. A convolution of x [n, height, width, in] by w [out, in, kernel_h, kernel_w] gives
+ * y [n, out_height, out_width, out]; a linear layer of `n` rows has height, width, kernel, output size and strides 1.
+ */
+enum qd_product_after {
+	QD_AFTER_NOTHING,
+	QD_AFTER_ADD,      /* y + other */
+	QD_AFTER_MULTIPLY, /* y * other */
+	QD_AFTER_GELU,     /* y (1 + erf(y / sqrt 2)) / 2 */
+};
+/* How float32 products are made. All are float32-accurate. */
+enum qd_product_way {
+	QD_WAY_BEST,     /* whichever is fastest on this processor */
+	QD_WAY_FLOAT,    /* float32 arithmetic */
+	QD_WAY_BFLOAT16, /* x and w as sums of two bfloat16 each, hi hi + hi lo + lo hi summed in float32 */
+};
+struct qd_product_spec {
+	int64_t n, height, width, in, out, kernel_h, kernel_w, out_height, out_width;
+	int64_t stride_h, stride_w, dilation_h, dilation_w, top, left, bottom, right; /* the last four: zeros around x */
+	bool bias;
+	enum qd_product_after after;
+	enum qd_product_way way;
+};
+/* The spec of x [rows, in] times w [out, in] transposed. */
+struct qd_product_spec qd_linear_spec(int64_t rows, int64_t in, int64_t out);
+struct qd_product;
+/* QD_EUNSUPPORTED when the library has no such product. Free with qd_product_free; kernels are shared between equal specs. */
+QD_CHECK enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_spec *spec);
+void qd_product_free(struct qd_product *product);
+/* Copies w (F32, F16 or BF16; its bytes are not needed after) into the product's own order, replacing what it had. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_product_pack(struct qd_product *product, const struct qd_tensor *w);
+/* x, y, other (as y, not y itself) and bias [out] f32; bias and other NULL where the spec has none. One run at a time. QD_ENOMEM.
+ */
+QD_CHECK enum qd_status qd_product_run(struct qd_product *product, const float *x, const float *bias, const float *other, float *y);
+
+/* ---- what lies between the products, on channels-last data ---- */
+
+/*
+ * Group normalization over x [n, pixels, channels] in `groups` groups: y = (x - mean) / sqrt(variance + eps) * scale + bias,
+ * statistics per sample and group in double. `shift` f32 [n or 1, channels] (NULL: none) is added to x first; silu: y * sigmoid(y)
+ * last. y may be x. QD_ENOMEM.
+ */
+struct qd_group_norm {
+	int64_t n, pixels, channels, groups;
+	float eps;
+	bool silu;
+	bool shift_per_sample; /* shift is [n, channels], not [channels] */
+};
+QD_CHECK enum qd_status qd_group_norm_f32(
+	const struct qd_group_norm *g, const float *x, const float *scale, const float *bias, const float *shift, float *y);
+/* Layer normalization of each row of x [rows, channels]; bias may be NULL, y may be x. */
+void qd_layer_norm_f32(int64_t rows, int64_t channels, float eps, const float *x, const float *scale, const float *bias, float *y);
+/* y [rows, width] = value * gelu(gate), x [rows, 2 width] holding value, then gate, in each row. */
+void qd_gated_gelu_f32(int64_t rows, int64_t width, const float *x, float *y);
+/* y [rows, widths[0] + ...] = the n parts [rows, widths[i]] side by side. */
+void qd_concat_rows_f32(int64_t rows, size_t n, const int64_t *widths, const float *const *parts, float *y);
 
 #ifdef __cplusplus
 }

@@ -1,13 +1,14 @@
 /*
- * The executor: walks the steps of a plan (plan.c), keeping each tensor as long as a later step needs it.
+ * The executor: walks the steps of a plan (plan.c), keeping each tensor as long as a later step needs it. Runs without gradients on
+ * the CPU have a plan of their own, made when the first one comes; weights of its products are packed at their first use, and where
+ * they lie in a mapped file its pages are let go: from then on the packed copy is the only one.
  *
  * A value's tensor is found in one of three places. `now` holds what belongs to the current run. `kept` holds what outlives it:
  * weights as the hook left them, and results that depend on such weights alone (they are computed in the first run only). `given`
  * holds what the caller put there: bound inputs and replaced weights, which pass the hook anew on each run, because they may change
  * or carry gradients.
  */
-#include "lib/torch/lower.h"
-#include "lib/torch/plan.h"
+#include "lib/torch/inference.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,7 +16,9 @@
 struct qd_exec {
 	const struct qd_graph *g;
 	struct qd_exec_options options;
-	struct qd_plan plan;
+	struct qd_plan plans[2]; /* with gradients; for inference (when `inference` is there) */
+	struct qd_plan *plan;    /* the one in use */
+	struct qd_inference *inference;
 	qt_tensor *now, *kept, *given; /* per value */
 	bool *steady;                  /* per value: a weight that was not replaced, or a result of such alone */
 	bool stale;                    /* `steady` no longer fits `given` */
@@ -53,7 +56,8 @@ enum qd_status qd_exec_new(struct qd_exec **out, const struct qd_graph *g, const
 	if (!exec->now || !exec->kept || !exec->given || !exec->steady)
 		st = qd_fail(QD_ENOMEM, "out of memory for an executor of %zu values", g->n_values);
 	if (st == QD_OK)
-		st = qd_plan_init(&exec->plan, g, !exec->options.see_all);
+		st = qd_plan_init(&exec->plans[0], g, exec->options.see_all ? QD_PLAN_NODES : QD_PLAN_GROUPS);
+	exec->plan = &exec->plans[0];
 	if (st != QD_OK)
 		qd_exec_free(exec);
 	else
@@ -68,7 +72,9 @@ void qd_exec_free(struct qd_exec *exec)
 	drop_all(exec, exec->now);
 	drop_all(exec, exec->kept);
 	drop_all(exec, exec->given);
-	qd_plan_release(&exec->plan);
+	qd_inference_free(exec->inference);
+	qd_plan_release(&exec->plans[0]);
+	qd_plan_release(&exec->plans[1]);
 	free(exec->now);
 	free(exec->kept);
 	free(exec->given);
@@ -163,9 +169,29 @@ enum qd_status qd_exec_weight(struct qd_exec *exec, qd_id weight, qt_tensor *out
 void qd_exec_reload_weights(struct qd_exec *exec)
 {
 	drop_all(exec, exec->kept);
+	if (exec->inference)
+		qd_inference_unpack(exec->inference);
 }
 
 /* ---- a run ---- */
+
+/* Takes the plan for what is asked for now. */
+static enum qd_status choose_plan(struct qd_exec *exec)
+{
+	bool inference = !exec->options.see_all && !exec->options.libtorch && qt_is_inference();
+	struct qd_plan *plan = &exec->plans[inference];
+	enum qd_status st = QD_OK;
+
+	if (inference && !exec->inference) {
+		qd_plan_release(plan);
+		QD_TRY(st, qd_plan_init(plan, exec->g, QD_PLAN_INFERENCE));
+		QD_TRY(st, qd_inference_new(&exec->inference, exec->g, plan));
+	}
+	exec->stale = exec->stale || exec->plan != plan;
+	exec->plan = plan;
+out:
+	return st;
+}
 
 /* Works out `steady` and forgets kept results that no longer are. */
 static void refresh(struct qd_exec *exec)
@@ -174,8 +200,8 @@ static void refresh(struct qd_exec *exec)
 
 	for (size_t i = 0; i < g->n_values; i++)
 		exec->steady[i] = g->values[i].kind == QD_WEIGHT && !exec->given[i];
-	for (size_t s = 0; s < exec->plan.n; s++) {
-		const struct qd_step *step = &exec->plan.steps[s];
+	for (size_t s = 0; s < exec->plan->n; s++) {
+		const struct qd_step *step = &exec->plan->steps[s];
 		const struct qd_node *node = &g->nodes[step->node];
 		bool steady = true;
 		for (size_t i = 0; i < step->n_in; i++)
@@ -233,8 +259,9 @@ out:
 	return st;
 }
 
-static enum qd_status compute(const struct qd_exec *exec, const struct qd_step *step, const qt_tensor *in, qt_tensor *out)
+static enum qd_status compute(const struct qd_exec *exec, size_t s, const qt_tensor *in, qt_tensor *out)
 {
+	const struct qd_step *step = &exec->plan->steps[s];
 	const struct qd_node *node = &exec->g->nodes[step->node];
 	const struct qd_lower lower = { exec->g, node, in, out };
 
@@ -246,9 +273,10 @@ static enum qd_status compute(const struct qd_exec *exec, const struct qd_step *
 	case QD_STEP_FAKE_QUANTIZE:
 		return qd_lower_fake_quantize(in[0], in[1], in[2], qd_node_int(node, "axis", 1), step->codes, out);
 	case QD_STEP_NODE:
-		break;
+		return qd_lowerings[node->op](&lower);
+	default:
+		return qd_inference_run(exec->inference, s, in, out);
 	}
-	return qd_lowerings[node->op](&lower);
 }
 
 /* Puts a result where it belongs. What a gradient may flow through is never kept: its graph is good for one backward only. */
@@ -276,8 +304,52 @@ static bool is_kept(const struct qd_exec *exec, const struct qd_node *node)
 	return true;
 }
 
-static enum qd_status run_step(struct qd_exec *exec, const struct qd_step *step)
+/* A weight's tensor, as bytes in memory. */
+static enum qd_status pack_tensor(struct qd_exec *exec, size_t s, qt_tensor w)
 {
+	qt_tensor plain = NULL;
+	struct qd_shape shape;
+	float *data;
+	enum qd_status st;
+
+	QD_TRY(st, qt_contiguous(w, &plain));
+	QD_TRY(st, qt_shape(plain, &shape));
+	QD_TRY(st, qt_data(plain, &data));
+	const struct qd_tensor view = qd_tensor_view(NULL, QD_F32, shape, data);
+	QD_TRY(st, qd_inference_pack(exec->inference, s, &view));
+out:
+	qt_free(plain);
+	return st;
+}
+
+/*
+ * Sees to it that a step has its weight packed: once where the weight stays, else on each run. What the hook would not change goes
+ * from its file straight into the packed copy.
+ */
+static enum qd_status pack(struct qd_exec *exec, size_t s)
+{
+	qd_id weight = exec->plan->steps[s].in[1];
+	const struct qd_value *v = &exec->g->values[weight];
+	qt_tensor w;
+	enum qd_status st = QD_OK;
+
+	if (exec->steady[weight] && qd_inference_is_packed(exec->inference, s))
+		return QD_OK;
+	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook && v->note) && !exec->kept[weight]) {
+		QD_TRY(st, qd_inference_pack(exec->inference, s, &v->data));
+		qd_mapping_forget(v->data.data, v->data.bytes);
+		goto out;
+	}
+	QD_TRY(st, fetch(exec, weight, &w));
+	QD_TRY(st, pack_tensor(exec, s, w));
+out:
+	return qd_prefix(st, "weight '%s'", v->name);
+}
+
+static enum qd_status run_step(struct qd_exec *exec, size_t s)
+{
+	const struct qd_step *step = &exec->plan->steps[s];
+	bool packs = exec->plan == &exec->plans[1] && qd_inference_packs(exec->inference, s);
 	const struct qd_node *node = &exec->g->nodes[step->node];
 	qt_tensor *in = calloc(step->n_in + node->n_out + 1, sizeof(*in)), *results = in + step->n_in;
 	bool gradient = false;
@@ -288,10 +360,14 @@ static enum qd_status run_step(struct qd_exec *exec, const struct qd_step *step)
 	for (size_t i = 0; i < step->n_in; i++) {
 		if (step->in[i] == QD_NONE)
 			continue;
+		if (packs && i == 1) {
+			QD_TRY(st, pack(exec, s));
+			continue;
+		}
 		QD_TRY(st, fetch(exec, step->in[i], &in[i]));
 		gradient = gradient || qt_wants_grad(in[i]);
 	}
-	QD_TRY(st, compute(exec, step, in, results));
+	QD_TRY(st, compute(exec, s, in, results));
 	QD_TRY(st, settle(exec, step, gradient, results));
 out:
 	for (size_t i = 0; in && i < node->n_out; i++)
@@ -302,14 +378,14 @@ out:
 
 static void bury(struct qd_exec *exec, size_t s)
 {
-	const struct qd_step *step = &exec->plan.steps[s];
+	const struct qd_step *step = &exec->plan->steps[s];
 	const struct qd_node *node = &exec->g->nodes[step->node];
 
 	for (size_t i = 0; i < step->n_in; i++)
-		if (step->in[i] != QD_NONE && exec->plan.last_use[step->in[i]] == s)
+		if (step->in[i] != QD_NONE && exec->plan->last_use[step->in[i]] == s)
 			drop(&exec->now[step->in[i]]);
 	for (size_t i = 0; i < node->n_out; i++)
-		if (exec->plan.last_use[node->out[i]] == s)
+		if (exec->plan->last_use[node->out[i]] == s)
 			drop(&exec->now[node->out[i]]);
 }
 
@@ -320,16 +396,17 @@ enum qd_status qd_exec_run(struct qd_exec *exec, qt_tensor *outputs)
 	qt_tensor last;
 
 	memset(outputs, 0, g->n_outputs * sizeof(*outputs));
+	QD_TRY(st, choose_plan(exec));
 	if (exec->stale)
 		refresh(exec);
-	for (size_t s = 0; s < exec->plan.n; s++) {
-		if (!is_kept(exec, &g->nodes[exec->plan.steps[s].node]))
-			QD_TRY(st, run_step(exec, &exec->plan.steps[s]));
+	for (size_t s = 0; s < exec->plan->n; s++) {
+		if (!is_kept(exec, &g->nodes[exec->plan->steps[s].node]))
+			QD_TRY(st, run_step(exec, s));
 		bury(exec, s);
 	}
 	for (size_t i = 0; i < g->n_outputs; i++) {
 		QD_TRY(st, fetch(exec, g->outputs[i], &last));
-		QD_TRY(st, qt_retain(last, &outputs[i]));
+		QD_TRY(st, exec->plan == &exec->plans[0] ? qt_retain(last, &outputs[i]) : qt_contiguous(last, &outputs[i]));
 	}
 out:
 	drop_all(exec, exec->now);

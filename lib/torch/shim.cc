@@ -8,8 +8,13 @@ using namespace quad;
 
 std::atomic<int64_t> quad::live{ 0 };
 
-/* Where new tensors are made. Set once, before work starts. */
-static at::Device current_device(at::kCPU);
+/* Set once, before work starts. */
+static at::Device device(at::kCPU);
+
+at::Device quad::current_device()
+{
+	return device;
+}
 
 at::ScalarType quad::scalar_type(enum qd_dtype dtype)
 {
@@ -64,15 +69,15 @@ bool qt_get_grad(void)
 	return at::GradMode::is_enabled();
 }
 
-enum qd_status qt_set_device(const char *device)
+enum qd_status qt_set_device(const char *name)
 {
 	try {
-		at::Device wanted(device);
+		at::Device wanted(name);
 		at::empty({ 1 }, at::TensorOptions().device(wanted));
-		current_device = wanted;
+		device = wanted;
 		return QD_OK;
 	} catch (...) {
-		return qd_fail(QD_EUNSUPPORTED, "this libtorch (%s) has no device '%s'", TORCH_VERSION, device);
+		return qd_fail(QD_EUNSUPPORTED, "this libtorch (%s) has no device '%s'", TORCH_VERSION, name);
 	}
 }
 
@@ -97,26 +102,26 @@ enum qd_status qt_from_tensor(const struct qd_tensor *tensor, qt_tensor *out)
 		} else if (x.nbytes() > 0) {
 			memcpy(x.data_ptr(), tensor->data, x.nbytes());
 		}
-		*out = give(current_device.is_cpu() ? x : x.to(current_device));
+		*out = give(device.is_cpu() ? x : x.to(device));
 		return QD_OK;
 	});
 }
 
 enum qd_status qt_borrow_tensor(const struct qd_tensor *tensor, qt_tensor *out)
 {
-	if (tensor->dtype != QD_F32 || (uintptr_t)tensor->data % alignof(float) != 0 || !current_device.is_cpu() || !tensor->bytes)
+	if (tensor->dtype != QD_F32 || (uintptr_t)tensor->data % alignof(float) != 0 || !device.is_cpu() || !tensor->bytes)
 		return qt_from_tensor(tensor, out);
 	return make("borrow_tensor", out, [&] { return at::from_blob(tensor->data, dims(&tensor->shape), at::kFloat); });
 }
 
 enum qd_status qt_zeros(const struct qd_shape *shape, qt_tensor *out)
 {
-	return make("zeros", out, [&] { return at::zeros(dims(shape), at::TensorOptions().device(current_device)); });
+	return make("zeros", out, [&] { return at::zeros(dims(shape), at::TensorOptions().device(device)); });
 }
 
 enum qd_status qt_full(const struct qd_shape *shape, float value, qt_tensor *out)
 {
-	return make("full", out, [&] { return at::full(dims(shape), value, at::TensorOptions().device(current_device)); });
+	return make("full", out, [&] { return at::full(dims(shape), value, at::TensorOptions().device(device)); });
 }
 
 /* What qt_read and qt_write hold in memory for a tensor: int64 for int64, else float32. */

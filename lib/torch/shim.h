@@ -132,6 +132,26 @@ QD_CHECK enum qd_status qt_cast(qt_tensor x, enum qd_dtype dtype, qt_tensor *out
 QD_CHECK enum qd_status qt_mse(qt_tensor a, qt_tensor b, qt_tensor *out); /* mean squared difference, a scalar */
 
 /*
+ * For runs without gradients on the CPU: lib/kernel's, see kernel.h. x, other and results are float32, channels-last in memory where
+ * they have four dimensions (what comes otherwise is copied first).
+ */
+/* Whether such runs are what is asked for now: no gradients, the CPU, exact products. */
+bool qt_is_inference(void);
+struct qd_product;
+/* A packed product of x, plus or times `other`; `shape` is the result's. bias and other may be NULL. */
+QD_CHECK enum qd_status qt_product(
+	struct qd_product *product, const struct qd_shape *shape, qt_tensor x, qt_tensor bias, qt_tensor other, qt_tensor *out);
+/* Group normalization of x + shift [1 or N,C,1,1] (or NULL), x [N,C,H,W]; silu: times its own sigmoid. */
+QD_CHECK enum qd_status qt_image_norm(
+	qt_tensor x, int64_t groups, qt_tensor scale, qt_tensor bias, qt_tensor shift, double eps, bool silu, qt_tensor *out);
+/* Layer normalization over the last dimension; bias may be NULL. */
+QD_CHECK enum qd_status qt_row_norm(qt_tensor x, qt_tensor scale, qt_tensor bias, double eps, qt_tensor *out);
+/* x [rows, 2 w] -> its first half times gelu of its second, [rows, w]. */
+QD_CHECK enum qd_status qt_gated_gelu(qt_tensor x, qt_tensor *out);
+/* Images side by side along their channels. */
+QD_CHECK enum qd_status qt_image_concat(size_t n, const qt_tensor *parts, qt_tensor *out);
+
+/*
  * y = (clamp(rint(x / scale) + zero, low, high) - zero) * scale, in float32 with a true division and ties to even: equal, bit for
  * bit, to quantizing and dequantizing (golden/quant). scale and zero are float32 with n elements: n = 1 per tensor, else one per
  * index of `axis`. Gradient: straight through where rint(x / scale) + zero lies within [low, high], zero outside (both ends

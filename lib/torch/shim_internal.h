@@ -90,6 +90,10 @@ inline bool walkable(const at::Tensor &x)
 }
 
 at::ScalarType scalar_type(enum qd_dtype dtype);
+/* Where new tensors are made. */
+at::Device current_device();
+/* What qt_set_bfloat16 set. */
+bool bfloat16();
 at::Tensor fake_quantize(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high);
 at::Tensor quantize(const at::Tensor &x, size_t n, const float *scale, const float *zero, int64_t axis, float low, float high);
 at::Tensor dequantize(const at::Tensor &q, size_t n, const float *scale, const float *zero, int64_t axis);

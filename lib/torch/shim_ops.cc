@@ -21,6 +21,11 @@ static at::Tensor pad(const at::Tensor &x, size_t n, const int64_t *begin, const
 
 static bool bfloat16_products = false;
 
+bool quad::bfloat16()
+{
+	return bfloat16_products;
+}
+
 void qt_set_bfloat16(bool on)
 {
 	bfloat16_products = on;

@@ -28,6 +28,12 @@ struct qd_exec_options {
 	 * values inside them, except that a value with a note is never inside. true: one step per node, every value is seen.
 	 */
 	bool see_all;
+	/*
+	 * false: where no gradient is wanted and the CPU computes, convolutions, linear layers and normalizations are lib/kernel's,
+	 * with weights packed at the first run and images channels-last; the hook then does not see weights without a note that are
+	 * packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's operators.
+	 */
+	bool libtorch;
 };
 
 /* Prepares `g` (kept; must outlive the executor and stay unchanged): loads weights (mapped float32 is not copied), decides when

@@ -56,7 +56,7 @@ static qt_tensor random_tensor(const struct qd_shape *shape)
 
 static struct qd_exec *executor(const struct qd_graph *g, bool see_all, qd_value_hook hook, void *context)
 {
-	struct qd_exec_options options = { hook, context, see_all };
+	struct qd_exec_options options = { .hook = hook, .hook_context = context, .see_all = see_all };
 	struct qd_exec *exec = NULL;
 
 	assert_int_equal(qd_exec_new(&exec, g, &options), QD_OK);

@@ -1,0 +1,244 @@
+/*
+ * Steps of an inference plan: which product a convolution or linear layer is, packing its weights, and calls into the kernels.
+ * Where the library has no such product, the step's nodes are computed one after the other by libtorch.
+ */
+#include "lib/torch/inference.h"
+#include "lib/kernel/kernel.h"
+
+#include <stdlib.h>
+
+/* A step's products: one, or for GATED_LINEAR the value's and the gate's. */
+struct packed {
+	struct qd_product *product[2];
+	bool ready;
+};
+
+struct qd_inference {
+	const struct qd_graph *g;
+	const struct qd_plan *plan;
+	struct packed *steps;
+};
+
+static struct qd_product_spec conv_spec(const struct qd_graph *g, const struct qd_node *node)
+{
+	static const int64_t ones[] = { 1, 1 }, zeros[] = { 0, 0, 0, 0 };
+	const int64_t *x = g->values[node->in[0]].shape.dim, *w = g->values[node->in[1]].shape.dim,
+		      *y = g->values[node->out[0]].shape.dim;
+	const struct qd_attr *strides = qd_node_attr(node, "strides"), *pads = qd_node_attr(node, "pads"),
+			     *dilations = qd_node_attr(node, "dilations");
+	const int64_t *stride = strides ? strides->ints : ones, *pad = pads ? pads->ints : zeros,
+		      *dilation = dilations ? dilations->ints : ones;
+
+	return (struct qd_product_spec){ .n = x[0],
+		.height = x[2],
+		.width = x[3],
+		.in = x[1],
+		.out = w[0],
+		.kernel_h = w[2],
+		.kernel_w = w[3],
+		.out_height = y[2],
+		.out_width = y[3],
+		.stride_h = stride[0],
+		.stride_w = stride[1],
+		.dilation_h = dilation[0],
+		.dilation_w = dilation[1],
+		.top = pad[0],
+		.left = pad[1],
+		.bottom = pad[2],
+		.right = pad[3] };
+}
+
+static struct qd_product_spec spec_of(const struct qd_graph *g, const struct qd_step *step)
+{
+	const struct qd_node *node = &g->nodes[step->inner];
+	const int64_t *x = g->values[node->in[0]].shape.dim, *w = g->values[node->in[1]].shape.dim;
+	struct qd_product_spec spec = node->op == QD_OP_CONV ? conv_spec(g, node) : qd_linear_spec(x[0], x[1], w[0]);
+
+	spec.bias = step->in[2] != QD_NONE;
+	spec.after = step->in[3] != QD_NONE ? QD_AFTER_ADD : QD_AFTER_NOTHING;
+	return spec;
+}
+
+/* A product that the library does not have stays NULL. */
+static enum qd_status make_product(struct qd_product **out, const struct qd_product_spec *spec)
+{
+	enum qd_status st = qd_product_new(out, spec);
+
+	return st == QD_EUNSUPPORTED ? QD_OK : st;
+}
+
+static enum qd_status make_products(const struct qd_graph *g, const struct qd_step *step, struct packed *packed)
+{
+	struct qd_product_spec spec;
+	enum qd_status st = QD_OK;
+
+	if (step->kind != QD_STEP_PRODUCT && step->kind != QD_STEP_GATED_LINEAR)
+		return QD_OK;
+	spec = spec_of(g, step);
+	if (step->kind == QD_STEP_PRODUCT)
+		return make_product(&packed->product[0], &spec);
+	spec.out /= 2;
+	spec.after = QD_AFTER_MULTIPLY;
+	QD_TRY(st, make_product(&packed->product[0], &spec));
+	spec.after = QD_AFTER_GELU;
+	QD_TRY(st, make_product(&packed->product[1], &spec));
+out:
+	return st;
+}
+
+enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph *g, const struct qd_plan *plan)
+{
+	struct qd_inference *inference = calloc(1, sizeof(*inference));
+	enum qd_status st = QD_OK;
+
+	*out = NULL;
+	if (inference)
+		inference->steps = calloc(plan->n + 1, sizeof(*inference->steps));
+	if (!inference || !inference->steps)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %zu steps", plan->n));
+	inference->g = g;
+	inference->plan = plan;
+	for (size_t s = 0; s < plan->n; s++)
+		QD_TRY(st, make_products(g, &plan->steps[s], &inference->steps[s]));
+	*out = inference;
+	inference = NULL;
+out:
+	qd_inference_free(inference);
+	return st;
+}
+
+void qd_inference_free(struct qd_inference *inference)
+{
+	if (!inference)
+		return;
+	for (size_t s = 0; inference->plan && s < inference->plan->n; s++) {
+		qd_product_free(inference->steps[s].product[0]);
+		qd_product_free(inference->steps[s].product[1]);
+	}
+	free(inference->steps);
+	free(inference);
+}
+
+/* ---- weights ---- */
+
+bool qd_inference_packs(const struct qd_inference *inference, size_t step)
+{
+	return inference->steps[step].product[0] != NULL;
+}
+
+bool qd_inference_is_packed(const struct qd_inference *inference, size_t step)
+{
+	return inference->steps[step].ready;
+}
+
+void qd_inference_unpack(struct qd_inference *inference)
+{
+	for (size_t s = 0; s < inference->plan->n; s++)
+		inference->steps[s].ready = false;
+}
+
+/* Half of a matrix's rows. */
+static struct qd_tensor half(const struct qd_tensor *w, bool second)
+{
+	struct qd_shape shape = w->shape;
+	const char *data = w->data;
+
+	shape.dim[0] /= 2;
+	return qd_tensor_view(w->name, w->dtype, shape, second ? data + w->bytes / 2 : data);
+}
+
+enum qd_status qd_inference_pack(struct qd_inference *inference, size_t step, const struct qd_tensor *w)
+{
+	struct packed *packed = &inference->steps[step];
+	enum qd_status st;
+
+	packed->ready = false;
+	if (!packed->product[1]) {
+		QD_TRY(st, qd_product_pack(packed->product[0], w));
+	} else {
+		struct qd_tensor value = half(w, false), gate = half(w, true);
+		QD_TRY(st, qd_product_pack(packed->product[0], &value));
+		QD_TRY(st, qd_product_pack(packed->product[1], &gate));
+	}
+	packed->ready = true;
+out:
+	return st;
+}
+
+/* ---- steps ---- */
+
+/* The group's product by libtorch. */
+static enum qd_status plain_product(
+	const struct qd_inference *inference, const struct qd_step *step, const qt_tensor *in, qt_tensor *out)
+{
+	const struct qd_node *node = &inference->g->nodes[step->inner];
+	const struct qd_lower lower = { inference->g, node, in, out };
+
+	return qd_lowerings[node->op](&lower);
+}
+
+static enum qd_status product(struct qd_inference *inference, size_t s, const qt_tensor *in, qt_tensor *out)
+{
+	const struct qd_step *step = &inference->plan->steps[s];
+	const struct qd_node *node = &inference->g->nodes[step->node];
+	qt_tensor alone = NULL;
+	enum qd_status st;
+
+	if (qd_inference_packs(inference, s))
+		return qt_product(
+			inference->steps[s].product[0], &inference->g->values[node->out[0]].shape, in[0], in[2], in[3], out);
+	QD_TRY(st, plain_product(inference, step, in, in[3] ? &alone : out));
+	if (in[3])
+		QD_TRY(st, qt_binary(QT_ADD, alone, in[3], out));
+out:
+	qt_free(alone);
+	return st;
+}
+
+/* The gate first: the value's product multiplies its sums with it. */
+static enum qd_status gated_linear(struct qd_inference *inference, size_t s, const qt_tensor *in, qt_tensor *out)
+{
+	const struct qd_step *step = &inference->plan->steps[s];
+	const struct qd_shape *shape = &inference->g->values[inference->g->nodes[step->node].out[0]].shape;
+	struct qd_product *const *products = inference->steps[s].product;
+	qt_tensor wide = NULL, gate = NULL, bias[2] = { NULL, NULL };
+	enum qd_status st = QD_OK;
+
+	if (!qd_inference_packs(inference, s)) {
+		QD_TRY(st, plain_product(inference, step, in, &wide));
+		QD_TRY(st, qt_gated_gelu(wide, out));
+		goto out;
+	}
+	for (int64_t i = 0; in[2] && i < 2; i++)
+		QD_TRY(st, qt_slice(in[2], 0, i * shape->dim[1], (i + 1) * shape->dim[1], 1, &bias[i]));
+	QD_TRY(st, qt_product(products[1], shape, in[0], bias[1], NULL, &gate));
+	QD_TRY(st, qt_product(products[0], shape, in[0], bias[0], gate, out));
+out:
+	qt_free(wide);
+	qt_free(gate);
+	qt_free(bias[0]);
+	qt_free(bias[1]);
+	return st;
+}
+
+enum qd_status qd_inference_run(struct qd_inference *inference, size_t s, const qt_tensor *in, qt_tensor *out)
+{
+	const struct qd_step *step = &inference->plan->steps[s];
+	const struct qd_node *node = &inference->g->nodes[step->inner];
+	double eps = (double)qd_node_float(node, "epsilon", 1e-5f);
+
+	switch (step->kind) {
+	case QD_STEP_PRODUCT:
+		return product(inference, s, in, out);
+	case QD_STEP_GATED_LINEAR:
+		return gated_linear(inference, s, in, out);
+	case QD_STEP_GATED_GELU:
+		return qt_gated_gelu(in[0], out);
+	case QD_STEP_GROUP_NORM:
+		return qt_image_norm(in[0], qd_node_int(node, "num_groups", 0), in[1], in[2], in[3], eps, step->silu, out);
+	case QD_STEP_LAYER_NORM:
+		return qt_row_norm(in[0], in[1], in[2], eps, out);
+	default:
+		return qt_image_concat(step->n_in, in, out);
+	}
+}
