@@ -119,8 +119,7 @@ static bool has_file(const char *folder, const char *name)
 	return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) && qd_is_file(path);
 }
 
-/* A folder that opens by itself. */
-static bool is_component(const char *folder)
+bool qd_is_component(const char *folder)
 {
 	return has_file(folder, "config.json") || qd_original_taesd(folder);
 }
@@ -131,12 +130,12 @@ static enum qd_status locate(struct qd_component *component, const char *path, c
 	enum qd_status st;
 	if (!qd_is_directory(path))
 		return qd_fail(QD_EINPUT, "'%s' is no folder, needs one with config.json", path);
-	if (is_component(path)) {
+	if (qd_is_component(path)) {
 		component->folder = strdup(path);
 		return component->folder ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 	}
 	st = join(&component->folder, path, name ? name : "unet");
-	if (st == QD_OK && !is_component(component->folder))
+	if (st == QD_OK && !qd_is_component(component->folder))
 		st = qd_fail(QD_EINPUT, "'%s' has no config.json, needs it or '%s/config.json'", path, name ? name : "unet");
 	return st;
 }
@@ -175,6 +174,26 @@ enum qd_status qd_component_open(struct qd_component *component, const char *pat
 out:
 	if (st != QD_OK)
 		qd_component_release(component);
+	return st;
+}
+
+enum qd_status qd_component_peek(const char *path, const char *name, enum qd_component_kind *kind)
+{
+	struct qd_component component = { 0 };
+	char *config = NULL;
+	json_t *json = NULL;
+	enum qd_status st;
+	QD_TRY(st, locate(&component, path, name));
+	QD_TRY(st, join(&config, component.folder, "config.json"));
+	*kind = QD_COMPONENT_TINY_VAE;
+	if (!qd_is_file(config))
+		goto out;
+	QD_TRY(st, qd_json_read(config, &json));
+	QD_TRY(st, qd_component_kind_of(config, json, kind));
+out:
+	json_decref(json);
+	free(config);
+	qd_component_release(&component);
 	return st;
 }
 

@@ -69,6 +69,10 @@ struct qd_component {
  */
 QD_CHECK enum qd_status qd_component_open(struct qd_component *component, const char *path, const char *name);
 void qd_component_release(struct qd_component *component);
+/* Whether `folder` is a component's own: it has a config.json, or TAESD's original files. */
+bool qd_is_component(const char *folder);
+/* The kind of what qd_component_open would open, read from its config.json alone. Fails as it does. */
+QD_CHECK enum qd_status qd_component_peek(const char *path, const char *name, enum qd_component_kind *kind);
 
 /* ---- graphs ---- */
 enum qd_vae_part { QD_VAE_DECODER, QD_VAE_ENCODER };
