@@ -72,7 +72,7 @@ static enum qd_status encode_line(const struct tokenize *o, const struct qd_toke
 	size_t n;
 	enum qd_status st;
 
-	QD_TRY(st, qd_json_parse("line", line, bytes, &value));
+	QD_TRY(st, qd_json_parse("JSON", line, bytes, &value));
 	const json_t *text = json_object_get(value, "text");
 	if (!json_is_string(text))
 		QD_TRY(st, qd_fail(QD_EINPUT, "%s", text ? "field 'text' is not a text" : "has no field 'text'"));

@@ -116,12 +116,34 @@ enum qd_point_class qd_point_class(int32_t point)
 
 /* ---- normalization ---- */
 
+/*
+ * The reference normalizes by the tables of Unicode 9. Later marks and compositions stand for themselves there, and nothing is
+ * ordered or composed across them: these ranges (up to Unicode 18; what else is in them has no part in normalization). U+11A7, the
+ * vowel before the final consonants of Hangul, is here because utf8proc 2.8 takes it for one of them and drops it.
+ */
+static const struct {
+	int32_t first, last;
+} inert[] = { { 0x5c8, 0x5c9 }, { 0x7fd, 0x7fd }, { 0x897, 0x8d3 }, { 0x9fe, 0x9fe }, { 0xc3c, 0xc3c }, { 0xd3b, 0xd3c },
+	{ 0xeba, 0xeba }, { 0x11a7, 0x11a7 }, { 0x1715, 0x1715 }, { 0x1abf, 0x1af0 }, { 0x1df6, 0x1dfa }, { 0xa82c, 0xa82c },
+	{ 0x105c9, 0x105e4 }, { 0x10d24, 0x10f85 }, { 0x11070, 0x11070 }, { 0x1133b, 0x1133b }, { 0x11383, 0x11383 },
+	{ 0x11385, 0x11385 }, { 0x1138e, 0x1138e }, { 0x11391, 0x113d0 }, { 0x1145e, 0x1145e }, { 0x11839, 0x11930 },
+	{ 0x11938, 0x11a99 }, { 0x11d42, 0x11f42 }, { 0x1611e, 0x1612f }, { 0x16d67, 0x16ff1 }, { 0x1d127, 0x1d128 },
+	{ 0x1d250, 0x1d281 }, { 0x1e08f, 0x1e6f5 } };
+
+static bool is_inert(int32_t point)
+{
+	for (size_t i = 0; i < QD_COUNT(inert) && point >= inert[i].first; i++)
+		if (point <= inert[i].last)
+			return true;
+	return false;
+}
+
+/* Appends the canonical decomposition. */
 static enum qd_status decompose(struct qd_points *points, const int32_t *from, size_t n)
 {
 	enum { LONGEST = 8 }; /* canonical decompositions have at most four code points */
 	enum qd_status st = QD_OK;
 
-	points->n = 0;
 	for (size_t i = 0; i < n; i++) {
 		QD_TRY(st, qd_grow(&points->items, &points->cap, points->n + LONGEST, sizeof(*points->items)));
 		utf8proc_ssize_t count =
@@ -151,12 +173,12 @@ static void order_marks(int32_t *marks, size_t n, int32_t *scratch)
 	memcpy(marks, scratch, n * sizeof(*marks));
 }
 
-static enum qd_status order(struct qd_points *points)
+static enum qd_status order(struct qd_points *points, size_t from)
 {
 	struct qd_points scratch = { 0 };
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0, end; i < points->n; i = end + 1) {
+	for (size_t i = from, end; i < points->n; i = end + 1) {
 		for (end = i; end < points->n && utf8proc_get_property(points->items[end])->combining_class != 0;)
 			end++;
 		if (end - i < 2)
@@ -169,11 +191,40 @@ out:
 	return st;
 }
 
-static void compose(struct qd_points *points)
+static void compose(struct qd_points *points, size_t from)
 {
-	utf8proc_ssize_t n =
-		utf8proc_normalize_utf32(points->items, (utf8proc_ssize_t)points->n, UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-	points->n = n < 0 ? points->n : (size_t)n;
+	utf8proc_ssize_t n = utf8proc_normalize_utf32(
+		points->items + from, (utf8proc_ssize_t)(points->n - from), UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+	points->n = n < 0 ? points->n : from + (size_t)n;
+}
+
+/* Appends text without inert code points in normalization form C. */
+static enum qd_status append_composed(struct qd_points *points, const int32_t *text, size_t n)
+{
+	size_t from = points->n;
+	enum qd_status st;
+
+	QD_TRY(st, decompose(points, text, n));
+	QD_TRY(st, order(points, from));
+	compose(points, from);
+out:
+	return st;
+}
+
+static enum qd_status append_normal(struct qd_points *points, const int32_t *text, size_t n)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0, end; i < n; i = end + 1) {
+		for (end = i; end < n && !is_inert(text[end]);)
+			end++;
+		if (end > i)
+			QD_TRY(st, append_composed(points, text + i, end - i));
+		if (end < n)
+			QD_PUSH(st, points->items, points->n, points->cap, text[end]);
+	}
+out:
+	return st;
 }
 
 static void join_spaces(struct qd_points *points)
@@ -216,9 +267,8 @@ enum qd_status qd_points_normalize(struct qd_points *points, const int32_t *from
 {
 	enum qd_status st;
 
-	QD_TRY(st, decompose(points, from, n));
-	QD_TRY(st, order(points));
-	compose(points);
+	points->n = 0;
+	QD_TRY(st, append_normal(points, from, n));
 	join_spaces(points);
 	QD_TRY(st, lower(points));
 out:
