@@ -62,7 +62,7 @@ UNIT_HELP := $(filter-out $(UNIT_SRC),$(sort $(wildcard tests/unit/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SCRIPTS := $(sort $(wildcard tests/golden/*.sh tests/e2e/*.sh))
 # Everything whose layout .clang-format decides.
-FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(FUZZ_SRC) $(EXAMPLE_SRC) tests/fuzz/replay.c $(sort $(wildcard */*.h */*/*.h))
+FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(FUZZ_SRC) $(EXAMPLE_SRC) $(BENCH_SRC) tests/fuzz/replay.c $(sort $(wildcard */*.h */*/*.h))
 
 OBJ := $(BUILD)/obj
 SAN := $(BUILD)/san
@@ -165,6 +165,12 @@ $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o 
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
+
+# Measuring programs for scripts/bench.sh.
+BENCH_SRC := $(sort $(wildcard scripts/bench/*.c))
+$(BUILD)/bench-forward: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_SRC:%.cc=$(OBJ)/%.o) $(OBJ)/libquad.a
+	$(call say,LINK,$@)
+	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
 
 # Long builds use every processor unless -j was given.
 JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))

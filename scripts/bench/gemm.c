@@ -1,0 +1,102 @@
+/*
+ * How fast this machine multiplies matrices, with the libraries that the program uses: what any executor of a network is measured
+ * against. Matrices of 1024 rows and columns: large enough for the libraries' best, small enough for the caches.
+ */
+#include "lib/kernel/dnnl.h"
+#include "lib/math/math.h"
+#include "scripts/bench/bench.h"
+
+#include <stdlib.h>
+#include <time.h>
+
+enum { SIZE = 1024 };
+
+double bench_now(void)
+{
+	struct timespec t;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+struct matrices {
+	float *a, *b, *c;
+	void *packed, *scratch;
+	struct qd_dnnl *dnnl;
+};
+
+static enum qd_status by_openblas(struct matrices *m)
+{
+	qd_gemm(false, false, SIZE, SIZE, SIZE, 1, m->a, SIZE, m->b, SIZE, 0, m->c, SIZE);
+	return QD_OK;
+}
+
+static enum qd_status by_onednn(struct matrices *m)
+{
+	return qd_dnnl_run(m->dnnl, m->a, m->packed, NULL, NULL, m->c, m->scratch);
+}
+
+/* The best rate of a tenth of a second of runs. */
+static enum qd_status measure(struct matrices *m, enum qd_status (*multiply)(struct matrices *m), double *best)
+{
+	enum qd_status st = multiply(m);
+	for (double start = bench_now(), before = start; st == QD_OK && before < start + 0.1;) {
+		before = bench_now();
+		st = multiply(m);
+		double rate = 2.0 * SIZE * SIZE * SIZE / (bench_now() - before);
+		if (rate > *best)
+			*best = rate;
+	}
+	return st;
+}
+
+static enum qd_status measure_onednn(struct matrices *m, bool bfloat16, double *best)
+{
+	struct qd_product_spec spec = qd_linear_spec(SIZE, SIZE, SIZE);
+	enum qd_status st = qd_dnnl_new(&m->dnnl, &spec, &(struct qd_dnnl_options){ .bfloat16 = bfloat16 });
+	if (st == QD_EUNSUPPORTED && bfloat16)
+		return QD_OK;
+	if (st == QD_OK) {
+		m->packed = aligned_alloc(64, (qd_dnnl_weight_bytes(m->dnnl) + 64) / 64 * 64);
+		m->scratch = aligned_alloc(64, (qd_dnnl_scratch_bytes(m->dnnl) + 64) / 64 * 64);
+		st = m->packed && m->scratch ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	}
+	if (st == QD_OK)
+		st = qd_dnnl_pack(m->dnnl, m->b, m->packed);
+	if (st == QD_OK)
+		st = measure(m, by_onednn, best);
+	free(m->packed);
+	free(m->scratch);
+	qd_dnnl_free(m->dnnl);
+	m->dnnl = NULL;
+	return st;
+}
+
+enum qd_status bench_rates_measure(struct bench_rates *rates, int threads)
+{
+	struct matrices m = { 0 };
+	size_t bytes = (size_t)SIZE * SIZE * sizeof(float);
+	enum qd_status st = QD_OK;
+	m.a = calloc(1, bytes);
+	m.b = calloc(1, bytes);
+	m.c = calloc(1, bytes);
+	if (!m.a || !m.b || !m.c)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	qd_set_blas_threads(threads);
+	st = measure(&m, by_openblas, &rates->openblas);
+	qd_set_blas_threads(1);
+	if (st == QD_OK)
+		QD_TRY(st, measure_onednn(&m, false, &rates->onednn));
+	if (st == QD_OK)
+		QD_TRY(st, measure_onednn(&m, true, &rates->bfloat16));
+out:
+	free(m.a);
+	free(m.b);
+	free(m.c);
+	return st;
+}
+
+double bench_rates_best(const struct bench_rates *rates)
+{
+	double best = rates->openblas > rates->onednn ? rates->openblas : rates->onednn;
+	return rates->bfloat16 / 3 > best ? rates->bfloat16 / 3 : best;
+}
