@@ -20,6 +20,7 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
 	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
 	X(run, "sample images with an adapter, float, simulated or from an export")                                                \
+	X(olss, "fit a sampler of a few steps to a model's own runs of many")                                                      \
 	X(distill, "fine-tune one adapter against the profile's fixed encodings")                                                  \
 	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
 	X(init, "make a random-weight model of a given architecture")                                                              \

@@ -23,14 +23,14 @@ enum {
 	KEY_CHECK
 };
 
-static const char *const schedulers[] = { "ddim", "euler", "lcm", NULL };
+static const char *const schedulers[] = { "ddim", "euler", "lcm", "olss:FILE", NULL };
 static const char *const engines[] = { "torch", "ort", NULL };
 
 static const struct argp_option run_options[] = {
 	{ "inputs", KEY_INPUTS, "FILE", 0,
 		"safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W] (else drawn)", 1 },
-	{ "scheduler", KEY_SCHEDULER, "NAME", 0, "ddim, euler (default) or lcm", 1 },
-	{ "steps", KEY_STEPS, "N", 0, "steps (default 8)", 1 },
+	{ "scheduler", KEY_SCHEDULER, "NAME", 0, "ddim, euler (default), lcm, or olss:FILE, a sampler made by quad olss", 1 },
+	{ "steps", KEY_STEPS, "N", 0, "steps (default 8, or those of the FILE)", 1 },
 	{ "guidance", KEY_GUIDANCE, "G", 0, "classifier-free guidance towards negative_hidden_states [N,L,D] (default 1: none)",
 		1 },
 	{ "engine", KEY_ENGINE, "NAME", 0, "what executes an export: torch (default) or ort", 1 },
@@ -60,7 +60,9 @@ static error_t parse_sampling(int key, char *arg, struct argp_state *state, stru
 		o->inputs = arg;
 		return 0;
 	case KEY_SCHEDULER:
-		o->scheduler = schedulers[qd_parse_choice(state, "scheduler", arg, schedulers)];
+		if (!qd_starts_with(arg, "olss:"))
+			qd_parse_choice(state, "scheduler", arg, schedulers);
+		o->scheduler = arg;
 		return 0;
 	case KEY_STEPS:
 		o->steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
@@ -122,19 +124,21 @@ static enum qd_status sample(const struct qd_sampling_options *options, const st
 	struct qd_output probe = { 0 };
 	struct qd_tensor latents = { 0 };
 	double begin = qd_now();
+	int steps = 0;
 	/* an output that cannot be written is found out before the work */
 	QD_TRY(st, qd_output_open(&probe, common->output, common->force));
 	qd_output_release(&probe);
+	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
 	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));
 	double seconds = qd_now() - begin;
 	if (common->json) {
 		QD_TRY(st, qd_print_json(json_pack("{s:i,s:s,s:I,s:s,s:i,s:f}", "schema", 1, "output", common->output, "samples",
-				   (json_int_t)latents.shape.dim[0], "scheduler", options->scheduler, "steps", options->steps,
-				   "seconds", seconds)));
+				   (json_int_t)latents.shape.dim[0], "scheduler", options->scheduler, "steps", steps, "seconds",
+				   seconds)));
 	} else {
-		printf("%lld samples, %d %s steps, %.1f s: %s\n", (long long)latents.shape.dim[0], options->steps,
-			options->scheduler, seconds, common->output);
+		printf("%lld samples, %d %s steps, %.1f s: %s\n", (long long)latents.shape.dim[0], steps, options->scheduler,
+			seconds, common->output);
 	}
 out:
 	qd_output_release(&probe);
@@ -183,7 +187,7 @@ static enum qd_status compare(const struct run *run, const struct qd_common *com
 
 int qd_cmd_run(int argc, char **argv)
 {
-	struct run run = { .options = { .scheduler = "euler", .steps = 8, .guidance = 1 }, .tolerance = 1e-3 };
+	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
 	enum qd_status st = QD_OK;
 	qd_parse(argc, argv, "Sample with an adapter: float, simulated under a profile, or from an export.", NULL,

@@ -1,0 +1,54 @@
+/*
+ * A sampling session: an engine, the file with everything the model is told, and calls of the model for rows of it. Private to the
+ * files that sample.
+ *
+ * Dimension letters as in lib/model/sample.h; B is the batch of the engine's graph.
+ */
+#ifndef QUAD_EXPORT_SESSION_H
+#define QUAD_EXPORT_SESSION_H
+
+#include "export/export.h"
+
+/* A tensor of the inputs file that goes to the graph input `name`. */
+struct qd_column {
+	const char *name;
+	struct qd_tensor tensor; /* f32, owned */
+};
+
+struct qd_session {
+	const struct qd_sampling_options *options;
+	struct qd_safetensors file;
+	struct qd_engine *engine;
+	struct qd_sizes sizes; /* of the graph */
+	int64_t n;             /* samples */
+	int64_t channels, latent_channels;
+	struct qd_column *columns;
+	size_t n_columns;
+	struct qd_column negative; /* encoder_hidden_states of the unconditional pass */
+	struct qd_column condition;
+	int64_t first, count; /* the samples that calls are about: [0, n) unless narrowed */
+	/* per call */
+	struct qd_tensor *feeds; /* sample, timestep, then the columns; f32 [B,...], owned */
+	float *out;              /* [B,Cl,H,W] */
+	/* the trace */
+	struct qd_arena arena;
+	struct qd_tensor *traced;
+	size_t n_traced, cap_traced;
+};
+
+/* Opens options->inputs and the engine, checks that they fit, reads the rows. `s` is zeroed by the caller, who releases it. */
+QD_CHECK enum qd_status qd_session_open(struct qd_session *s, const struct qd_sampling_options *options);
+void qd_session_release(struct qd_session *s);
+/* Reads a tensor of rows [N or 1, shape of `like` without its first dimension] as float32; owned by the caller. */
+QD_CHECK enum qd_status qd_session_rows(
+	const struct qd_session *s, const char *name, const struct qd_shape *like, struct qd_tensor *out);
+/* Makes the condition [N,Cc,H,W], where one row serves all samples. */
+QD_CHECK enum qd_status qd_session_spread_condition(struct qd_session *s);
+/* The starting noise, f32 [N,Cl,H,W]: the file's `noise`, or drawn from the seed. Owned by the caller. */
+QD_CHECK enum qd_status qd_session_noise(const struct qd_session *s, struct qd_tensor *latents);
+/* What the loop needs for samples [s->first, s->first + s->count), with the condition made by the function above. */
+struct qd_sampling qd_session_sampling(const struct qd_session *s, const struct qd_scheduler *scheduler);
+/* A qd_denoise over samples [s->first, s->first + s->count); `context` is the session. */
+QD_CHECK enum qd_status qd_session_denoise(void *context, const struct qd_denoise_call *call);
+
+#endif

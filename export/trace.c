@@ -1,0 +1,86 @@
+/* Asks an engine what a stored trace (see session.c) asked another, and compares the answers. */
+#include "export/session.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* A tensor of the trace as aligned floats in the session's arena. */
+static enum qd_status trace_tensor(struct qd_session *s, const struct qd_safetensors *trace, int step, const char *what,
+	struct qd_shape shape, const float **out)
+{
+	enum qd_status st;
+	char name[64], found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
+	const struct qd_tensor *t;
+	snprintf(name, sizeof(name), "step.%03d.%s", step, what);
+	QD_TRY(st, qd_safetensors_get(trace, name, &t));
+	if (!qd_shape_equal(&t->shape, &shape))
+		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs %s (%lld samples of '%s')", trace->path, name,
+			qd_shape_text(&t->shape, found), qd_shape_text(&shape, needed), (long long)s->n, s->options->inputs);
+	float *values = qd_arena_array(&s->arena, (size_t)qd_shape_elements(&shape), sizeof(*values));
+	if (values == NULL)
+		return QD_ENOMEM;
+	*out = values;
+	QD_TRY(st, qd_tensor_to_f32(t, values));
+out:
+	return st;
+}
+
+static void compare(const float *a, const float *b, size_t n, struct qd_trace_step *step)
+{
+	double low = b[0], high = b[0], largest = 0;
+	for (size_t i = 0; i < n; i++) {
+		low = fmin(low, b[i]);
+		high = fmax(high, b[i]);
+		largest = fmax(largest, fabs((double)a[i] - b[i]));
+	}
+	step->range = high - low;
+	step->difference = high > low ? largest / (high - low) : largest;
+}
+
+static enum qd_status check_step(
+	struct qd_session *s, const struct qd_safetensors *trace, int step, float *out, struct qd_trace_step *result)
+{
+	enum qd_status st;
+	const float *sample, *timestep, *wanted;
+	struct qd_shape shape = QD_SHAPE(s->n, s->latent_channels, s->sizes.height, s->sizes.width);
+	QD_TRY(st, trace_tensor(s, trace, step, "sample", QD_SHAPE(s->n, s->channels, s->sizes.height, s->sizes.width), &sample));
+	QD_TRY(st, trace_tensor(s, trace, step, "timestep", QD_SHAPE(1), &timestep));
+	QD_TRY(st, trace_tensor(s, trace, step, "out", shape, &wanted));
+	struct qd_denoise_call call = { .step = step, .timestep = *timestep, .conditional = true, .sample = sample, .out = out };
+	QD_TRY(st, qd_session_denoise(s, &call));
+	compare(out, wanted, (size_t)qd_shape_elements(&shape), result);
+	result->timestep = call.timestep;
+out:
+	return st;
+}
+
+enum qd_status qd_trace_check(const struct qd_sampling_options *options, const char *path, struct qd_trace_step **steps, size_t *n)
+{
+	enum qd_status st;
+	struct qd_session s = { 0 };
+	struct qd_safetensors trace = { 0 };
+	float *out = NULL;
+	*steps = NULL;
+	*n = 0;
+	struct qd_sampling_options limited = *options;
+	const struct qd_tensor *sample;
+	QD_TRY(st, qd_safetensors_open(&trace, path));
+	QD_TRY(st, qd_safetensors_get(&trace, "step.000.sample", &sample));
+	if (limited.limit == 0 && sample->shape.rank > 0)
+		limited.limit = sample->shape.dim[0];
+	QD_TRY(st, qd_session_open(&s, &limited));
+	*steps = calloc(trace.n / 3 + 1, sizeof(**steps));
+	out = malloc((size_t)(s.n * s.latent_channels * s.sizes.height * s.sizes.width) * sizeof(float));
+	if (*steps == NULL || out == NULL) {
+		st = qd_fail(QD_ENOMEM, "cannot compare with '%s'", path);
+		goto out;
+	}
+	for (; *n < trace.n / 3; (*n)++)
+		QD_TRY(st, check_step(&s, &trace, (int)*n, out, &(*steps)[*n]));
+out:
+	free(out);
+	qd_safetensors_release(&trace);
+	qd_session_release(&s);
+	return st;
+}
