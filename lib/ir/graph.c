@@ -3,6 +3,7 @@
  * of values and nodes grow on the heap, so pointers into them do not outlive the next addition (ids do).
  */
 #include "lib/ir/internal.h"
+#include "lib/ir/rewrite.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -329,6 +330,46 @@ size_t qd_graph_replace(struct qd_graph *g, qd_id from, qd_id to, qd_id keep)
 			uses++;
 		}
 	return uses;
+}
+
+/* The changed node: checked, with the shape and type that its output has already. */
+static enum qd_status changed_node(struct qd_graph *g, struct qd_node *node)
+{
+	const struct qd_value *out = &g->values[node->out[0]];
+	char found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
+	struct qd_shape shape;
+	enum qd_dtype dtype;
+	enum qd_status st;
+	qd_id *outputs = node->out;
+
+	QD_TRY(st, copy_node(g, node));
+	node->out = outputs;
+	QD_TRY(st, qd_node_infer(g, node, &shape, &dtype));
+	if (!qd_shape_equal(&shape, &out->shape) || dtype != out->dtype)
+		st = qd_fail(QD_EINPUT, "node '%s' would give %s %s, needs %s %s", node->name, qd_dtype_name(dtype),
+			qd_shape_text(&shape, found), qd_dtype_name(out->dtype), qd_shape_text(&out->shape, needed));
+out:
+	return st;
+}
+
+void qd_graph_change(
+	struct qd_graph *g, qd_id id, enum qd_op op, size_t n_in, const qd_id *in, size_t n_attrs, const struct qd_attr *attrs)
+{
+	enum qd_status st;
+
+	if (g->status != QD_OK)
+		return;
+	struct qd_node node = g->nodes[id];
+	node.op = op;
+	node.in = (qd_id *)in;
+	node.n_in = n_in;
+	node.attrs = (struct qd_attr *)attrs;
+	node.n_attrs = n_attrs;
+	st = changed_node(g, &node);
+	if (st == QD_OK)
+		g->nodes[id] = node;
+	else
+		qd_graph_stop(g, st);
 }
 
 void qd_graph_remove_node(struct qd_graph *g, qd_id id)

@@ -265,6 +265,36 @@ extern const struct qd_pass qd_pass_dead_code; /* nodes, weights and constants t
 extern const struct qd_pass
 	qd_pass_fold_constants; /* nodes whose inputs are all small integer or float constants become constants */
 
+/*
+ * The passes that bring an exporter's graph into the form that networks are built in here (one file each, which has the pattern).
+ * qd_graph_recognize runs them, and the two above, in their order (recognize.c). All preserve the function up to rounding.
+ */
+extern const struct qd_pass qd_pass_no_ops;       /* nodes that give back what they got */
+extern const struct qd_pass qd_pass_forms;        /* one spelling for what has several */
+extern const struct qd_pass qd_pass_views;        /* chains of nodes that only move elements */
+extern const struct qd_pass qd_pass_group_norm;   /* Reshape, InstanceNormalization, Reshape, Mul, Add */
+extern const struct qd_pass qd_pass_layer_norm;   /* ReduceMean, Sub, Pow, ... */
+extern const struct qd_pass qd_pass_gelu;         /* Div, Erf, Add, Mul, Mul */
+extern const struct qd_pass qd_pass_tokens;       /* MatMul with constants over [N,L,D]: Gemm over rows */
+extern const struct qd_pass qd_pass_bias;         /* Gemm and Add: Gemm */
+extern const struct qd_pass qd_pass_output_major; /* weights [I,O]: [O,I]; context: struct qd_transposed or NULL */
+extern const struct qd_pass qd_pass_attention;    /* scales on queries and keys: on the scores */
+extern const struct qd_pass qd_pass_merge;        /* nodes that compute the same from the same */
+
+/* Transposed copies of weights, kept from one graph of a file to the next. */
+struct qd_transposed_copy {
+	const void *from;
+	void *to;
+};
+struct qd_transposed {
+	struct qd_transposed_copy *copies;
+	size_t n, cap;
+	struct qd_arena arena;
+};
+void qd_transposed_release(struct qd_transposed *kept);
+/* `kept` (may be NULL) must outlive the graph. */
+QD_CHECK enum qd_status qd_graph_recognize(struct qd_graph *g, struct qd_transposed *kept, const struct qd_pass_options *options);
+
 /* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding
  * ---- */
 /*

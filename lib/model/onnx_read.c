@@ -141,13 +141,14 @@ static enum qd_status read_attribute(struct qd_onnx_build *b, const Onnx__Attrib
 	return QD_OK;
 }
 
-/* Attributes that exporters write although the mode that would read them is not chosen. */
+/* Attributes that exporters write although the mode that would read them is not chosen, or with the value they have anyway. */
 static bool without_effect(const Onnx__NodeProto *node, const Onnx__AttributeProto *a)
 {
 	if (strcmp(node->op_type, "Resize") != 0)
 		return false;
-	return !strcmp(a->name, "cubic_coeff_a") || !strcmp(a->name, "extrapolation_value") ||
-	       (!strcmp(a->name, "exclude_outside") && a->i == 0);
+	bool zero = !strcmp(a->name, "exclude_outside") || !strcmp(a->name, "antialias");
+	bool stretch = !strcmp(a->name, "keep_aspect_ratio_policy") && a->s.len == 7 && !memcmp(a->s.data, "stretch", 7);
+	return !strcmp(a->name, "cubic_coeff_a") || !strcmp(a->name, "extrapolation_value") || (zero && a->i == 0) || stretch;
 }
 
 /* Until operator set 17 ReduceMean's axes were an attribute: they become the input that they are since. */
