@@ -3,7 +3,7 @@
 #   make                    the program, in $(BUILD)/quad
 #   make test               installs what is missing, builds, runs every test; ends in one line of counts
 #   make check              the same sources with warnings as errors, layer check, format check
-#   make install PREFIX=    copies the program; honours DESTDIR
+#   make install PREFIX=    copies the program and its library; honours DESTDIR
 #   make demo               the whole tool on the committed example
 #   make V=1                with whole commands shown
 #   make LIBTORCH=DIR       against an unpacked libtorch or a Python `torch` package instead of Debian's (own build folder)
@@ -66,9 +66,11 @@ FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(FUZZ_SR
 
 OBJ := $(BUILD)/obj
 SAN := $(BUILD)/san
-GEN := $(BUILD)/gen/onnx.pb-c.h $(BUILD)/gen/version.h
+GEN := $(BUILD)/gen/onnx.pb-c.h $(BUILD)/gen/version.h $(BUILD)/gen/shim-calls.h
 CMD_OBJ := $(CMD_SRC:%.c=$(OBJ)/%.o)
-LIB_OBJ := $(LIB_SRC:%.c=$(OBJ)/%.o) $(OBJ)/gen/onnx.pb-c.o
+# The program has the loader where tests have the shim itself.
+LOAD_OBJ := $(OBJ)/lib/torch/load.o
+LIB_OBJ := $(filter-out $(LOAD_OBJ),$(LIB_SRC:%.c=$(OBJ)/%.o)) $(OBJ)/gen/onnx.pb-c.o
 SHIM_OBJ := $(SHIM_SRC:%.cc=$(OBJ)/%.o)
 SAN_OBJ := $(PLAIN_SRC:%.c=$(SAN)/%.o) $(SAN)/gen/onnx.pb-c.o
 TEST_TORCH := $(UNIT_TORCH:tests/unit/%.c=$(BUILD)/test/%)
@@ -101,7 +103,15 @@ $(BUILD)/gen/version.h: FORCE
 .PHONY: FORCE
 FORCE:
 
+# One row per function of the shim, for the loader.
+$(BUILD)/gen/shim-calls.h: lib/torch/shim.h scripts/shim-calls.awk
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q)awk -v own='qt_live qt_free qt_set_threads' -f scripts/shim-calls.awk $< >$@
+
 # ---- objects ----
+$(SHIM_OBJ): CXXFLAGS += -fPIC
+$(LOAD_OBJ): $(BUILD)/gen/shim-calls.h
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
@@ -129,7 +139,7 @@ $(SAN)/gen/%.o: $(BUILD)/gen/%.c
 	$(call say,SAN,$<)
 	$(Q)$(CC) -std=c11 -w -I$(BUILD)/gen -O1 -g $(SANITIZE) -c -o $@ $<
 
-$(OBJ)/libquad.a: $(LIB_OBJ) $(SHIM_OBJ)
+$(OBJ)/libquad.a: $(LIB_OBJ)
 	@rm -f $@
 	@$(AR) rcs $@ $^
 $(OBJ)/libhelp.a: $(UNIT_HELP:%.c=$(OBJ)/%.o)
@@ -143,9 +153,14 @@ $(SAN)/libquad.a: $(SAN_OBJ)
 	@$(AR) rcs $@ $^
 
 # ---- programs ----
-$(BUILD)/quad: $(CMD_OBJ) $(OBJ)/libquad.a
+# All of the library is in the program and open to what it loads, which is the shim, beside it or in ../lib/quad.
+$(BUILD)/quad: $(CMD_OBJ) $(LOAD_OBJ) $(OBJ)/libquad.a | $(BUILD)/libquad-torch.so
 	$(call say,LINK,$@)
-	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
+	$(Q)$(CC) $(OPENMP) -rdynamic $(LDFLAGS) -Wl,-rpath,'$$ORIGIN:$$ORIGIN/../lib/quad' -o $@ $(CMD_OBJ) $(LOAD_OBJ) \
+		-Wl,--whole-archive $(OBJ)/libquad.a -Wl,--no-whole-archive $(LIBS)
+$(BUILD)/libquad-torch.so: $(SHIM_OBJ)
+	$(call say,LINK,$@)
+	$(Q)$(CXX) -shared -Wl,-Bsymbolic-functions $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB)
 
 # Draws the example's data; needs nothing of libtorch.
 EXAMPLE_SRC := $(sort $(wildcard scripts/example/*.c))
@@ -153,7 +168,7 @@ $(BUILD)/scenes: $(EXAMPLE_SRC:%.c=$(OBJ)/%.o) $(OBJ)/libquad.a
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(OPENMP) $(LDFLAGS) -o $@ $^ $(LIBS)
 
-$(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(OBJ)/libhelp.a $(OBJ)/libquad.a
+$(TEST_TORCH): $(BUILD)/test/%: $(OBJ)/tests/unit/%.o $(SHIM_OBJ) $(OBJ)/libhelp.a $(OBJ)/libquad.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lcmocka
@@ -168,7 +183,7 @@ $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o 
 
 # Measuring programs for scripts/bench.sh.
 BENCH_SRC := $(sort $(wildcard scripts/bench/*.c))
-$(BUILD)/bench-forward: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_SRC:%.cc=$(OBJ)/%.o) $(OBJ)/libquad.a
+$(BUILD)/bench-forward: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_OBJ) $(OBJ)/libquad.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
 
@@ -201,7 +216,7 @@ $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/
 check:
 	@$(MAKE) --no-print-directory $(JOBS) BUILD=$(BUILD)/check WERROR=-Werror check-run
 .PHONY: check-run
-check-run: $(CMD_OBJ) $(LIB_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
+check-run: $(CMD_OBJ) $(LIB_OBJ) $(LOAD_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
 	@scripts/check-layers.sh
 	@if command -v clang-format >/dev/null; then \
 		clang-format --dry-run -Werror $(FORMATTED); \
@@ -218,8 +233,10 @@ demo:
 
 install: all
 	install -D -m 755 $(BUILD)/quad $(DESTDIR)$(PREFIX)/bin/quad
+	install -D -m 644 $(BUILD)/libquad-torch.so $(DESTDIR)$(PREFIX)/lib/quad/libquad-torch.so
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/quad
+	rm -f $(DESTDIR)$(PREFIX)/bin/quad $(DESTDIR)$(PREFIX)/lib/quad/libquad-torch.so
+	-rmdir $(DESTDIR)$(PREFIX)/lib/quad
 clean:
 	rm -rf $(BUILD)
 
