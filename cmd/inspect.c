@@ -2,24 +2,36 @@
  * quad inspect: what a model, an adapter or any safetensors file holds.
  */
 #include "cmd/inspect.h"
+#include "lib/model/component.h"
 #include "lib/model/checkpoint.h"
 
 #include <string.h>
 
 static const char doc[] = "Show what a model or adapter file holds.\v"
-			  "PATH is a diffusers folder, a single-file checkpoint, an adapter (file or PEFT folder), or any "
+			  "PATH is a diffusers folder (of a pipeline, a UNet, a VAE or a text encoder), a single-file checkpoint, "
+			  "an adapter (file or PEFT folder), or any "
 			  "safetensors file. Without --base "
 			  "an adapter is matched "
 			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter.";
 
 struct inspect_options {
 	struct qd_common common;
-	const char *path;
+	const char *path, *part;
+};
+
+enum { KEY_PART = 0x400 };
+static const struct argp_option options[] = {
+	{ "part", KEY_PART, "NAME", 0, "folder of the pipeline to look at (unet)", 1 },
+	{ 0 },
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct inspect_options *o = state->input;
+	if (key == KEY_PART) {
+		o->part = arg;
+		return 0;
+	}
 	if (key != ARGP_KEY_ARG)
 		return ARGP_ERR_UNKNOWN;
 	if (o->path)
@@ -233,7 +245,18 @@ out:
 	return st;
 }
 
-static enum qd_status inspect(const char *path, const struct qd_common *common)
+/* A folder of a text encoder or a VAE, or of something that the message of opening it is about. */
+static bool means_component(const char *path)
+{
+	enum qd_component_kind kind;
+	if (!qd_is_component(path))
+		return false;
+	enum qd_status st = qd_component_peek(path, NULL, &kind);
+	return st == QD_OK ? kind != QD_COMPONENT_UNET : st == QD_EUNSUPPORTED;
+}
+
+/* `part` (NULL: not said) is a folder of a pipeline. */
+static enum qd_status inspect(const char *path, const char *part, const struct qd_common *common)
 {
 	char config[4096];
 	bool fits = false;
@@ -241,7 +264,7 @@ static enum qd_status inspect(const char *path, const struct qd_common *common)
 	if (!qd_is_directory(path))
 		return inspect_file(path, common);
 	if (!qd_is_file(config))
-		return qd_inspect_model(path, common);
+		return part || means_component(path) ? qd_inspect_component(path, part, common) : qd_inspect_model(path, common);
 	enum qd_status st = inspect_adapter(path, common, &fits);
 	return st == QD_OK && !fits ? qd_fail(QD_EINPUT, "'%s' fits no known model, needs --base", path) : st;
 }
@@ -249,9 +272,9 @@ static enum qd_status inspect(const char *path, const struct qd_common *common)
 int qd_cmd_inspect(int argc, char **argv)
 {
 	struct inspect_options o = { 0 };
-	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_JSON, NULL, parse, &o, &o.common);
+	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_JSON, options, parse, &o, &o.common);
 	qd_need("inspect", "a PATH", o.path);
-	enum qd_status st = inspect(o.path, &o.common);
+	enum qd_status st = inspect(o.path, o.part, &o.common);
 	qd_common_release(&o.common);
 	return qd_finish("inspect", st);
 }

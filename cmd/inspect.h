@@ -7,6 +7,8 @@
 #include "cmd/cmd.h"
 
 QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
+/* A component's folder, or folder `name` (NULL: unet) of a pipeline; a UNet is told as qd_inspect_model does. */
+QD_CHECK enum qd_status qd_inspect_component(const char *path, const char *name, const struct qd_common *common);
 /* `family` names the architecture that `modules` belong to. */
 QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
@@ -18,6 +20,12 @@ json_t *qd_beside_json(const struct qd_model *model);
 
 /* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
 const char *qd_family(const struct qd_unet_config *config);
+/* What all tensors of a model are together; zero it to begin. */
+struct qd_weight_facts {
+	uint64_t parameters, bytes;
+	char dtypes[64]; /* "F16", "F32 F16" */
+};
+void qd_weight_facts_add(struct qd_weight_facts *facts, const struct qd_tensor *tensor);
 /* 12345678 as "12,345,678" into a buffer of QD_DIGITS bytes; returns it. */
 #define QD_DIGITS 32
 char *qd_digits(uint64_t value, char *buffer);

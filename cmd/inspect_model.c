@@ -55,16 +55,17 @@ struct model_facts {
 	struct qd_module_sets sets;
 	struct qd_cost cost;
 	int64_t side;
-	uint64_t parameters, bytes;
-	char dtypes[64]; /* "F16", "F32 F16" */
+	struct qd_weight_facts weights;
 };
 
-static void add_dtype(struct model_facts *f, enum qd_dtype dtype)
+void qd_weight_facts_add(struct qd_weight_facts *facts, const struct qd_tensor *tensor)
 {
-	const char *name = qd_dtype_name(dtype);
-	size_t used = strlen(f->dtypes);
-	if (!strstr(f->dtypes, name))
-		snprintf(f->dtypes + used, sizeof(f->dtypes) - used, "%s%s", used ? " " : "", name);
+	const char *name = qd_dtype_name(tensor->dtype);
+	size_t used = strlen(facts->dtypes);
+	facts->parameters += (uint64_t)qd_shape_elements(&tensor->shape);
+	facts->bytes += tensor->bytes;
+	if (!strstr(facts->dtypes, name))
+		snprintf(facts->dtypes + used, sizeof(facts->dtypes) - used, "%s%s", used ? " " : "", name);
 }
 
 /* Builds the graph at the native size: also checks every tensor's name and shape. */
@@ -81,12 +82,8 @@ static enum qd_status gather(struct model_facts *f)
 	QD_TRY(st, qd_graph_cost(&g, &f->cost));
 	for (size_t i = 0; i < modules.n; i++)
 		qd_count_module(&f->sets, &modules.items[i]);
-	for (size_t i = 0; i < model->weights.n; i++) {
-		const struct qd_tensor *tensor = model->weights.tensors[i];
-		f->parameters += (uint64_t)qd_shape_elements(&tensor->shape);
-		f->bytes += tensor->bytes;
-		add_dtype(f, tensor->dtype);
-	}
+	for (size_t i = 0; i < model->weights.n; i++)
+		qd_weight_facts_add(&f->weights, model->weights.tensors[i]);
 out:
 	qd_modules_release(&modules);
 	qd_graph_release(&g);
@@ -110,8 +107,8 @@ static enum qd_status print_text(const struct model_facts *f)
 	char digits[QD_DIGITS];
 	bool single = f->model->kind == QD_MODEL_CHECKPOINT;
 	printf("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel", qd_family(c));
-	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->parameters, digits), f->model->weights.n, f->dtypes,
-		(double)f->bytes / 1e9);
+	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->model->weights.n,
+		f->weights.dtypes, (double)f->weights.bytes / 1e9);
 	printf("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
 		(long long)c->out_channels, (long long)f->side, (long long)f->side);
 	printf("  context     %lld features%s\n", (long long)(c->text_proj ? c->encoder_hid_dim : c->cross_dim[0]),
@@ -134,10 +131,10 @@ static enum qd_status print_json(const struct model_facts *f)
 	const struct qd_unet_config *c = &f->model->config;
 	json_t *root =
 		json_pack("{si, ss, ss, ss}", "schema", 1, "kind", "model", "path", f->model->folder, "family", qd_family(c));
-	json_object_set_new(root, "parameters", json_integer((json_int_t)f->parameters));
+	json_object_set_new(root, "parameters", json_integer((json_int_t)f->weights.parameters));
 	json_object_set_new(root, "tensors", json_integer((json_int_t)f->model->weights.n));
-	json_object_set_new(root, "bytes", json_integer((json_int_t)f->bytes));
-	json_object_set_new(root, "dtypes", json_string(f->dtypes));
+	json_object_set_new(root, "bytes", json_integer((json_int_t)f->weights.bytes));
+	json_object_set_new(root, "dtypes", json_string(f->weights.dtypes));
 	json_object_set_new(root, "native_size", json_integer(f->side));
 	json_object_set_new(root, "modules", qd_module_sets_json(&f->sets));
 	json_object_set_new(root, "flop",
