@@ -5,12 +5,12 @@
  *              rstrip only take white space along, which never becomes an id
  *   roles      bos_token, eos_token, unk_token, sep_token, pad_token, cls_token, mask_token, other "..._token" fields
  *   listed     added_tokens_decoder {"id": token} of tokenizer_config.json. Where that is missing: roles of special_tokens_map.json
- *              replace those of tokenizer_config.json, and added_tokens.json {"text": id}, then the added_tokens [token with "id"]
- * of tokenizer.json are the list
+ *              replace those of tokenizer_config.json, and the list is added_tokens.json {"text": id} and tokenizer.json's
+ *              added_tokens [token with "id"]
  *
- * Special strings are the listed tokens by id, then the roles that the list lacks, then additional_special_tokens or
- * extra_special_tokens that both lack. Of one text said differently the last one counts: a plain text after an object makes it one
- * that is looked for before normalizing. A text of the vocabulary has its id; others get the next free ones.
+ * Special strings are the listed tokens by id, then the roles that the list lacks, then the extra_special_tokens that both lack. Of
+ * one text said differently the last one counts: a plain text after an object makes it one that is looked for before normalizing. A
+ * text of the vocabulary has its id; others get the next free ones.
  */
 #include "lib/model/tokenizer_internal.h"
 
@@ -262,29 +262,48 @@ out:
 	return st;
 }
 
-/* additional_special_tokens and extra_special_tokens: lists of tokens, or objects of them by name. */
-static enum qd_status add_extras(struct reading *r)
+/* A list of tokens, or an object of them by name. */
+static enum qd_status add_extra(struct reading *r, json_t *value, const char *path)
 {
-	static const char *const names[] = { "extra_special_tokens", "additional_special_tokens" };
+	const char *name;
+	json_t *item;
+	size_t i;
 	struct token token;
 	enum qd_status st = QD_OK;
 
-	for (size_t k = 0; k < QD_COUNT(names); k++) {
-		const char *path, *name;
-		json_t *value = setting(r, names[k], &path), *item;
-		size_t i;
-		json_array_foreach(value, i, item)
-		{
-			QD_TRY(st, read_token(names[k], item, path, &token));
-			QD_TRY(st, add_unknown(r, &token));
-		}
-		json_object_foreach(value, name, item)
-		{
-			QD_TRY(st, read_token(name, item, path, &token));
-			QD_TRY(st, note_role(r, &token));
-			QD_TRY(st, add_unknown(r, &token));
-		}
+	json_array_foreach(value, i, item)
+	{
+		QD_TRY(st, read_token("extra_special_tokens", item, path, &token));
+		QD_TRY(st, add_unknown(r, &token));
 	}
+	json_object_foreach(value, name, item)
+	{
+		QD_TRY(st, read_token(name, item, path, &token));
+		QD_TRY(st, note_role(r, &token));
+		QD_TRY(st, add_unknown(r, &token));
+	}
+out:
+	return st;
+}
+
+static bool is_empty(const json_t *value)
+{
+	return json_array_size(value) == 0 && json_object_size(value) == 0;
+}
+
+/* extra_special_tokens, in older files additional_special_tokens; the old name counts only where the new one is not used. */
+static enum qd_status add_extras(struct reading *r)
+{
+	const json_t *config = r->files->config, *map = r->decoder ? NULL : r->files->map;
+	json_t *extra = json_object_get(config, "extra_special_tokens"),
+	       *old = json_object_get(config, "additional_special_tokens");
+	json_t *mapped = json_object_get(map, "extra_special_tokens");
+	enum qd_status st;
+
+	if (extra == NULL && old == NULL && mapped == NULL)
+		mapped = json_object_get(map, "additional_special_tokens");
+	QD_TRY(st, add_extra(r, is_empty(extra) ? old : extra, r->files->config_path));
+	QD_TRY(st, add_extra(r, mapped, r->files->map_path));
 out:
 	return st;
 }
