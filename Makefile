@@ -71,7 +71,7 @@ CMD_OBJ := $(CMD_SRC:%.c=$(OBJ)/%.o)
 # The program has the loader where tests have the shim itself.
 LOAD_OBJ := $(OBJ)/lib/torch/load.o
 LIB_OBJ := $(filter-out $(LOAD_OBJ),$(LIB_SRC:%.c=$(OBJ)/%.o)) $(OBJ)/gen/onnx.pb-c.o
-SHIM_OBJ := $(SHIM_SRC:%.cc=$(OBJ)/%.o)
+SHIM_OBJ := $(SHIM_SRC:%.cc=$(OBJ)/%.pic.o)
 SAN_OBJ := $(PLAIN_SRC:%.c=$(SAN)/%.o) $(SAN)/gen/onnx.pb-c.o
 TEST_TORCH := $(UNIT_TORCH:tests/unit/%.c=$(BUILD)/test/%)
 TEST_PLAIN := $(UNIT_PLAIN:tests/unit/%.c=$(BUILD)/test/%)
@@ -110,7 +110,6 @@ $(BUILD)/gen/shim-calls.h: lib/torch/shim.h scripts/shim-calls.awk
 	$(Q)awk -v own='qt_live qt_free qt_set_threads' -f scripts/shim-calls.awk $< >$@
 
 # ---- objects ----
-$(SHIM_OBJ): CXXFLAGS += -fPIC
 $(LOAD_OBJ): $(BUILD)/gen/shim-calls.h
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
@@ -122,10 +121,10 @@ $(OBJ)/%.o: %.c | $(GEN)
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
 	$(Q)$(CC) $(C_ALL) $(C_WARN) $(CFLAGS) -c -o $@ $<
-$(OBJ)/%.o: %.cc | $(GEN)
+$(OBJ)/%.pic.o: %.cc | $(GEN)
 	@mkdir -p $(@D)
 	$(call say,CXX,$<)
-	$(Q)$(CXX) -std=c++17 $(OPENMP) $(CPPFLAGS_ALL) $(TORCH_INC) $(WARN) $(CXXFLAGS) -c -o $@ $<
+	$(Q)$(CXX) -std=c++17 -fPIC $(OPENMP) $(CPPFLAGS_ALL) $(TORCH_INC) $(WARN) $(CXXFLAGS) -c -o $@ $<
 $(OBJ)/gen/%.o: $(BUILD)/gen/%.c
 	@mkdir -p $(@D)
 	$(call say,CC,$<)
