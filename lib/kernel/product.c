@@ -54,19 +54,32 @@ static enum qd_status make_float(struct qd_product *p)
 
 static enum qd_status make_bfloat16(struct qd_product *p)
 {
-	struct qd_dnnl_options first = { .bfloat16 = true, .sum = adds_in_place(&p->spec) },
-			       last = { .bfloat16 = true, .sum = true };
+	bool in_place = adds_in_place(&p->spec);
+	struct qd_dnnl_options options = { .bfloat16 = true, .sum = in_place, .bias = p->spec.bias };
 	enum qd_status st;
 
-	last.bias = p->spec.bias;
-	last.after = first.sum ? QD_AFTER_NOTHING : p->spec.after;
-	QD_TRY(st, qd_dnnl_new(&p->steps[0], &p->spec, &first));
-	QD_TRY(st, qd_dnnl_new(&p->steps[1], &p->spec,
-			   &(struct qd_dnnl_options){ .bfloat16 = true, .sum = true, .like = p->steps[0] }));
-	last.like = p->steps[0];
-	QD_TRY(st, qd_dnnl_new(&p->steps[2], &p->spec, &last));
+	QD_TRY(st, qd_dnnl_new(&p->steps[0], &p->spec, &options));
+	options = (struct qd_dnnl_options){ .bfloat16 = true, .sum = true, .like = p->steps[0] };
+	QD_TRY(st, qd_dnnl_new(&p->steps[1], &p->spec, &options));
+	options.after = in_place ? QD_AFTER_NOTHING : p->spec.after;
+	QD_TRY(st, qd_dnnl_new(&p->steps[2], &p->spec, &options));
 out:
 	return st;
+}
+
+/* Some windows see nothing but padding: there oneDNN 2.6 forgets what it should add to. No network has such layers. */
+static bool sees_only_padding(const struct qd_product_spec *s)
+{
+	int64_t high = (s->kernel_h - 1) * s->dilation_h, wide = (s->kernel_w - 1) * s->dilation_w;
+
+	return s->top > high || s->bottom > high || s->left > wide || s->right > wide;
+}
+
+static bool wants_bfloat16(const struct qd_product_spec *spec)
+{
+	bool wanted = spec->way == QD_WAY_BFLOAT16 || (spec->way == QD_WAY_BEST && qd_dnnl_has_matrix_units());
+
+	return wanted && !sees_only_padding(spec);
 }
 
 enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_spec *spec)
@@ -78,7 +91,9 @@ enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_s
 	if (!p)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	p->spec = *spec;
-	p->bfloat16 = spec->way == QD_WAY_BFLOAT16 || (spec->way == QD_WAY_BEST && qd_dnnl_has_matrix_units());
+	if (adds_in_place(spec) && sees_only_padding(spec))
+		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "no sum onto a convolution with more padding than its kernel covers"));
+	p->bfloat16 = wants_bfloat16(spec);
 	QD_TRY(st, p->bfloat16 ? make_bfloat16(p) : make_float(p));
 	*out = p;
 	p = NULL;
@@ -249,9 +264,9 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 	}
 	uint16_t *high = (uint16_t *)(memory + scratch), *low = (uint16_t *)(memory + scratch + half);
 	split(n_x, x, high, low);
-	QD_TRY(st, qd_dnnl_run(p->steps[0], high, p->high, NULL, NULL, y, memory));
+	QD_TRY(st, qd_dnnl_run(p->steps[0], high, p->high, bias, NULL, y, memory));
 	QD_TRY(st, qd_dnnl_run(p->steps[1], high, p->low, NULL, NULL, y, memory));
-	QD_TRY(st, qd_dnnl_run(p->steps[2], low, p->high, bias, other, y, memory));
+	QD_TRY(st, qd_dnnl_run(p->steps[2], low, p->high, NULL, other, y, memory));
 out:
 	free(memory);
 	return st;

@@ -43,6 +43,11 @@ INLINE void store_part(float *p, vec v, size_t n)
 		p[i] = v[i];
 }
 
+INLINE vec all(float x)
+{
+	return (vec){ 0 } + x;
+}
+
 INLINE float sum_of(vec v)
 {
 	float s = 0;
@@ -64,7 +69,7 @@ INLINE vec choose(veci condition, vec a, vec b)
 INLINE vec exponential(vec x)
 {
 	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
-	const vec lowest = x * 0.0f - 126.0f;
+	const vec lowest = all(-126.0f);
 	vec n, f, y;
 	veci bits;
 
@@ -84,7 +89,7 @@ INLINE vec exponential(vec x)
 /* x sigmoid(x) = x / (1 + 2^(-x log2 e)); beyond 87 the denominator's power would leave float32's range. */
 INLINE vec silu(vec x)
 {
-	vec power = x * -1.44269504089f, highest = x * 0.0f + 126.0f;
+	vec power = x * -1.44269504089f, highest = all(126.0f);
 
 	return x / (exponential(choose(power > highest, highest, power)) + 1.0f);
 }
@@ -95,7 +100,7 @@ INLINE vec silu(vec x)
  */
 INLINE vec gelu(vec x)
 {
-	const vec zero = x * 0.0f;
+	const vec zero = all(0.0f);
 	vec z = choose(x < zero, -x, x) * 0.70710678119f, t = 1.0f / (z * 0.3275911f + 1.0f), tail;
 
 	tail = t * 1.061405429f - 1.453152027f;

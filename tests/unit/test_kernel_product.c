@@ -1,0 +1,448 @@
+/*
+ * Packed products and what lies between them, against plain loops in double.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+
+#include "lib/kernel/kernel.h"
+#include "lib/math/math.h"
+#include "tests/unit/scratch.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static struct qd_random random_state;
+
+static int start(void **state)
+{
+	(void)state;
+	qd_random_init(&random_state, test_seed(), 0);
+	return 0;
+}
+
+static int64_t below(int64_t n)
+{
+	return (int64_t)qd_random_below(&random_state, (uint64_t)n);
+}
+
+static float *normal(int64_t n)
+{
+	float *x = aligned_alloc(64, ((size_t)n * sizeof(*x) + 64) / 64 * 64);
+
+	assert_non_null(x);
+	for (int64_t i = 0; i < n; i++)
+		x[i] = (float)qd_random_normal(&random_state);
+	return x;
+}
+
+static double gelu(double x)
+{
+	return x * (1 + erf(x / sqrt(2))) / 2;
+}
+
+/* ---- products ---- */
+
+/* One result: the sum, and the sum of the terms' sizes, which bounds its rounding. */
+struct sum {
+	double value, size;
+};
+
+static struct sum sum_at(const struct qd_product_spec *s, const float *x, const float *w, const int64_t at[4])
+{
+	struct sum sum = { 0, 0 };
+
+	for (int64_t c = 0; c < s->in; c++)
+		for (int64_t i = 0; i < s->kernel_h; i++)
+			for (int64_t j = 0; j < s->kernel_w; j++) {
+				int64_t h = at[1] * s->stride_h + i * s->dilation_h - s->top,
+					v = at[2] * s->stride_w + j * s->dilation_w - s->left;
+				if (h < 0 || h >= s->height || v < 0 || v >= s->width)
+					continue;
+				double term = (double)x[((at[0] * s->height + h) * s->width + v) * s->in + c] *
+					      (double)w[((at[3] * s->in + c) * s->kernel_h + i) * s->kernel_w + j];
+				sum.value += term;
+				sum.size += fabs(term);
+			}
+	return sum;
+}
+
+static double finished(const struct qd_product_spec *s, double value, double other)
+{
+	switch (s->after) {
+	case QD_AFTER_ADD:
+		return value + other;
+	case QD_AFTER_MULTIPLY:
+		return value * other;
+	case QD_AFTER_GELU:
+		return gelu(value);
+	case QD_AFTER_NOTHING:
+		break;
+	}
+	return value;
+}
+
+/*
+ * Float32: n terms summed in any order err by at most n 2^-24 of the terms' sizes; Winograd's transforms add and subtract up to a
+ * dozen numbers, some multiplied by 8, on either side. Two bfloat16 halves keep 16 bits of each factor, so that each term errs by
+ * 2^-15 more. What comes after has slopes up to `other`; the approximated gelu errs by 3e-7 absolutely.
+ */
+static double allowed(const struct qd_product_spec *s, struct sum sum, double other)
+{
+	double terms = (double)(s->in * s->kernel_h * s->kernel_w) + 2,
+	       each = terms * ldexp(1, -24) + (s->way == QD_WAY_BFLOAT16 ? ldexp(1, -15) : 0) + 1e-5;
+
+	return (sum.size * each + 1e-6) * (s->after == QD_AFTER_MULTIPLY ? 1 + fabs(other) : 1.2) + 1e-6 * fabs(other);
+}
+
+static void check_product(
+	const struct qd_product_spec *s, const float *x, const float *w, const float *bias, const float *other, const float *y)
+{
+	for (int64_t n = 0; n < s->n; n++)
+		for (int64_t h = 0; h < s->out_height; h++)
+			for (int64_t v = 0; v < s->out_width; v++)
+				for (int64_t o = 0; o < s->out; o++) {
+					int64_t i = ((n * s->out_height + h) * s->out_width + v) * s->out + o;
+					struct sum sum = sum_at(s, x, w, (int64_t[]){ n, h, v, o });
+					double more = other ? (double)other[i] : 0;
+					double want = finished(s, sum.value + (bias ? (double)bias[o] : 0), more);
+					if (!(fabs((double)y[i] - want) <= allowed(s, sum, more)))
+						fail_msg("[%d,%d,%d,%d]: %.9g, needs %.9g +- %.2g (in %d out %d kernel %d after %d "
+							 "way %d)",
+							(int)n, (int)h, (int)v, (int)o, (double)y[i], want, allowed(s, sum, more),
+							(int)s->in, (int)s->out, (int)s->kernel_h, (int)s->after, (int)s->way);
+				}
+}
+
+static struct qd_tensor weight_view(const struct qd_product_spec *s, const float *w)
+{
+	return qd_tensor_view("w", QD_F32, QD_SHAPE(s->out, s->in, s->kernel_h, s->kernel_w), w);
+}
+
+/* Runs a product on random data twice and compares. */
+static void run_product(struct qd_product_spec s)
+{
+	int64_t n_y = s.n * s.out_height * s.out_width * s.out;
+	float *x = normal(s.n * s.height * s.width * s.in), *w = normal(s.out * s.in * s.kernel_h * s.kernel_w),
+	      *bias = s.bias ? normal(s.out) : NULL, *y = normal(n_y), *again = normal(n_y),
+	      *other = s.after == QD_AFTER_ADD || s.after == QD_AFTER_MULTIPLY ? normal(n_y) : NULL;
+	struct qd_tensor weights = weight_view(&s, w);
+	struct qd_product *p = NULL;
+
+	if (qd_product_new(&p, &s) != QD_OK || qd_product_pack(p, &weights) != QD_OK ||
+		qd_product_run(p, x, bias, other, y) != QD_OK || qd_product_run(p, x, bias, other, again) != QD_OK)
+		fail_msg("%s", qd_message());
+	check_product(&s, x, w, bias, other, y);
+	assert_memory_equal(y, again, (size_t)n_y * sizeof(*y));
+	qd_product_free(p);
+	free(x);
+	free(w);
+	free(bias);
+	free(other);
+	free(y);
+	free(again);
+}
+
+static void test_linear_layers(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 48; round++) {
+		/* Now and then a number of rows and columns that fills whole vectors, and single ones. */
+		struct qd_product_spec s =
+			qd_linear_spec(round % 5 ? 1 + below(70) : 1, 1 + below(150), round % 3 ? 1 + below(90) : 64);
+		s.bias = round & 1;
+		s.after = (enum qd_product_after)(round / 2 % 4);
+		s.way = round / 8 % 2 ? QD_WAY_BFLOAT16 : QD_WAY_FLOAT;
+		run_product(s);
+	}
+}
+
+static int64_t out_size(int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride)
+{
+	return (in + before + after - (kernel - 1) * dilation - 1) / stride + 1;
+}
+
+/* How far a kernel's last tap is from its first. */
+static int64_t reach(int64_t kernel, int64_t dilation)
+{
+	return (kernel - 1) * dilation;
+}
+
+static void test_convolutions(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 48; round++) {
+		struct qd_product_spec s = { .n = 1 + below(2),
+			.height = 5 + below(20),
+			.width = 5 + below(20),
+			.in = 1 + below(40),
+			.out = round % 3 ? 1 + below(40) : 32,
+			.kernel_h = 1 + below(3),
+			.kernel_w = 1 + below(3),
+			.stride_h = 1 + below(2),
+			.stride_w = 1 + below(2),
+			.dilation_h = 1 + below(2),
+			.dilation_w = 1 + below(2),
+			.top = below(3),
+			.left = below(3),
+			.bottom = below(3),
+			.right = below(3) };
+		s.out_height = out_size(s.height, s.top, s.bottom, s.kernel_h, s.dilation_h, s.stride_h);
+		s.out_width = out_size(s.width, s.left, s.right, s.kernel_w, s.dilation_w, s.stride_w);
+		s.bias = round & 1;
+		bool covered = s.top <= reach(s.kernel_h, s.dilation_h) && s.bottom <= reach(s.kernel_h, s.dilation_h) &&
+			       s.left <= reach(s.kernel_w, s.dilation_w) && s.right <= reach(s.kernel_w, s.dilation_w);
+		s.after = round / 2 % 2 && covered ? QD_AFTER_ADD : QD_AFTER_NOTHING;
+		s.way = round / 4 % 2 ? QD_WAY_BFLOAT16 : QD_WAY_FLOAT;
+		run_product(s);
+	}
+}
+
+/* What networks are made of: 3 x 3, padding 1, stride 1, in sizes that no tile divides too. */
+static void test_square_convolutions(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 12; round++) {
+		int64_t height = 4 + below(14), width = 4 + below(14);
+		struct qd_product_spec s = { .n = 1 + below(3),
+			.height = height,
+			.width = width,
+			.in = round % 3 ? 16 * (1 + below(4)) : 1 + below(50),
+			.out = round % 2 ? 16 * (1 + below(5)) : 1 + below(70),
+			.kernel_h = 3,
+			.kernel_w = 3,
+			.out_height = height,
+			.out_width = width,
+			.stride_h = 1,
+			.stride_w = 1,
+			.dilation_h = 1,
+			.dilation_w = 1,
+			.top = 1,
+			.left = 1,
+			.bottom = 1,
+			.right = 1,
+			.bias = round & 1,
+			.after = round / 2 % 2 ? QD_AFTER_ADD : QD_AFTER_NOTHING };
+		run_product(s);
+	}
+}
+
+static void test_refuses_sums_onto_padding_alone(void **state)
+{
+	(void)state;
+	struct qd_product_spec s = { .n = 1,
+		.height = 4,
+		.width = 4,
+		.in = 3,
+		.out = 3,
+		.kernel_h = 1,
+		.kernel_w = 1,
+		.out_height = 6,
+		.out_width = 4,
+		.stride_h = 1,
+		.stride_w = 1,
+		.dilation_h = 1,
+		.dilation_w = 1,
+		.top = 1,
+		.bottom = 1,
+		.after = QD_AFTER_ADD };
+	struct qd_product *p;
+
+	assert_int_equal(qd_product_new(&p, &s), QD_EUNSUPPORTED);
+	assert_string_equal(qd_message(), "no sum onto a convolution with more padding than its kernel covers");
+	assert_null(p);
+}
+
+/* Weights of 16 bits, and bytes that are not aligned, give what the same numbers in float32 give. */
+static void test_weights_of_other_types(void **state)
+{
+	(void)state;
+	static const enum qd_dtype types[] = { QD_F16, QD_BF16, QD_F32 };
+	struct qd_product_spec s = qd_linear_spec(5, 33, 18);
+	float *x = normal(5 * 33), *w = normal(18 * 33), y[2][5 * 18];
+	char *bytes = malloc(18 * 33 * sizeof(float) + 1);
+	struct qd_product *p = NULL;
+
+	assert_int_equal(qd_product_new(&p, &s), QD_OK);
+	for (size_t i = 0; i < QD_COUNT(types); i++) {
+		struct qd_tensor plain = weight_view(&s, w), other = qd_tensor_view("w", types[i], plain.shape, bytes);
+		if (types[i] == QD_F32) {
+			other.data = bytes + 1;
+			memcpy(other.data, w, 18 * 33 * sizeof(float));
+		} else {
+			assert_int_equal(qd_tensor_from_f32(&other, w), QD_OK);
+			assert_int_equal(qd_tensor_to_f32(&other, w), QD_OK);
+		}
+		for (int k = 0; k < 2; k++) {
+			assert_int_equal(qd_product_pack(p, k ? &other : &plain), QD_OK);
+			assert_int_equal(qd_product_run(p, x, NULL, NULL, y[k]), QD_OK);
+		}
+		assert_memory_equal(y[0], y[1], sizeof(y[0]));
+	}
+	qd_product_free(p);
+	free(x);
+	free(w);
+	free(bytes);
+}
+
+/* ---- normalization ---- */
+
+static double shifted(const struct qd_group_norm *g, const float *x, const float *shift, int64_t n, int64_t p, int64_t c)
+{
+	double t = shift ? (double)shift[(g->shift_per_sample ? n * g->channels : 0) + c] : 0;
+	return (double)x[(n * g->pixels + p) * g->channels + c] + t;
+}
+
+/* Tolerance: values lie up to 100 standard deviations from zero, so x a + b cancels 7 of 24 bits; a few roundings more. */
+static void check_group_norm(
+	const struct qd_group_norm *g, const float *x, const float *scale, const float *bias, const float *shift, const float *y)
+{
+	int64_t size = g->channels / g->groups;
+
+	for (int64_t n = 0; n < g->n; n++)
+		for (int64_t group = 0; group < g->groups; group++) {
+			double mean = 0, spread = 0, count = (double)(size * g->pixels);
+			for (int64_t i = 0; i < size * g->pixels; i++)
+				mean += shifted(g, x, shift, n, i / size, group * size + i % size) / count;
+			for (int64_t i = 0; i < size * g->pixels; i++)
+				spread += pow(shifted(g, x, shift, n, i / size, group * size + i % size) - mean, 2) / count;
+			for (int64_t i = 0; i < size * g->pixels; i++) {
+				int64_t p = i / size, c = group * size + i % size;
+				double want =
+					(shifted(g, x, shift, n, p, c) - mean) / sqrt(spread + (double)g->eps) * (double)scale[c] +
+					(double)bias[c];
+				if (g->silu)
+					want /= 1 + exp(-want);
+				double got = (double)y[(n * g->pixels + p) * g->channels + c];
+				if (!(fabs(got - want) <= 1e-4))
+					fail_msg("sample %d pixel %d channel %d: %.9g, needs %.9g", (int)n, (int)p, (int)c, got,
+						want);
+			}
+		}
+}
+
+static void test_group_norm(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 40; round++) {
+		struct qd_group_norm g = { .n = 1 + below(3),
+			.pixels = round % 4 ? 1 + below(60) : 256 + below(300),
+			.groups = 1 + below(5),
+			.eps = 1e-5f,
+			.silu = round & 1,
+			.shift_per_sample = below(2) };
+		g.channels = g.groups * (1 + below(9));
+		int64_t n = g.n * g.pixels * g.channels;
+		float *x = normal(n), *y = normal(n), *scale = normal(g.channels), *bias = normal(g.channels),
+		      *shift = round % 3 ? normal(g.n * g.channels) : NULL;
+		for (int64_t i = 0; i < n; i++)
+			x[i] += round % 5 == 0 ? 100.0f : 0.0f;
+		assert_int_equal(qd_group_norm_f32(&g, x, scale, bias, shift, y), QD_OK);
+		check_group_norm(&g, x, scale, bias, shift, y);
+		assert_int_equal(qd_group_norm_f32(&g, x, scale, bias, shift, x), QD_OK);
+		assert_memory_equal(x, y, (size_t)n * sizeof(*x));
+		free(x);
+		free(y);
+		free(scale);
+		free(bias);
+		free(shift);
+	}
+}
+
+/* Tolerance: rounding of a mean of up to 200 numbers below 5, and of a square root and a quotient. */
+static void test_layer_norm(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 30; round++) {
+		int64_t rows = 1 + below(20), channels = 2 + below(200);
+		float *x = normal(rows * channels), *y = normal(rows * channels), *scale = normal(channels),
+		      *bias = round & 1 ? normal(channels) : NULL;
+		qd_layer_norm_f32(rows, channels, 1e-5f, x, scale, bias, y);
+		for (int64_t r = 0; r < rows; r++) {
+			double mean = 0, spread = 0;
+			for (int64_t c = 0; c < channels; c++)
+				mean += (double)x[r * channels + c] / (double)channels;
+			for (int64_t c = 0; c < channels; c++)
+				spread += pow((double)x[r * channels + c] - mean, 2) / (double)channels;
+			for (int64_t c = 0; c < channels; c++) {
+				double want =
+					((double)x[r * channels + c] - mean) / sqrt(spread + (double)1e-5f) * (double)scale[c];
+				assert_true(fabs((double)y[r * channels + c] - want - (bias ? (double)bias[c] : 0)) <= 2e-5);
+			}
+		}
+		free(x);
+		free(y);
+		free(scale);
+		free(bias);
+	}
+}
+
+/* ---- gate, parts side by side ---- */
+
+/* The approximation of erf errs by 1.5e-7, times |x| / 2 times the value: inputs are below 20. */
+static void test_gated_gelu(void **state)
+{
+	(void)state;
+	for (int round = 0; round < 20; round++) {
+		int64_t rows = 1 + below(9), width = 1 + below(70);
+		float *x = normal(rows * 2 * width), *y = normal(rows * width);
+		for (int64_t i = 0; i < rows * 2 * width; i++)
+			x[i] *= round % 2 ? 4.0f : 1.0f;
+		qd_gated_gelu_f32(rows, width, x, y);
+		for (int64_t r = 0; r < rows; r++)
+			for (int64_t c = 0; c < width; c++) {
+				double value = (double)x[2 * r * width + c],
+				       want = value * gelu((double)x[(2 * r + 1) * width + c]);
+				assert_true(fabs((double)y[r * width + c] - want) <= 1e-5 + 2e-6 * fabs(want));
+			}
+		free(x);
+		free(y);
+	}
+}
+
+static void test_extreme_gates(void **state)
+{
+	(void)state;
+	float x[8] = { 1, 1, 1, 1, -1e30f, 1e30f, -0.0f, 20 }, y[4];
+
+	qd_gated_gelu_f32(1, 4, x, y);
+	assert_true(y[0] == 0.0f && y[1] == 1e30f && y[2] == 0.0f && y[3] == 20.0f);
+}
+
+static void test_concat_rows(void **state)
+{
+	(void)state;
+	const int64_t widths[] = { 3, 1, 17 };
+	float *parts[3], y[5 * 21];
+
+	for (int i = 0; i < 3; i++)
+		parts[i] = normal(5 * widths[i]);
+	qd_concat_rows_f32(5, 3, widths, (const float *const *)parts, y);
+	for (int64_t r = 0; r < 5; r++)
+		for (int64_t c = 0; c < 21; c++)
+			assert_true(y[r * 21 + c] == (c < 3          ? parts[0][r * 3 + c]
+							     : c < 4 ? parts[1][r]
+								     : parts[2][r * 17 + c - 4]));
+	for (int i = 0; i < 3; i++)
+		free(parts[i]);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_linear_layers),
+		cmocka_unit_test(test_convolutions),
+		cmocka_unit_test(test_square_convolutions),
+		cmocka_unit_test(test_refuses_sums_onto_padding_alone),
+		cmocka_unit_test(test_weights_of_other_types),
+		cmocka_unit_test(test_group_norm),
+		cmocka_unit_test(test_layer_norm),
+		cmocka_unit_test(test_gated_gelu),
+		cmocka_unit_test(test_extreme_gates),
+		cmocka_unit_test(test_concat_rows),
+	};
+	return cmocka_run_group_tests(tests, start, NULL);
+}
