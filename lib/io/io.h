@@ -140,8 +140,35 @@ QD_CHECK enum qd_status qd_safetensors_write(const char *path, const struct qd_t
 QD_CHECK enum qd_status qd_npy_read(const char *path, struct qd_tensor *out);
 /* The same from memory. */
 QD_CHECK enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
+/* A view into `data` instead of a copy. */
+QD_CHECK enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
 /* QD_EUNSUPPORTED for types that NumPy does not have (BF16 and below 16 bits of float). */
 QD_CHECK enum qd_status qd_npy_write(const char *path, const struct qd_tensor *tensor, bool force);
+
+/* ---- named tensors, whatever holds them (tensor_set.c) ---- */
+struct qd_tensor_set {
+	char *path;
+	struct qd_tensor *tensors;
+	size_t n, cap;
+	struct qd_strmap by_name;
+	/* what holds the bytes */
+	struct qd_safetensors safetensors;
+	struct qd_mapping *mappings;
+	size_t n_mappings, cap_mappings;
+	void **unpacked;
+	size_t n_unpacked, cap_unpacked;
+	struct qd_arena arena;
+};
+/*
+ * Opens a safetensors file, a NumPy archive (.npz, stored or deflated), one .npy or a folder of .npy, told apart by their bytes.
+ * QD_EIO; QD_EINPUT and QD_EUNSUPPORTED name the file, the member or tensor, and what is wrong.
+ */
+QD_CHECK enum qd_status qd_tensor_set_open(struct qd_tensor_set *set, const char *path);
+/* NULL when there is none. */
+const struct qd_tensor *qd_tensor_set_find(const struct qd_tensor_set *set, const char *name);
+/* The tensor, or QD_EINPUT "'PATH' has no tensor 'NAME'". */
+QD_CHECK enum qd_status qd_tensor_set_get(const struct qd_tensor_set *set, const char *name, const struct qd_tensor **out);
+void qd_tensor_set_release(struct qd_tensor_set *set);
 
 /* ---- png (libpng) ---- */
 /* 8-bit RGB; rows top to bottom, 3 bytes per pixel. */

@@ -191,7 +191,7 @@ static enum qd_status find_header(const unsigned char *data, size_t bytes, struc
 	return QD_OK;
 }
 
-static enum qd_status parse(const unsigned char *data, size_t bytes, struct qd_tensor *out)
+static enum qd_status view(const unsigned char *data, size_t bytes, struct qd_tensor *out)
 {
 	struct cursor text = { NULL, NULL };
 	struct header h = { .dtype = QD_F32 };
@@ -203,16 +203,28 @@ static enum qd_status parse(const unsigned char *data, size_t bytes, struct qd_t
 	size_t found = bytes - (size_t)((const unsigned char *)text.end - data);
 	if (found != needed)
 		QD_TRY(st, qd_fail(QD_EINPUT, "has %zu bytes of data, its shape and type need %zu", found, needed));
-	QD_TRY(st, qd_tensor_new(out, NULL, h.dtype, &h.shape));
-	memcpy(out->data, text.end, needed);
+	*out = qd_tensor_view(NULL, h.dtype, h.shape, text.end);
 out:
 	return st;
 }
 
-enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
+enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
 {
 	*out = (struct qd_tensor){ 0 };
-	return qd_prefix(parse(data, bytes, out), "'%s'", name);
+	return qd_prefix(view(data, bytes, out), "'%s'", name);
+}
+
+enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
+{
+	struct qd_tensor found = { 0 };
+	enum qd_status st;
+	*out = (struct qd_tensor){ 0 };
+	QD_TRY(st, qd_npy_view(name, data, bytes, &found));
+	QD_TRY(st, qd_tensor_new(out, NULL, found.dtype, &found.shape));
+	if (found.bytes > 0)
+		memcpy(out->data, found.data, found.bytes);
+out:
+	return st;
 }
 
 enum qd_status qd_npy_read(const char *path, struct qd_tensor *out)
