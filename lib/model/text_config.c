@@ -57,7 +57,7 @@ enum qd_status qd_text_config_parse(struct qd_text_config *config, const char *w
 	QD_TRY(st, read_sizes(&r, config));
 	QD_TRY(st, read_act(&r, config));
 	QD_TRY(st, qd_field_number(&r, "layer_norm_eps", 1e-5, &config->eps));
-	if (!(config->eps > 0))
+	if (!(config->eps > 0) || json_is_null(qd_field(&r, "layer_norm_eps")))
 		QD_TRY(st, qd_field_refuse(&r, QD_EINPUT, "layer_norm_eps", qd_field(&r, "layer_norm_eps"), "a number above 0"));
 	QD_TRY(st, qd_field_bool(&r, "use_attention_mask", false, &config->uses_attention_mask));
 	QD_TRY(st, read_projection(&r, config));

@@ -43,7 +43,8 @@ static enum qd_status read_channels(const struct qd_fields *r, struct qd_vae_con
 	QD_TRY(st, qd_field_needed_int(r, "latent_channels", 1, QD_MAX_LATENTS, 4, &c->latent_channels));
 	QD_TRY(st, qd_field_number(r, "scaling_factor", scaling, &c->scaling_factor));
 	QD_TRY(st, qd_field_number(r, "shift_factor", 0, &c->shift_factor));
-	if (!(c->scaling_factor > 0) || !isfinite(c->scaling_factor))
+	bool none = json_is_null(qd_field(r, "scaling_factor"));
+	if (none || !(c->scaling_factor > 0) || !isfinite(c->scaling_factor))
 		st = qd_field_refuse(r, QD_EINPUT, "scaling_factor", qd_field(r, "scaling_factor"), "a number above 0");
 out:
 	return st;
