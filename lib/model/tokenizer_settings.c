@@ -26,7 +26,7 @@ enum said { SAID_NO, SAID_YES, SAID_NOTHING };
 struct token {
 	const char *content;
 	enum said normalized;
-	bool plain, special;
+	bool plain, special, lstrip, rstrip;
 	int64_t id; /* where a file states one, else -1 */
 	const char *path;
 };
@@ -57,7 +57,7 @@ static enum qd_status read_said(const json_t *object, const char *name, const ch
 static enum qd_status read_token(const char *what, const json_t *value, const char *path, struct token *token)
 {
 	const json_t *content = json_is_object(value) ? json_object_get(value, "content") : value;
-	enum said special = SAID_NO, single = SAID_NO;
+	enum said special = SAID_NO, single = SAID_NO, lstrip = SAID_NO, rstrip = SAID_NO;
 	enum qd_status st = QD_OK;
 
 	*token = (struct token){ .content = json_string_value(content), .normalized = SAID_NOTHING, .id = -1, .path = path };
@@ -67,7 +67,11 @@ static enum qd_status read_token(const char *what, const json_t *value, const ch
 	QD_TRY(st, read_said(value, "normalized", path, &token->normalized));
 	QD_TRY(st, read_said(value, "special", path, &special));
 	QD_TRY(st, read_said(value, "single_word", path, &single));
+	QD_TRY(st, read_said(value, "lstrip", path, &lstrip));
+	QD_TRY(st, read_said(value, "rstrip", path, &rstrip));
 	token->special = token->plain || special == SAID_YES;
+	token->lstrip = lstrip == SAID_YES;
+	token->rstrip = rstrip == SAID_YES;
 	if (single == SAID_YES)
 		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "'%s': special token '%s' has 'single_word', only tokens without are supported",
 				   path, token->content));
@@ -75,9 +79,16 @@ out:
 	return st;
 }
 
+/* What a token says of itself where it does not say "normalized"; having a role does not count yet. */
+static bool is_normalized(const struct token *token)
+{
+	return token->normalized == SAID_NOTHING ? !token->special : token->normalized == SAID_YES;
+}
+
 static bool same_token(const struct token *a, const struct token *b)
 {
-	return strcmp(a->content, b->content) == 0 && a->plain == b->plain && a->normalized == b->normalized;
+	return strcmp(a->content, b->content) == 0 && a->plain == b->plain && is_normalized(a) == is_normalized(b) &&
+	       a->special == b->special && a->lstrip == b->lstrip && a->rstrip == b->rstrip;
 }
 
 static enum qd_status push_token(struct reading *r, const struct token *token)
@@ -205,7 +216,11 @@ static enum qd_status read_role(const struct reading *r, const char *name, struc
 		text = NULL;
 	if (value == NULL)
 		token->content = text;
-	return value == NULL || json_is_null(value) ? QD_OK : read_token(name, value, path, token);
+	if (value == NULL || json_is_null(value))
+		return QD_OK;
+	enum qd_status st = read_token(name, value, path, token);
+	token->special |= path == r->files->map_path;
+	return st;
 }
 
 static enum qd_status note_role(struct reading *r, const struct token *token)
@@ -353,7 +368,7 @@ static enum qd_status find_id(struct reading *r, const struct token *token, uint
 static enum qd_status add_special(struct reading *r, const struct token *token)
 {
 	bool special = token->special || qd_strmap_get(&r->roles, token->content) != QD_NONE;
-	struct qd_special made = { .normalized = token->normalized == SAID_NOTHING ? !special : token->normalized == SAID_YES };
+	struct qd_special made = { .normalized = special && token->normalized == SAID_NOTHING ? false : is_normalized(token) };
 	uint32_t known = qd_strmap_get(&r->ids, token->content);
 	enum qd_status st = QD_OK;
 
