@@ -96,6 +96,8 @@ struct qd_opened {
 };
 /* Opens common->base and common->adapters. QD_EINPUT without a base. */
 QD_CHECK enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common);
+/* The same, the adapters' matrices left in their mapped files (qd_adapter_map). */
+QD_CHECK enum qd_status qd_open_mapped(struct qd_opened *opened, const struct qd_common *common);
 void qd_opened_release(struct qd_opened *opened);
 
 #endif

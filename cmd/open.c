@@ -16,7 +16,7 @@ out:
 	return st;
 }
 
-static enum qd_status open_adapters(struct qd_opened *opened, const struct qd_common *common)
+static enum qd_status map_adapters(struct qd_opened *opened, const struct qd_common *common)
 {
 	enum qd_status st = QD_OK;
 	opened->adapters = calloc(common->n_adapters + 1, sizeof(*opened->adapters));
@@ -24,7 +24,7 @@ static enum qd_status open_adapters(struct qd_opened *opened, const struct qd_co
 	if (!opened->adapters || !opened->adapter_list)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t i = 0; i < common->n_adapters; i++) {
-		QD_TRY(st, qd_adapter_open_spec(&opened->adapters[i], common->adapters[i], &opened->modules));
+		QD_TRY(st, qd_adapter_map_spec(&opened->adapters[i], common->adapters[i], &opened->modules));
 		opened->adapter_list[opened->n_adapters++] = &opened->adapters[i];
 	}
 out:
@@ -34,11 +34,23 @@ out:
 enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common)
 {
 	enum qd_status st;
+	QD_TRY(st, qd_open_mapped(opened, common));
+	for (size_t i = 0; i < opened->n_adapters; i++)
+		QD_TRY(st, qd_adapter_load(&opened->adapters[i]));
+out:
+	if (st != QD_OK)
+		qd_opened_release(opened);
+	return st;
+}
+
+enum qd_status qd_open_mapped(struct qd_opened *opened, const struct qd_common *common)
+{
+	enum qd_status st;
 	*opened = (struct qd_opened){ 0 };
 	if (!common->base)
 		QD_TRY(st, qd_fail(QD_EINPUT, "no model was given, needs --base"));
 	QD_TRY(st, open_model(opened, common->base));
-	QD_TRY(st, open_adapters(opened, common));
+	QD_TRY(st, map_adapters(opened, common));
 out:
 	if (st != QD_OK)
 		qd_opened_release(opened);

@@ -163,7 +163,7 @@ enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multipli
 	QD_TRY(st, qd_pieces_check(r));
 	if (format->scale != NULL)
 		QD_TRY(st, format->scale(r));
-	QD_TRY(st, qd_pieces_convert(r, multiplier));
+	QD_TRY(st, qd_pieces_describe(r, multiplier));
 	QD_TRY(st, keep_grid(r));
 	st = note_ignored(r->adapter);
 out:
@@ -302,7 +302,60 @@ static enum qd_status init(struct qd_adapter *adapter, const char *name, const c
 	return adapter->name != NULL && adapter->path != NULL ? QD_OK : QD_ENOMEM;
 }
 
+/* Hands the file and its pieces over to the adapter; of what was read for checking, nothing stays in memory. */
+static enum qd_status keep_source(struct qd_reading *r)
+{
+	struct qd_adapter_source *source = malloc(sizeof(*source));
+
+	if (source == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	*source = (struct qd_adapter_source){ r->file, r->pieces, r->arena };
+	r->file = (struct qd_safetensors){ 0 };
+	r->pieces = NULL;
+	r->arena = (struct qd_arena){ 0 };
+	r->adapter->source = source;
+	qd_mapping_forget(source->file.mapping.data, source->file.mapping.size);
+	return QD_OK;
+}
+
+static void release_source(struct qd_adapter *adapter)
+{
+	struct qd_adapter_source *source = adapter->source;
+
+	if (source == NULL)
+		return;
+	qd_safetensors_release(&source->file);
+	free(source->pieces);
+	qd_arena_release(&source->arena);
+	free(source);
+	adapter->source = NULL;
+}
+
+enum qd_status qd_adapter_load(struct qd_adapter *adapter)
+{
+	enum qd_status st;
+
+	if (adapter->source == NULL)
+		return QD_OK;
+	st = qd_prefix(qd_pieces_load(adapter, adapter->source->pieces), "'%s'", adapter->source->file.path);
+	release_source(adapter);
+	return st;
+}
+
 enum qd_status qd_adapter_open(
+	struct qd_adapter *adapter, const char *name, const char *path, double multiplier, const struct qd_modules *modules)
+{
+	enum qd_status st;
+
+	QD_TRY(st, qd_adapter_map(adapter, name, path, multiplier, modules));
+	st = qd_adapter_load(adapter);
+out:
+	if (st != QD_OK)
+		qd_adapter_release(adapter);
+	return st;
+}
+
+enum qd_status qd_adapter_map(
 	struct qd_adapter *adapter, const char *name, const char *path, double multiplier, const struct qd_modules *modules)
 {
 	struct qd_reading r = { .adapter = adapter, .modules = modules };
@@ -311,7 +364,8 @@ enum qd_status qd_adapter_open(
 
 	QD_TRY(st, init(adapter, name, path));
 	QD_TRY(st, locate(&r.arena, path, &place));
-	st = read_place(&r, &place, multiplier);
+	QD_TRY(st, read_place(&r, &place, multiplier));
+	st = keep_source(&r);
 out:
 	qd_reading_release(&r);
 	if (st != QD_OK)
@@ -338,6 +392,7 @@ const struct qd_lora *qd_adapter_find(const struct qd_adapter *adapter, const ch
 
 void qd_adapter_release(struct qd_adapter *adapter)
 {
+	release_source(adapter);
 	free(adapter->notes);
 	qd_strmap_release(&adapter->by_path);
 	qd_arena_release(&adapter->arena);

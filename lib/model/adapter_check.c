@@ -179,15 +179,23 @@ out:
 
 /* ---- conversion ---- */
 
-/* A tensor's elements in the adapter's arena, all finite. */
+/* What can be said of a tensor's elements where they lie. */
+static enum qd_status check_numbers(const struct qd_tensor *tensor)
+{
+	if (tensor == NULL)
+		return QD_OK;
+	if (tensor->dtype != QD_F32 && tensor->dtype != QD_F16 && tensor->dtype != QD_BF16 && tensor->dtype != QD_F64)
+		return qd_fail(QD_EUNSUPPORTED, "tensor '%s' is %s, needs F32, F16, BF16 or F64", tensor->name,
+			qd_dtype_name(tensor->dtype));
+	return qd_tensor_check_finite(tensor, NULL);
+}
+
+/* A tensor's elements in the adapter's arena, all finite (a large F64 becomes infinite). */
 static enum qd_status to_floats(struct qd_adapter *adapter, const struct qd_tensor *tensor, float **out)
 {
 	struct qd_tensor view;
 	enum qd_status st;
 
-	if (tensor->dtype != QD_F32 && tensor->dtype != QD_F16 && tensor->dtype != QD_BF16 && tensor->dtype != QD_F64)
-		return qd_fail(QD_EUNSUPPORTED, "tensor '%s' is %s, needs F32, F16, BF16 or F64", tensor->name,
-			qd_dtype_name(tensor->dtype));
 	*out = qd_arena_array(&adapter->arena, (size_t)qd_shape_elements(&tensor->shape), sizeof(**out));
 	if (*out == NULL)
 		return QD_ENOMEM;
@@ -246,10 +254,11 @@ out:
 	return st;
 }
 
-static enum qd_status convert(struct qd_reading *r, const struct qd_piece *piece, double multiplier, struct qd_lora *lora)
+/* All of a layer but its matrices. */
+static enum qd_status describe(struct qd_reading *r, const struct qd_piece *piece, double multiplier, struct qd_lora *lora)
 {
+	static const enum qd_part parts[] = { QD_PART_DOWN, QD_PART_UP, QD_PART_MID, QD_PART_GAIN };
 	const struct qd_module *module = &r->modules->items[piece->module];
-	const struct qd_tensor *mid = piece->part[QD_PART_MID];
 	enum qd_status st;
 
 	*lora = (struct qd_lora){ .path = qd_arena_strdup(&r->adapter->arena, module->path),
@@ -261,16 +270,37 @@ static enum qd_status convert(struct qd_reading *r, const struct qd_piece *piece
 		.conv = module->conv };
 	if (lora->path == NULL)
 		return QD_ENOMEM;
-	QD_TRY(st, to_floats(r->adapter, piece->part[QD_PART_DOWN], &lora->down));
-	QD_TRY(st, to_floats(r->adapter, piece->part[QD_PART_UP], &lora->up));
-	if (mid != NULL)
-		QD_TRY(st, collapse_middle(r->adapter, mid, lora));
+	for (size_t i = 0; i < QD_COUNT(parts); i++)
+		QD_TRY(st, check_numbers(piece->part[parts[i]]));
 	st = fill_gain(r->adapter, piece, multiplier, lora);
 out:
 	return st;
 }
 
-enum qd_status qd_pieces_convert(struct qd_reading *r, double multiplier)
+static enum qd_status load(struct qd_adapter *adapter, const struct qd_piece *piece, struct qd_lora *lora)
+{
+	const struct qd_tensor *mid = piece->part[QD_PART_MID];
+	enum qd_status st;
+
+	QD_TRY(st, to_floats(adapter, piece->part[QD_PART_DOWN], &lora->down));
+	QD_TRY(st, to_floats(adapter, piece->part[QD_PART_UP], &lora->up));
+	if (mid != NULL)
+		QD_TRY(st, collapse_middle(adapter, mid, lora));
+out:
+	return st;
+}
+
+enum qd_status qd_pieces_load(struct qd_adapter *adapter, const struct qd_piece *pieces)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < adapter->n; i++)
+		QD_TRY(st, load(adapter, &pieces[i], &adapter->loras[i]));
+out:
+	return st;
+}
+
+enum qd_status qd_pieces_describe(struct qd_reading *r, double multiplier)
 {
 	struct qd_adapter *adapter = r->adapter;
 	enum qd_status st = QD_OK;
@@ -282,7 +312,7 @@ enum qd_status qd_pieces_convert(struct qd_reading *r, double multiplier)
 	if (adapter->loras == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < r->n; i++, adapter->n++)
-		QD_TRY(st, convert(r, &r->pieces[i], multiplier, &adapter->loras[i]));
+		QD_TRY(st, describe(r, &r->pieces[i], multiplier, &adapter->loras[i]));
 	st = qd_adapter_index(adapter);
 out:
 	return st;

@@ -1,7 +1,7 @@
 /*
  * What the adapter readers share and nobody else sees. Reading goes in four steps: a file's keys become parts of pieces (collect,
  * one function per format), the pieces are checked against each other and against the model (adapter_check.c), the format says each
- * piece's scale, and the parts become float32 matrices.
+ * piece's scale, and the layers are described. Their matrices stay in the mapped file until somebody wants them as float32.
  *
  * Dimension letters: R rank, O outputs, I inputs, kh kw kernel.
  */
@@ -40,6 +40,13 @@ struct qd_reading {
 	struct qd_arena arena;     /* what is gone when the adapter is read */
 };
 
+/* What is left of a reading while an adapter's matrices are in its file. */
+struct qd_adapter_source {
+	struct qd_safetensors file;
+	struct qd_piece *pieces;
+	struct qd_arena arena;
+};
+
 /* Room for one path inside a file. */
 #define QD_PATH_TEXT 512
 
@@ -53,15 +60,17 @@ uint32_t qd_reading_module(const struct qd_reading *r, const char *path);
 QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);
 /* The value of a tensor of one element. QD_EINPUT. */
 QD_CHECK enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *out);
-/* Reads an opened file: detection, the four steps. With `folder`, r->config is the folder's configuration. */
+/* Reads an opened file: detection, the four steps, all but the matrices. With `folder`, r->config is the folder's configuration. */
 QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier);
 void qd_reading_release(struct qd_reading *r);
 
 /* ---- adapter_check.c ---- */
 /* Every piece has up and down, of one rank, and its layer in the model; sorts the pieces into the modules' order. */
 QD_CHECK enum qd_status qd_pieces_check(struct qd_reading *r);
-/* Pieces to float32 in the adapter. */
-QD_CHECK enum qd_status qd_pieces_convert(struct qd_reading *r, double multiplier);
+/* Pieces to layers of the adapter, without their matrices, whose numbers are checked where they lie. */
+QD_CHECK enum qd_status qd_pieces_describe(struct qd_reading *r, double multiplier);
+/* The matrices of the adapter's layers, from as many pieces in the same order, to float32 in the adapter. */
+QD_CHECK enum qd_status qd_pieces_load(struct qd_adapter *adapter, const struct qd_piece *pieces);
 /* An adapter's arrays and the map of its paths from filled loras. */
 QD_CHECK enum qd_status qd_adapter_index(struct qd_adapter *adapter);
 

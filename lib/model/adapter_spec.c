@@ -194,6 +194,18 @@ out:
 
 enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules)
 {
+	enum qd_status st;
+
+	QD_TRY(st, qd_adapter_map_spec(adapter, spec, modules));
+	st = qd_adapter_load(adapter);
+out:
+	if (st != QD_OK)
+		qd_adapter_release(adapter);
+	return st;
+}
+
+enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules)
+{
 	struct parts parts = { 0 };
 	struct qd_adapter *opened = NULL;
 	const char *name, *rest, *path;
@@ -211,7 +223,7 @@ enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec
 		goto out;
 	}
 	if (parts.n == 1) {
-		st = qd_adapter_open(adapter, name, parts.items[0].path, parts.items[0].scale, modules);
+		st = qd_adapter_map(adapter, name, parts.items[0].path, parts.items[0].scale, modules);
 		goto out;
 	}
 	for (size_t i = 0; i < parts.n; i++)

@@ -147,3 +147,55 @@ out:
 	qd_graph_release(&g);
 	return st;
 }
+
+/* ---- adapters ---- */
+
+/* `n` numbers uniform in +-1/sqrt(fan_in), from the stream of `name`. */
+static void fill_matrix(float *out, size_t n, int64_t fan_in, const char *name, uint64_t seed)
+{
+	struct rule rule = { .stream = name_hash(name), .bound = (float)(1 / sqrt((double)fan_in)) };
+	fill_chunk(&rule, seed, 0, n, out);
+}
+
+static void fill_lora(struct qd_lora *lora, uint64_t seed)
+{
+	char name[512];
+	int64_t inputs = lora->in * lora->kh * lora->kw;
+	snprintf(name, sizeof(name), "%s.lora_down", lora->path);
+	fill_matrix(lora->down, (size_t)(lora->rank * inputs), inputs, name, seed);
+	snprintf(name, sizeof(name), "%s.lora_up", lora->path);
+	fill_matrix(lora->up, (size_t)(lora->out * lora->rank), lora->rank, name, seed);
+}
+
+enum qd_status qd_lora_init(
+	const struct qd_unet_config *config, int64_t rank, uint64_t seed, enum qd_dtype dtype, const char *path, bool force)
+{
+	struct qd_graph g = { 0 };
+	struct qd_modules modules = { 0 };
+	struct qd_adapter adapter = { 0 };
+	const struct qd_module **chosen = NULL;
+	uint64_t parameters, tensors;
+	size_t n = 0;
+	enum qd_status st;
+	QD_TRY(st, qd_unet_parameters(config, &g, &parameters, &tensors));
+	QD_TRY(st, qd_modules_of(&modules, &g));
+	chosen = calloc(modules.n + 1, sizeof(*chosen));
+	if (!chosen)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t i = 0; i < modules.n; i++) {
+		if (strstr(modules.items[i].path, "attentions."))
+			chosen[n++] = &modules.items[i];
+	}
+	if (n == 0)
+		QD_TRY(st, qd_fail(QD_EINPUT, "the model has no transformers to adapt"));
+	QD_TRY(st, qd_adapter_new(&adapter, "random", chosen, n, rank, 1));
+	for (size_t i = 0; i < adapter.n; i++)
+		fill_lora(&adapter.loras[i], seed);
+	QD_TRY(st, qd_adapter_write(&adapter, path, dtype, false, force));
+out:
+	qd_adapter_release(&adapter);
+	free(chosen);
+	qd_modules_release(&modules);
+	qd_graph_release(&g);
+	return st;
+}

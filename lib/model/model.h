@@ -132,6 +132,13 @@ QD_CHECK enum qd_status qd_unet_parameters(
 QD_CHECK enum qd_status qd_unet_init(
 	const struct qd_unet_config *config, uint64_t seed, enum qd_dtype dtype, const char *path, bool force);
 
+/*
+ * Writes a random adapter of `rank` for every layer inside the model's transformers, in diffusers format: down as PyTorch draws a
+ * linear layer, up the same (a trained one starts at zero, and would change nothing). Equal arguments give equal bytes.
+ */
+QD_CHECK enum qd_status qd_lora_init(
+	const struct qd_unet_config *config, int64_t rank, uint64_t seed, enum qd_dtype dtype, const char *path, bool force);
+
 /* ---- modules: the layers that a LoRA can adapt (modules.c) ---- */
 struct qd_module {
 	const char *path; /* diffusers spelling, "mid_block.attentions.0.proj_in" */
@@ -177,6 +184,7 @@ struct qd_adapter {
 	 * (metadata "quad.grid" of the file; opaque to this folder) */
 	const char *grid;
 	char hash[QD_HASH_TEXT];
+	struct qd_adapter_source *source; /* NULL, or the mapped file that down and up are still in */
 	struct qd_arena arena;
 };
 /*
@@ -190,6 +198,15 @@ QD_CHECK enum qd_status qd_adapter_open(
 /* "NAME=PATH[@SCALE][+PATH[@SCALE]]...": several files join their ranks (exact in float). "PATH" alone takes the file's stem as
  * name. */
 QD_CHECK enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/*
+ * The same two, but matrices stay in the mapped file: `down` and `up` of the layers are NULL until qd_adapter_load, everything else
+ * is there and all is checked. Enough for attaching adapters to a graph. (Several files of one spec are joined, and thus read.)
+ */
+QD_CHECK enum qd_status qd_adapter_map(
+	struct qd_adapter *adapter, const char *name, const char *path, double multiplier, const struct qd_modules *modules);
+QD_CHECK enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/* Converts the matrices and closes the file; a no-op when that was done. QD_ENOMEM, QD_EINPUT (a number too large for float32). */
+QD_CHECK enum qd_status qd_adapter_load(struct qd_adapter *adapter);
 const struct qd_lora *qd_adapter_find(const struct qd_adapter *adapter, const char *path);
 void qd_adapter_release(struct qd_adapter *adapter);
 /* Builds an adapter in memory (training): loras with zeroed buffers for `n` modules at `rank`, gain = `gain`. */
