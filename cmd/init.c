@@ -1,5 +1,6 @@
 /*
- * quad init: a random-weight model in diffusers' layout, for dry runs, tests, sizing and training from nothing.
+ * quad init: a random-weight model in diffusers' layout, or an adapter for one, for dry runs, tests, sizing and training from
+ * nothing.
  */
 #include "cmd/cmd.h"
 
@@ -12,12 +13,13 @@ static const char doc[] = "Make a random-weight model of a given architecture.\v
 			  "draws them; the same "
 			  "architecture, seed and type give the same bytes.";
 
-enum { KEY_ARCH = 0x400, KEY_CONFIG, KEY_DTYPE, KEY_PREDICTION };
+enum { KEY_ARCH = 0x400, KEY_CONFIG, KEY_DTYPE, KEY_PREDICTION, KEY_LORA, MAX_RANK = 4096 };
 static const struct argp_option options[] = {
 	{ "arch", KEY_ARCH, "sd15|sdxl|tiny", 0, "a known architecture", 1 },
 	{ "config", KEY_CONFIG, "FILE", 0, "or the architecture of this UNet config.json", 1 },
 	{ "dtype", KEY_DTYPE, "f32|f16|bf16", 0, "type of the weights (f32)", 1 },
 	{ "prediction", KEY_PREDICTION, "epsilon|v_prediction|sample", 0, "what the model predicts (epsilon)", 1 },
+	{ "lora", KEY_LORA, "RANK", 0, "make an adapter of this rank for its transformers instead of the model", 1 },
 	{ 0 },
 };
 
@@ -45,6 +47,7 @@ struct init_options {
 	const char *config;
 	enum qd_dtype dtype;
 	const char *prediction;
+	int64_t lora; /* rank; 0: a model */
 };
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -62,6 +65,9 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		return 0;
 	case KEY_PREDICTION:
 		o->prediction = predictions[qd_parse_choice(state, "prediction", arg, predictions)];
+		return 0;
+	case KEY_LORA:
+		o->lora = qd_parse_int(state, "lora", arg, 1, MAX_RANK);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -203,6 +209,15 @@ out:
 	return st;
 }
 
+static enum qd_status make_adapter(const struct init_options *o)
+{
+	struct qd_unet_config config;
+	enum qd_status st = read_config(o, &config);
+	if (st != QD_OK || o->common.dry_run)
+		return st;
+	return qd_lora_init(&config, o->lora, o->common.seed, o->dtype, o->common.output, o->common.force);
+}
+
 int qd_cmd_init(int argc, char **argv)
 {
 	const unsigned mask = QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_DRY_RUN;
@@ -211,7 +226,7 @@ int qd_cmd_init(int argc, char **argv)
 	qd_need("init", "--arch or --config", o.arch < 0 && !o.config ? NULL : &o);
 	qd_need("init", "only one of --arch and --config", o.arch >= 0 && o.config ? NULL : &o);
 	qd_need("init", "-o", o.common.output);
-	enum qd_status st = make_model(&o);
+	enum qd_status st = o.lora ? make_adapter(&o) : make_model(&o);
 	qd_common_release(&o.common);
 	return qd_finish("init", st);
 }

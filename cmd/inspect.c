@@ -2,8 +2,8 @@
  * quad inspect: what a model, an adapter or any safetensors file holds.
  */
 #include "cmd/inspect.h"
-#include "lib/model/component.h"
 #include "lib/model/checkpoint.h"
+#include "lib/model/component.h"
 
 #include <string.h>
 
@@ -12,7 +12,8 @@ static const char doc[] = "Show what a model or adapter file holds.\v"
 			  "an adapter (file or PEFT folder), or any "
 			  "safetensors file. Without --base "
 			  "an adapter is matched "
-			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter.";
+			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter. A model with --adapter (repeated) "
+			  "shows the one graph that they make together.";
 
 struct inspect_options {
 	struct qd_common common;
@@ -261,6 +262,8 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 	char config[4096];
 	bool fits = false;
 	snprintf(config, sizeof(config), "%s/adapter_config.json", path);
+	if (common->n_adapters)
+		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
 		return inspect_file(path, common);
 	if (!qd_is_file(config))
@@ -272,7 +275,7 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 int qd_cmd_inspect(int argc, char **argv)
 {
 	struct inspect_options o = { 0 };
-	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_JSON, options, parse, &o, &o.common);
+	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_JSON, options, parse, &o, &o.common);
 	qd_need("inspect", "a PATH", o.path);
 	enum qd_status st = inspect(o.path, o.part, &o.common);
 	qd_common_release(&o.common);

@@ -9,6 +9,8 @@
 QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
 /* A component's folder, or folder `name` (NULL: unet) of a pipeline; a UNet is told as qd_inspect_model does. */
 QD_CHECK enum qd_status qd_inspect_component(const char *path, const char *name, const struct qd_common *common);
+/* The model at `path` with common->adapters. */
+QD_CHECK enum qd_status qd_inspect_joint(const char *path, const struct qd_common *common);
 /* `family` names the architecture that `modules` belong to. */
 QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
