@@ -295,6 +295,12 @@ void qd_transposed_release(struct qd_transposed *kept);
 /* `kept` (may be NULL) must outlive the graph. */
 QD_CHECK enum qd_status qd_graph_recognize(struct qd_graph *g, struct qd_transposed *kept, const struct qd_pass_options *options);
 
+/*
+ * Whether two graphs compute the same function in the same steps (match.c has the rules): QD_OK, or QD_EINPUT naming the first
+ * values that differ. Names of results, order of nodes and operands' order in Add and Mul do not count.
+ */
+QD_CHECK enum qd_status qd_graph_match(const struct qd_graph *a, const struct qd_graph *b);
+
 /* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding
  * ---- */
 /*

@@ -6,6 +6,7 @@
  *   Split                                            one Slice per part
  *   Slice of one axis, from the end, to INT64_MAX    Slice(x, starts, ends, axes) counted from the begin
  *   Resize with scales                               Resize with sizes
+ *   Concat along an axis counted from the end        counted from the begin
  *   attributes that say what holds without them      left out
  *
  * Parameters that are made of inputs other than constants stay as they are; Slices with a step other than 1 or of several axes,
@@ -160,6 +161,16 @@ static size_t attributes(struct qd_graph *g, qd_id id)
 	return kept < before;
 }
 
+/* The axis of a Concat, counted from the begin. */
+static size_t concat(struct qd_graph *g, qd_id id)
+{
+	struct qd_node *node = &g->nodes[id];
+	bool last = node->n_attrs == 1 && node->attrs[0].i < 0;
+	if (last)
+		node->attrs[0].i += g->values[node->out[0]].shape.rank;
+	return last;
+}
+
 static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	(void)context;
@@ -178,6 +189,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 		break;
 	case QD_OP_RESIZE:
 		*changes += resize(g, id);
+		break;
+	case QD_OP_CONCAT:
+		*changes += concat(g, id);
 		break;
 	default:
 		*changes += attributes(g, id);

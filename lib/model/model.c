@@ -1,8 +1,9 @@
 /*
  * A model as it lies on disk: a pipeline folder (model_index.json, unet/, scheduler/, ...), the folder of its UNet alone, with
- * config.json and the weights beside it, or a single file with everything in it.
+ * config.json and the weights beside it, a single file with everything in it, or an ONNX file of the UNet.
  */
 #include "lib/model/checkpoint.h"
+#include "lib/model/onnx_unet.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -61,11 +62,29 @@ static enum qd_status locate(struct qd_model *model, const char *path)
 	return st == QD_OK ? copy(&model->folder, "%s", path) : st;
 }
 
+static enum qd_status open_onnx(struct qd_model *model, const char *path)
+{
+	model->kind = QD_MODEL_ONNX;
+	return qd_onnx_unet_open(&model->onnx, &model->config, &model->weights, path);
+}
+
+/* A component folder as exporters write it: the graph in place of the weights. */
+static bool holds_onnx(const char *folder)
+{
+	return has_file(folder, "model.onnx") && !has_file(folder, "diffusion_pytorch_model.safetensors") &&
+	       !has_file(folder, "diffusion_pytorch_model.safetensors.index.json");
+}
+
 static enum qd_status open_folder(struct qd_model *model, const char *path)
 {
 	char *config = NULL;
 	enum qd_status st;
 	QD_TRY(st, locate(model, path));
+	if (holds_onnx(model->folder)) {
+		QD_TRY(st, copy(&config, "%s/model.onnx", model->folder));
+		st = open_onnx(model, config);
+		goto out;
+	}
 	QD_TRY(st, copy(&config, "%s/config.json", model->folder));
 	QD_TRY(st, qd_unet_config_read(&model->config, config));
 	QD_TRY(st, qd_weights_open(&model->weights, model->folder, stem));
@@ -74,13 +93,15 @@ out:
 	return st;
 }
 
-static enum qd_status open_checkpoint(struct qd_model *model, const char *path)
+static enum qd_status open_file(struct qd_model *model, const char *path)
 {
 	const char *slash = strrchr(path, '/');
 	enum qd_status st;
-	model->kind = QD_MODEL_CHECKPOINT;
 	QD_TRY(st, copy(&model->folder, "%s", path));
 	QD_TRY(st, copy(&model->root, "%.*s", slash > path ? (int)(slash - path) : 1, slash ? path : "."));
+	if (qd_ends_with(path, ".onnx"))
+		return open_onnx(model, path);
+	model->kind = QD_MODEL_CHECKPOINT;
 	QD_TRY(st, qd_checkpoint_open(&model->config, &model->weights, path));
 out:
 	return st;
@@ -89,7 +110,7 @@ out:
 enum qd_status qd_model_open(struct qd_model *model, const char *path)
 {
 	*model = (struct qd_model){ 0 };
-	enum qd_status st = qd_is_file(path) ? open_checkpoint(model, path) : open_folder(model, path);
+	enum qd_status st = qd_is_file(path) ? open_file(model, path) : open_folder(model, path);
 	if (st != QD_OK)
 		qd_model_release(model);
 	return st;
@@ -100,24 +121,37 @@ void qd_model_release(struct qd_model *model)
 	free(model->folder);
 	free(model->root);
 	qd_weights_release(&model->weights);
+	qd_onnx_unet_free(model->onnx);
 	*model = (struct qd_model){ 0 };
 }
 
 enum qd_status qd_model_graph(struct qd_graph *g, const struct qd_model *model, const struct qd_sizes *sizes)
 {
+	if (model->onnx)
+		return qd_onnx_unet_graph(g, model->onnx, &model->config, &model->weights, sizes);
 	return qd_unet_graph(g, &model->config, &model->weights, sizes);
+}
+
+/* What a file was exported for wins. */
+static struct qd_sizes allowed_sizes(const struct qd_model *model, struct qd_sizes sizes)
+{
+	if (!model->onnx)
+		return sizes;
+	struct qd_sizes fixed = qd_onnx_unet_sizes(model->onnx);
+	return (struct qd_sizes){ fixed.batch < 0 ? sizes.batch : fixed.batch, fixed.height < 0 ? sizes.height : fixed.height,
+		fixed.width < 0 ? sizes.width : fixed.width, fixed.tokens < 0 ? sizes.tokens : fixed.tokens };
 }
 
 struct qd_sizes qd_model_least_sizes(const struct qd_model *model)
 {
 	int64_t side = (int64_t)1 << (model->config.blocks - 1);
-	return (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 1 };
+	return allowed_sizes(model, (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 1 });
 }
 
 struct qd_sizes qd_model_native_sizes(const struct qd_model *model)
 {
 	int64_t side = model->config.sample_size ? model->config.sample_size : 64;
-	return (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 77 };
+	return allowed_sizes(model, (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 77 });
 }
 
 /* ---- hash ---- */

@@ -74,15 +74,19 @@ json_t *qd_unet_config_json(const struct qd_unet_config *config);
 json_t *qd_unet_config_identity(const struct qd_unet_config *config);
 
 /* ---- a model: an opened UNet, in whatever form it came ---- */
-enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT };
+enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT, QD_MODEL_ONNX };
 struct qd_model {
 	enum qd_model_kind kind;
 	char *folder; /* the component folder itself, ".../unet"; of a single file its path */
 	char *root;   /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
 	struct qd_unet_config config;
 	struct qd_weights weights;
+	struct qd_onnx_unet *onnx; /* of an ONNX file, else NULL */
 };
-/* `path`: a pipeline folder (with unet/), the component folder, or a single-file checkpoint (checkpoint.h). */
+/*
+ * `path`: a pipeline folder (with unet/), the component folder, a single-file checkpoint (checkpoint.h), or an ONNX file
+ * (onnx_unet.h). A component folder without weights but with a model.onnx is that file.
+ */
 QD_CHECK enum qd_status qd_model_open(struct qd_model *model, const char *path);
 void qd_model_release(struct qd_model *model);
 /* Hash over the names, shapes, dtypes and bytes of all weights, under diffusers' names, and what of the configuration changes
@@ -96,9 +100,9 @@ struct qd_sizes {
 /*
  * Inputs, named and shaped as diffusers' forward takes them: sample f32 [N,C,H,W], timestep f32 [N], encoder_hidden_states f32
  * [N,L,D]; for text_time models text_embeds f32 [N,P] and time_ids f32 [N,6] (SDXL's refiner: [N,5]); with time_cond_dim
- * timestep_cond f32 [N,256]. Output: "out" f32 [N,O,H,W]. Node and value names are module paths. Weights that are missing or of another shape: QD_EINPUT naming
- * tensor, found and needed. `weights` NULL builds the shape of the model without bytes (weights whose data is NULL): for quad init
- * and for name tables.
+ * timestep_cond f32 [N,256]. Output: "out" f32 [N,O,H,W]. Node and value names are module paths. Weights that are missing or of
+ * another shape: QD_EINPUT naming tensor, found and needed. `weights` NULL builds the shape of the model without bytes (weights
+ * whose data is NULL): for quad init and for name tables.
  */
 QD_CHECK enum qd_status qd_unet_graph(
 	struct qd_graph *g, const struct qd_unet_config *config, const struct qd_weights *weights, const struct qd_sizes *sizes);
