@@ -15,6 +15,7 @@
 #include "lib/math/math.h"
 #include "lib/torch/torch.h"
 #include "tests/unit/component_help.h"
+#include "tests/unit/plain_networks.h"
 #include "tests/unit/scratch.h"
 
 #define ok component_ok
@@ -177,11 +178,188 @@ static void text_encoders_equal_transformers(void **state)
 	assert_int_equal(check_text(golden_path("text/te2"), golden_path("text/te2/expected.safetensors"), false), 6);
 }
 
+/* ---- small networks against plain loops ---- */
+
+/*
+ * The weights are scaled so that values stay near 1. Sums of at most a few hundred products in float32, through fewer than twenty
+ * layers that each renormalize, differ from double by 1e-6 to 1e-5 of the values, which are below 8.
+ */
+static const double plain_tolerance = 5e-5;
+
+static double plain_difference(const float *x, const double *want, size_t n)
+{
+	double largest = 0;
+	for (size_t i = 0; i < n; i++) {
+		assert_true(isfinite(x[i]));
+		largest = fmax(largest, fabs((double)x[i] - want[i]));
+	}
+	return largest;
+}
+
+/* Two samples at once; each must come out as it does alone. */
+static void check_plain_vae(const char *config, enum qd_vae_part part, int height, int width)
+{
+	struct qd_component c;
+	struct qd_random random;
+	struct qd_tensor in;
+	struct outputs out;
+	ok(qd_component_open(&c, component_folder("small", config, component_golden_values, NULL), NULL));
+	int channels = (int)(part == QD_VAE_DECODER ? c.vae.latent_channels : c.vae.in_channels), size = channels * height * width;
+	struct qd_component_sizes sizes = { .part = part, .batch = 2, .height = height, .width = width };
+	ok(qd_tensor_new(&in, part == QD_VAE_DECODER ? "z" : "x", QD_F32, &QD_SHAPE(2, channels, height, width)));
+	qd_random_init(&random, test_seed(), 0);
+	for (int i = 0; i < 2 * size; i++)
+		((float *)in.data)[i] = (float)qd_random_normal(&random);
+	run(&c, &sizes, &in, 1, &out);
+	size_t n = out.items[0].bytes / 4 / 2;
+	for (int sample = 0; sample < 2; sample++) {
+		struct plain_image x = { channels, height, width, calloc((size_t)size, sizeof(double)) };
+		for (int i = 0; i < size; i++)
+			x.x[i] = (double)((float *)in.data)[sample * size + i];
+		struct plain_image want = (c.vae.tiny ? plain_tiny_vae : plain_vae)(&c, part, &x);
+		assert_int_equal(n, want.c * want.h * want.w);
+		assert_int_equal(out.items[0].shape.dim[2], want.h);
+		double d = plain_difference(output(&out, "out") + (size_t)sample * n, want.x, n);
+		print_message("# %s: %.3g\n", part == QD_VAE_DECODER ? "decoder" : "encoder", d);
+		assert_true(d <= plain_tolerance);
+		free(want.x);
+		free(x.x);
+	}
+	qd_tensor_release(&in);
+	release(&out);
+	qd_component_release(&c);
+}
+
+#define SMALL_VAE                                                                                                                  \
+	"\"_class_name\": \"AutoencoderKL\", \"block_out_channels\": [8, 12], \"norm_num_groups\": 4, \"latent_channels\": 3,"     \
+	" \"down_block_types\": [\"DownEncoderBlock2D\", \"DownEncoderBlock2D\"],"                                                 \
+	" \"up_block_types\": [\"UpDecoderBlock2D\", \"UpDecoderBlock2D\"]"
+
+/* Odd sizes: the encoder rounds them down, as zeros are added behind alone. */
+static void small_vaes_equal_plain_loops(void **state)
+{
+	static const char *const configs[] = { "{" SMALL_VAE "}", "{" SMALL_VAE ", \"use_quant_conv\": false}",
+		"{" SMALL_VAE ", \"use_post_quant_conv\": false, \"mid_block_add_attention\": false, \"in_channels\": 2}" };
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(configs); i++) {
+		check_plain_vae(configs[i], QD_VAE_DECODER, 3, 4);
+		check_plain_vae(configs[i], QD_VAE_ENCODER, 7, 6);
+	}
+}
+
+/* Odd sizes: the encoder rounds them up. */
+static void small_tiny_vaes_equal_plain_loops(void **state)
+{
+	static const char config[] =
+		"{\"_class_name\": \"AutoencoderTiny\", \"encoder_block_out_channels\": [6, 6], \"latent_channels\": 3,"
+		" \"decoder_block_out_channels\": [6, 6], \"num_encoder_blocks\": [1, 2], \"num_decoder_blocks\": [2, 1]}";
+	(void)state;
+	check_plain_vae(config, QD_VAE_DECODER, 3, 4);
+	check_plain_vae(config, QD_VAE_ENCODER, 7, 6);
+}
+
+enum { TOKENS = 7, FEATURES = 8, PROMPTS = 3 };
+
+/* Compares one output of one prompt, `want` [rows][D]. */
+static void check_rows(const struct outputs *out, const char *name, int prompt, int rows, int features, const double *want)
+{
+	size_t n = (size_t)(rows * features);
+	double d = plain_difference(output(out, name) + (size_t)prompt * n, want, n);
+	if (d > plain_tolerance)
+		fail_msg("%s of prompt %d differs by %.3g", name, prompt, d);
+}
+
+static void check_prompt(
+	const struct qd_component *c, const struct outputs *out, int prompt, const int32_t *ids, const int32_t *mask)
+{
+	int layers = (int)c->text.layers;
+	size_t size = TOKENS * FEATURES;
+	double *states = plain_text_states(c, TOKENS, ids, mask), *last = states + (size_t)layers * size, projected[8];
+	check_rows(out, "hidden_states_m1", prompt, TOKENS, FEATURES, last);
+	check_rows(out, "hidden_states_m2", prompt, TOKENS, FEATURES, last - size);
+	check_rows(out, "hidden_states_m4", prompt, TOKENS, FEATURES, last - 3 * size);
+	plain_final_norm(c, TOKENS, last);
+	check_rows(out, "last_hidden_state", prompt, TOKENS, FEATURES, last);
+	const double *row = last + plain_pooled_position(c, TOKENS, ids) * FEATURES;
+	check_rows(out, "pooler_output", prompt, 1, FEATURES, row);
+	if (c->text.projection) {
+		plain_projection(c, row, projected);
+		check_rows(out, "text_embeds", prompt, 1, (int)c->text.projection, projected);
+	}
+	plain_final_norm(c, TOKENS, last - 2 * size);
+	check_rows(out, "clip_skip_2", prompt, TOKENS, FEATURES, last - 2 * size);
+	free(states);
+}
+
+#define SMALL_TEXT                                                                                                                 \
+	"\"hidden_size\": 8, \"intermediate_size\": 12, \"num_hidden_layers\": 3, \"num_attention_heads\": 2,"                     \
+	" \"max_position_embeddings\": 9, \"vocab_size\": 20, \"projection_dim\": 5"
+
+/* Prompts with one end token, several, a larger id before it, and none. */
+static void check_plain_text(const char *config, bool masked)
+{
+	static int32_t ids[PROMPTS][TOKENS] = { { 17, 3, 4, 18, 18, 18, 18 }, { 17, 19, 4, 18, 19, 1, 1 },
+		{ 17, 5, 6, 7, 8, 9, 10 } };
+	static int32_t mask[PROMPTS][TOKENS] = { { 1, 1, 1, 1, 0, 0, 0 }, { 1, 1, 0, 1, 1, 1, 1 }, { 1, 1, 1, 1, 1, 1, 1 } };
+	struct qd_component c;
+	struct outputs out;
+	ok(qd_component_open(&c, component_folder("small_text", config, component_golden_values, NULL), NULL));
+	struct qd_component_sizes sizes = { .batch = PROMPTS, .tokens = TOKENS, .clip_skip = 2, .attention_mask = masked };
+	struct qd_tensor in[] = { qd_tensor_view("input_ids", QD_I32, QD_SHAPE(PROMPTS, TOKENS), ids),
+		qd_tensor_view("attention_mask", QD_I32, QD_SHAPE(PROMPTS, TOKENS), mask) };
+	bool takes_mask = masked || c.text.uses_attention_mask;
+	run(&c, &sizes, in, takes_mask ? 2 : 1, &out);
+	for (int i = 0; i < PROMPTS; i++)
+		check_prompt(&c, &out, i, ids[i], takes_mask ? mask[i] : NULL);
+	release(&out);
+	qd_component_release(&c);
+}
+
+static void small_text_encoders_equal_plain_loops(void **state)
+{
+	(void)state;
+	check_plain_text("{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT ", \"eos_token_id\": 2}", false);
+	check_plain_text("{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT ", \"eos_token_id\": 18}", true);
+	check_plain_text("{\"architectures\": [\"CLIPTextModelWithProjection\"], " SMALL_TEXT
+			 ", \"eos_token_id\": 18, \"hidden_act\": \"gelu\", \"layer_norm_eps\": 0.01}",
+		false);
+	check_plain_text("{\"architectures\": [\"CLIPTextModelWithProjection\"], " SMALL_TEXT
+			 ", \"eos_token_id\": 2, \"use_attention_mask\": true}",
+		false);
+}
+
+/* A clip skip of all layers leaves the embeddings; there is no state before them. */
+static void clip_skip_reaches_the_embeddings(void **state)
+{
+	struct qd_component c;
+	struct outputs out;
+	int32_t ids[] = { 1, 2 };
+	(void)state;
+	ok(qd_component_open(&c,
+		component_folder("deep", "{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT "}", component_golden_values, NULL),
+		NULL));
+	struct qd_component_sizes sizes = { .batch = 1, .tokens = 2, .clip_skip = 3 };
+	struct qd_tensor in = qd_tensor_view("input_ids", QD_I32, QD_SHAPE(1, 2), ids);
+	run(&c, &sizes, &in, 1, &out);
+	assert_int_equal(out.n, 5);
+	double *states = plain_text_states(&c, 2, ids, NULL);
+	plain_final_norm(&c, 2, states);
+	check_rows(&out, "clip_skip_3", 0, 2, FEATURES, states);
+	free(states);
+	release(&out);
+	qd_component_release(&c);
+	assert_int_equal(qt_live(), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(vaes_equal_diffusers),
 		cmocka_unit_test(text_encoders_equal_transformers),
+		cmocka_unit_test(small_vaes_equal_plain_loops),
+		cmocka_unit_test(small_tiny_vaes_equal_plain_loops),
+		cmocka_unit_test(small_text_encoders_equal_plain_loops),
+		cmocka_unit_test(clip_skip_reaches_the_embeddings),
 	};
 	return cmocka_run_group_tests_name("components", tests, NULL, NULL);
 }
