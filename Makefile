@@ -114,7 +114,7 @@ $(LOAD_OBJ): $(BUILD)/gen/shim-calls.h
 $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
-VECTOR_OBJ := lib/kernel/attention.o lib/kernel/norm.o
+VECTOR_OBJ := lib/kernel/attention.o lib/kernel/norm.o lib/kernel/winograd.o
 $(addprefix $(OBJ)/,$(VECTOR_OBJ)): CFLAGS += -ffp-contract=fast -Wno-psabi
 $(addprefix $(SAN)/,$(VECTOR_OBJ)): SANITIZE += -Wno-psabi
 $(OBJ)/%.o: %.c | $(GEN)

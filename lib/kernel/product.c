@@ -1,13 +1,15 @@
 /*
- * Products with packed weights. A product is one oneDNN primitive, or three where bfloat16 matrix units are faster: with x = hi +
- * lo and w = hi + lo, each half a bfloat16 (16 bits of a float32's 24 together),
+ * Products with packed weights. A product is one oneDNN primitive, a Winograd convolution (winograd.c), or three primitives where
+ * bfloat16 matrix units are faster: with x = hi + lo and w = hi + lo, each half a bfloat16 (16 bits of a float32's 24 together),
  *
  *   x w = x_hi w_hi + x_hi w_lo + x_lo w_hi          what is left out, x_lo w_lo, is below 2^-16 of the terms
  *
- * summed in float32. Weights are packed once, into huge pages where the system has them: a network walks through gigabytes of them.
+ * summed in float32. Weights are packed once, into huge pages where the system has them: a network walks through gigabytes of
+ * them.
  */
 #include "lib/kernel/dnnl.h"
 #include "lib/kernel/kernel_internal.h"
+#include "lib/kernel/winograd.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +18,8 @@
 struct qd_product {
 	struct qd_product_spec spec;
 	bool bfloat16;
-	struct qd_dnnl *steps[3]; /* float32: one; bfloat16: x_hi w_hi, x_hi w_lo, x_lo w_hi */
+	struct qd_winograd *winograd;
+	struct qd_dnnl *steps[3]; /* without winograd. float32: one; bfloat16: x_hi w_hi, x_hi w_lo, x_lo w_hi */
 	void *high, *low;         /* packed weights; low for bfloat16 only */
 };
 
@@ -94,7 +97,10 @@ enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_s
 	if (adds_in_place(spec) && sees_only_padding(spec))
 		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "no sum onto a convolution with more padding than its kernel covers"));
 	p->bfloat16 = wants_bfloat16(spec);
-	QD_TRY(st, p->bfloat16 ? make_bfloat16(p) : make_float(p));
+	if (!p->bfloat16 && qd_winograd_fits(spec))
+		QD_TRY(st, qd_winograd_new(&p->winograd, spec));
+	else
+		QD_TRY(st, p->bfloat16 ? make_bfloat16(p) : make_float(p));
 	*out = p;
 	p = NULL;
 out:
@@ -108,6 +114,7 @@ void qd_product_free(struct qd_product *p)
 		return;
 	for (size_t i = 0; i < QD_COUNT(p->steps); i++)
 		qd_dnnl_free(p->steps[i]);
+	qd_winograd_free(p->winograd);
 	free(p->high);
 	free(p->low);
 	free(p);
@@ -202,7 +209,9 @@ out:
 
 enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 {
-	size_t n = (size_t)qd_shape_elements(&w->shape), bytes = qd_dnnl_weight_bytes(p->steps[0]);
+	size_t n = (size_t)qd_shape_elements(&w->shape),
+	       bytes = p->winograd ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
+
 	const float *plain = w->data;
 	float *copy = NULL;
 	enum qd_status st = QD_OK;
@@ -219,7 +228,10 @@ enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for packing weights"));
 		QD_TRY(st, to_float(w, copy));
 	}
-	QD_TRY(st, p->bfloat16 ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
+	if (p->winograd)
+		QD_TRY(st, qd_winograd_pack(p->winograd, plain, p->high));
+	else
+		QD_TRY(st, p->bfloat16 ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
 out:
 	free(copy);
 	return st;
@@ -247,7 +259,8 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 {
 	const struct qd_product_spec *s = &p->spec;
 	size_t n_x = (size_t)(s->n * s->height * s->width * s->in), n_y = (size_t)(s->n * s->out_height * s->out_width * s->out),
-	       half = round_up(n_x * sizeof(uint16_t)), scratch = 0;
+	       half = round_up(n_x * sizeof(uint16_t)),
+	       scratch = p->winograd ? round_up(qd_winograd_scratch_bytes(p->winograd)) : 0;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < QD_COUNT(p->steps) && p->steps[i]; i++)
@@ -256,6 +269,10 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 	char *memory = aligned_alloc(64, scratch + (p->bfloat16 ? 2 * half : 0) + 64);
 	if (!memory)
 		return qd_fail(QD_ENOMEM, "out of memory for a product's scratch");
+	if (p->winograd) {
+		QD_TRY(st, qd_winograd_run(p->winograd, x, p->high, bias, other, y, memory));
+		goto out;
+	}
 	if (adds_in_place(s))
 		copy_all(n_y, other, y);
 	if (!p->bfloat16) {
