@@ -91,8 +91,10 @@ static enum qd_status encode_lines(const struct tokenize *o, const struct qd_tok
 	ssize_t bytes;
 	enum qd_status st = QD_OK;
 
-	for (size_t number = 1; errno = 0, (bytes = getline(&line, &room, in)) >= 0; number++)
-		QD_TRY(st, qd_prefix(encode_line(o, tokenizer, line, (size_t)bytes), "'%s', line %zu", name, number));
+	for (size_t number = 1; errno = 0, (bytes = getline(&line, &room, in)) >= 0; number++) {
+		size_t kept = (size_t)bytes - (bytes > 0 && line[bytes - 1] == '\n');
+		QD_TRY(st, qd_prefix(encode_line(o, tokenizer, line, kept), "'%s', line %zu", name, number));
+	}
 	if (!feof(in))
 		QD_TRY(st, qd_fail(QD_EIO, "cannot read '%s': %s", name, strerror(errno)));
 out:
