@@ -34,7 +34,7 @@ QD_COMMANDS(QD_COMMAND_DECLARE)
 enum {
 	QD_OPT_BASE = 1 << 0,    /* --base DIR */
 	QD_OPT_ADAPTER = 1 << 1, /* --adapter NAME=PATH[@SCALE], repeated */
-	QD_OPT_CALIB = 1 << 2,   /* --calib FILE */
+	QD_OPT_CALIB = 1 << 2,   /* --calib FILE, repeated */
 	QD_OPT_PROFILE = 1 << 3, /* --profile FILE */
 	QD_OPT_OUTPUT = 1 << 4,  /* -o, --output PATH; --force */
 	QD_OPT_JSON = 1 << 5,
@@ -44,9 +44,11 @@ enum {
 	QD_OPT_QUANT = 1 << 9, /* how to quantize: the fields of struct qd_quant_options, into common.quant */
 };
 struct qd_common {
-	const char *base, *calib, *profile, *output, *device;
+	const char *base, *profile, *output, *device;
 	const char **adapters; /* specs, in order */
 	size_t n_adapters, cap_adapters;
+	const char **calib; /* files, in order */
+	size_t n_calib, cap_calib;
 	struct qd_quant_options quant; /* the defaults without QD_OPT_QUANT */
 	bool json, force, dry_run, quiet;
 	int verbose, threads;

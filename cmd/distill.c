@@ -181,8 +181,9 @@ int qd_cmd_distill(int argc, char **argv)
 	distill.options.seed = common.seed;
 	distill.options.output = common.output;
 	distill.options.force = common.force;
-	if (common.calib != NULL && add_data(&distill, common.calib) != 0)
-		QD_TRY(st, QD_ENOMEM);
+	for (size_t i = 0; i < common.n_calib; i++)
+		if (add_data(&distill, common.calib[i]) != 0)
+			QD_TRY(st, QD_ENOMEM);
 	QD_TRY(st, check_common(&common, distill.n_data));
 	QD_TRY(st, qd_profile_read(&profile, common.profile));
 	QD_TRY(st, qd_open_all(&opened, &common));

@@ -34,7 +34,8 @@ static const struct shared {
 	{ QD_OPT_BASE, { "base", KEY_BASE, "DIR", 0, "model: a diffusers folder", GROUP_SHARED } },
 	{ QD_OPT_ADAPTER, { "adapter", KEY_ADAPTER, "[NAME=]PATH[@SCALE]", 0,
 				  "adapter file or folder and its strength; may be repeated", GROUP_SHARED } },
-	{ QD_OPT_CALIB, { "calib", KEY_CALIB, "FILE", 0, "calibration data (safetensors)", GROUP_SHARED } },
+	{ QD_OPT_CALIB, { "calib", KEY_CALIB, "FILE", 0, "calibration data: safetensors, .npz or a folder of .npy; may be repeated",
+				GROUP_SHARED } },
 	{ QD_OPT_PROFILE, { "profile", KEY_PROFILE, "FILE", 0, "profile.json with the shared encodings", GROUP_SHARED } },
 	{ QD_OPT_OUTPUT, { "output", 'o', "PATH", 0, "where the result goes", GROUP_SHARED } },
 	{ QD_OPT_OUTPUT, { "force", KEY_FORCE, NULL, 0, "replace an existing result", GROUP_SHARED } },
@@ -92,10 +93,10 @@ struct context {
 	void *own;
 };
 
-static error_t add_adapter(struct qd_common *common, const char *spec)
+static error_t add(const char ***list, size_t *n, size_t *cap, const char *text)
 {
 	enum qd_status st;
-	QD_PUSH(st, common->adapters, common->n_adapters, common->cap_adapters, spec);
+	QD_PUSH(st, *list, *n, *cap, text);
 out:
 	return st == QD_OK ? 0 : ENOMEM;
 }
@@ -108,10 +109,9 @@ static error_t parse_value(int key, char *arg, struct argp_state *state, struct 
 		common->base = arg;
 		return 0;
 	case KEY_ADAPTER:
-		return add_adapter(common, arg);
+		return add(&common->adapters, &common->n_adapters, &common->cap_adapters, arg);
 	case KEY_CALIB:
-		common->calib = arg;
-		return 0;
+		return add(&common->calib, &common->n_calib, &common->cap_calib, arg);
 	case KEY_PROFILE:
 		common->profile = arg;
 		return 0;
@@ -248,6 +248,7 @@ void qd_parse(int argc, char **argv, const char *doc, const char *args_doc, unsi
 void qd_common_release(struct qd_common *common)
 {
 	free(common->adapters);
+	free(common->calib);
 	*common = (struct qd_common){ 0 };
 }
 

@@ -8,7 +8,8 @@
 #include <string.h>
 
 static const char doc[] = "Score adapters, choose the shared encodings, write profile.json.\v"
-			  "FILE holds samples under the names of the model's inputs. The table gives each adapter's Quantization "
+			  "FILE (safetensors, .npz, a folder of .npy; several are joined) holds samples under the names of the "
+			  "model's inputs. The table gives each adapter's Quantization "
 			  "Sensitivity Score with its "
 			  "standard error, the output's SQNR under the adapter's own encodings, and the SQNR of its update (up "
 			  "diag(gain) down) under its own, "
@@ -120,14 +121,14 @@ static enum qd_status run(const struct qss_options *o)
 	const struct qd_common *common = &o->common;
 	struct qd_quant_options quant = common->quant;
 	struct qd_opened opened = { 0 };
-	struct qd_data data = { 0 };
+	struct qd_dataset data = { 0 };
 	struct qd_profile profile = { 0 };
 	enum qd_status st;
 
 	quant.batch = o->batch;
 	QD_TRY(st, check_output(common));
 	QD_TRY(st, qd_open_all(&opened, common));
-	QD_TRY(st, qd_data_open(&data, common->calib, &opened.model));
+	QD_TRY(st, qd_dataset_open(&data, common->calib, common->n_calib, &opened.model.config, QD_DATA_CALIBRATE));
 	if (common->dry_run) {
 		printf("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
 		goto out;
@@ -144,7 +145,7 @@ static enum qd_status run(const struct qss_options *o)
 		print_table(&profile);
 out:
 	qd_profile_release(&profile);
-	qd_data_release(&data);
+	qd_dataset_release(&data);
 	qd_opened_release(&opened);
 	return st;
 }

@@ -220,7 +220,7 @@ static enum qd_status print_result(const struct train *train, const struct qd_tr
 static enum qd_status dry_run(const struct train *train, const struct qd_opened *opened)
 {
 	struct qd_dataset data = { 0 };
-	enum qd_status st = qd_dataset_open(&data, train->data, train->n_data, &opened->model.config);
+	enum qd_status st = qd_dataset_open(&data, train->data, train->n_data, &opened->model.config, QD_DATA_TRAIN);
 
 	if (st == QD_OK)
 		printf("%lld samples, %.1f passes\n", (long long)data.n,

@@ -11,7 +11,7 @@ static enum qd_status bind_one(const struct qd_tensor *tensor, const struct qd_g
 enum qd_status qd_batch_bind(const struct qd_batch *batch, const struct qd_graph *g, struct qd_exec *exec)
 {
 	const struct qd_tensor *inputs[] = { &batch->sample, &batch->timestep, &batch->context, &batch->text_embeds,
-		&batch->time_ids };
+		&batch->time_ids, &batch->time_cond };
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; st == QD_OK && i < QD_COUNT(inputs); i++)

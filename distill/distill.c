@@ -220,7 +220,7 @@ static void print_profile(FILE *f, const struct qd_profile *profile)
 }
 
 /* The run's identity: everything that shapes its bytes, but not where they go nor how often it saves. */
-static enum qd_status identify(struct distiller *d, const char *const *data, size_t n)
+static enum qd_status identify(struct distiller *d)
 {
 	const struct qd_distill_options *o = d->options;
 	char hash[QD_HASH_TEXT], *text = NULL;
@@ -236,10 +236,8 @@ static enum qd_status identify(struct distiller *d, const char *const *data, siz
 	fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %a %a %a %d %" PRId64 " %s %d %" PRId64 " %" PRIu64, o->steps, o->batch,
 		o->pool, d->lr, d->lr_gain, o->task_weight, (int)o->schedule, o->warmup,
 		o->trajectory != NULL ? o->trajectory : "-", o->trajectory_steps, o->evaluate_every, o->seed);
-	for (size_t i = 0; i < n; i++) {
-		QD_TRY(st, qd_hash_file(data[i], hash));
-		fprintf(f, " %s", hash);
-	}
+	QD_TRY(st, qd_dataset_hash(&d->data, hash));
+	fprintf(f, " %s", hash);
 	fflush(f);
 	qd_hash_bytes(text, bytes, d->run);
 out:
@@ -284,7 +282,7 @@ static enum qd_status prepare(struct distiller *d, const char *const *data, size
 	QD_TRY(st, qd_output_open(&probe, o->output, o->force));
 	qd_output_release(&probe);
 	QD_TRY(st, qd_profile_check_base(d->profile, d->model));
-	QD_TRY(st, qd_dataset_open(&d->data, data, n_data, &d->model->config));
+	QD_TRY(st, qd_dataset_open(&d->data, data, n_data, &d->model->config, QD_DATA_TRAIN));
 	QD_TRY(st, qd_schedule_read(&d->schedule, d->model->root));
 	d->objective = (struct qd_objective){ .schedule = &d->schedule };
 	QD_TRY(st, build(d));
@@ -293,7 +291,7 @@ static enum qd_status prepare(struct distiller *d, const char *const *data, size
 	d->checkpoint = qd_checkpoint_path(o->output);
 	if (d->draw == NULL || d->checkpoint == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a batch"));
-	QD_TRY(st, identify(d, data, n_data));
+	QD_TRY(st, identify(d));
 	QD_TRY(st, make_pool(d));
 	d->result->parameters = qd_optimizer_parameters(&d->optimizer);
 out:

@@ -1,7 +1,7 @@
 /*
  * distill: training. The plain objective of a diffusion model for all its weights or for a fresh low-rank adapter (train.c), and
  * the fine-tuning of one adapter against a profile's fixed encodings, taught by the float model (distill.c). Both stand on the same
- * parts: a set of samples in mapped files (dataset.c), the noising and its loss (losses.c), AdamW over named parameters
+ * parts: shuffled passes over the samples (shuffle.c), the noising and its loss (losses.c), AdamW over named parameters
  * (optimizer.c) and checkpoints from which a killed run goes on to the same bytes (checkpoint.c).
  *
  * Everything random is a function of seed and step alone, so the same inputs, seed, thread count and libtorch give the same bytes.
@@ -13,54 +13,11 @@
 #define QUAD_DISTILL_DISTILL_H
 
 #include "lib/math/math.h"
+#include "lib/model/dataset.h"
 #include "lib/model/model.h"
 #include "quant/quant.h"
 
-/* ---- data (dataset.c) ---- */
-/* X(id, tensor name): what a data file may hold; the first dimension is the sample. float32, float16 or bfloat16. */
-#define QD_FIELD_LIST(X)                                                                                                           \
-	X(LATENTS, "latents")               /* [N,Cl,H,W] clean */                                                                 \
-	X(CONDITION, "condition")           /* [N,Cc,H,W] put after the noisy latents */                                           \
-	X(NOISE, "noise")                   /* [N,Cl,H,W] the noise to use; drawn where absent */                                  \
-	X(SAMPLE, "sample")                 /* [N,Cl+Cc,H,W] already noisy, for calibration */                                     \
-	X(TIMESTEP, "timestep")             /* [N], with `sample` */                                                               \
-	X(CONTEXT, "encoder_hidden_states") /* [N,L,D] */                                                                          \
-	X(TEXT_EMBEDS, "text_embeds")       /* [N,P] */                                                                            \
-	X(TIME_IDS, "time_ids")             /* [N,6] */
-
-enum qd_field {
-#define QD_FIELD_ENUM(id, name) QD_FIELD_##id,
-	QD_FIELD_LIST(QD_FIELD_ENUM)
-#undef QD_FIELD_ENUM
-		QD_FIELD_COUNT
-};
-const char *qd_field_name(enum qd_field field);
-
-/* Several files of one kind read as one long set of samples. Nothing is copied: rows are converted when they are gathered. */
-struct qd_dataset {
-	struct qd_safetensors *files;
-	int64_t *first; /* [n_files + 1]: the first sample of each file; the last is n */
-	size_t n_files;
-	int64_t n;
-	bool has[QD_FIELD_COUNT];
-	struct qd_shape shape[QD_FIELD_COUNT]; /* of one sample */
-};
-/*
- * Opens and checks: every file has `latents`, or every file has `sample` and `timestep`; the same other fields, all of one shape
- * per sample; channels, context features and extra inputs are those of `config`. QD_EINPUT names file, tensor, found and needed.
- */
-QD_CHECK enum qd_status qd_dataset_open(
-	struct qd_dataset *data, const char *const *paths, size_t n, const struct qd_unet_config *config);
-void qd_dataset_release(struct qd_dataset *data);
-/* Elements of one sample's row; 0 for an absent field. */
-int64_t qd_dataset_row(const struct qd_dataset *data, enum qd_field field);
-/* The sizes of a graph that takes `batch` samples. */
-struct qd_sizes qd_dataset_sizes(const struct qd_dataset *data, int64_t batch);
-/* Rows `index[0..batch)` of a present field as float32, to out [B,row]. QD_EINPUT when a value is NaN or infinite, naming file and
- * sample. */
-QD_CHECK enum qd_status qd_dataset_gather(
-	const struct qd_dataset *data, enum qd_field field, const int64_t *index, int64_t batch, float *out);
-
+/* ---- passes over the data (shuffle.c) ---- */
 /* Shuffled passes over 0..n-1 without end: position p belongs to pass p / n, whose order depends on seed and pass alone. */
 struct qd_shuffle {
 	int64_t n;
@@ -82,8 +39,8 @@ struct qd_objective {
 /* One batch, ready to be bound: buffers are owned, sized for the batch given to qd_batch_init. */
 struct qd_batch {
 	int64_t n;
-	struct qd_tensor sample, timestep;               /* [B,Cl+Cc,H,W], [B] */
-	struct qd_tensor context, text_embeds, time_ids; /* data NULL when the set has none */
+	struct qd_tensor sample, timestep;                          /* [B,Cl+Cc,H,W], [B] */
+	struct qd_tensor context, text_embeds, time_ids, time_cond; /* data NULL when the set has none */
 	struct qd_tensor target;      /* [B,Cl,H,W]: what the network should say; data NULL when the set has no latents */
 	struct qd_tensor root_weight; /* [B,1,1,1]: square roots of the loss weights */
 	int64_t *index;               /* [B] */

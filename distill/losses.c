@@ -64,6 +64,7 @@ enum qd_status qd_batch_init(struct qd_batch *batch, const struct qd_dataset *da
 	QD_TRY(st, new_rows(&batch->context, "encoder_hidden_states", data, QD_FIELD_CONTEXT, n));
 	QD_TRY(st, new_rows(&batch->text_embeds, "text_embeds", data, QD_FIELD_TEXT_EMBEDS, n));
 	QD_TRY(st, new_rows(&batch->time_ids, "time_ids", data, QD_FIELD_TIME_IDS, n));
+	QD_TRY(st, new_rows(&batch->time_cond, "timestep_cond", data, QD_FIELD_TIME_COND, n));
 	if (data->has[QD_FIELD_LATENTS])
 		QD_TRY(st, init_noising(batch, data, n));
 	else
@@ -81,6 +82,7 @@ void qd_batch_release(struct qd_batch *batch)
 	qd_tensor_release(&batch->context);
 	qd_tensor_release(&batch->text_embeds);
 	qd_tensor_release(&batch->time_ids);
+	qd_tensor_release(&batch->time_cond);
 	qd_tensor_release(&batch->target);
 	qd_tensor_release(&batch->root_weight);
 	free(batch->index);
@@ -188,6 +190,8 @@ enum qd_status qd_batch_fill_extra(struct qd_batch *batch, const struct qd_datas
 		st = qd_dataset_gather(data, QD_FIELD_TEXT_EMBEDS, batch->index, batch->n, batch->text_embeds.data);
 	if (st == QD_OK && batch->time_ids.data != NULL)
 		st = qd_dataset_gather(data, QD_FIELD_TIME_IDS, batch->index, batch->n, batch->time_ids.data);
+	if (st == QD_OK && batch->time_cond.data != NULL)
+		st = qd_dataset_gather(data, QD_FIELD_TIME_COND, batch->index, batch->n, batch->time_cond.data);
 	return st;
 }
 

@@ -188,12 +188,12 @@ static enum qd_status use_parameters(struct trainer *t, bool averaged)
 static enum qd_status open_data(struct trainer *t, const char *const *data, size_t n)
 {
 	const struct qd_train_options *o = t->options;
-	enum qd_status st = qd_dataset_open(&t->data, data, n, &t->model->config);
+	enum qd_status st = qd_dataset_open(&t->data, data, n, &t->model->config, QD_DATA_TRAIN);
 
 	if (st == QD_OK && !t->data.has[QD_FIELD_LATENTS])
 		st = qd_fail(QD_EINPUT, "cannot use '%s': tensor 'latents' is missing", data[0]);
 	if (st == QD_OK && o->validation != NULL)
-		st = qd_dataset_open(&t->validation, &o->validation, 1, &t->model->config);
+		st = qd_dataset_open(&t->validation, &o->validation, 1, &t->model->config, QD_DATA_TRAIN);
 	if (st != QD_OK || o->validation == NULL)
 		return st;
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
@@ -224,7 +224,7 @@ out:
 }
 
 /* The run's identity: everything that shapes its bytes, but not where they go nor how often it saves. */
-static enum qd_status identify(struct trainer *t, const char *const *data, size_t n)
+static enum qd_status identify(struct trainer *t)
 {
 	const struct qd_train_options *o = t->options;
 	char hash[QD_HASH_TEXT], *text = NULL;
@@ -239,10 +239,8 @@ static enum qd_status identify(struct trainer *t, const char *const *data, size_
 		o->batch, o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->clip, (int)o->schedule, o->warmup, o->ema, o->seed,
 		o->snr_gamma, o->prompt_dropout);
 	fprintf(f, "%d %" PRId64 " %a %s %s", o->bfloat16, o->lora, o->alpha, o->slots, t->adapter.hash);
-	for (size_t i = 0; i < n; i++) {
-		QD_TRY(st, qd_hash_file(data[i], hash));
-		fprintf(f, " %s", hash);
-	}
+	QD_TRY(st, qd_dataset_hash(&t->data, hash));
+	fprintf(f, " %s", hash);
 	fflush(f);
 	qd_hash_bytes(text, bytes, t->run);
 out:
@@ -281,7 +279,7 @@ static enum qd_status prepare(struct trainer *t, const char *const *data, size_t
 	QD_TRY(st, build_graph(t));
 	QD_TRY(st, qd_batch_init(&t->batch, &t->data, o->batch));
 	QD_TRY(st, qd_shuffle_init(&t->shuffle, t->data.n, o->seed));
-	QD_TRY(st, identify(t, data, n_data));
+	QD_TRY(st, identify(t));
 	t->checkpoint = qd_checkpoint_path(o->output);
 	if (t->checkpoint == NULL)
 		QD_TRY(st, QD_ENOMEM);

@@ -102,7 +102,7 @@ enum qd_status qd_activation_encodings(
 /* ---- running ---- */
 
 enum qd_status qd_run_samples(
-	struct qd_exec *exec, const struct qd_net *net, const struct qd_data *data, const char *note, float *out)
+	struct qd_exec *exec, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out)
 {
 	int64_t batch = net->sizes.batch;
 	size_t bytes = (size_t)qd_shape_elements(&net->graph.values[net->graph.outputs[0]].shape) * sizeof(float);
@@ -182,7 +182,7 @@ struct calibration {
 	struct qd_profile *profile;
 	const struct qd_adapter *const *adapters;
 	size_t n;
-	const struct qd_data *data;
+	const struct qd_dataset *data;
 	struct qd_net net;
 	enum qd_entry_kind *kinds;
 	const struct qd_encoding **encodings; /* [n_values] */
@@ -263,7 +263,7 @@ static enum qd_status add_entries(struct calibration *c)
 }
 
 enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_data *calibration)
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration)
 {
 	struct calibration c = { .profile = profile, .adapters = adapters, .n = n, .data = calibration };
 	struct qd_sizes sizes;
@@ -271,7 +271,7 @@ enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_
 	enum qd_status st;
 
 	QD_TRY(st, qd_data_batch(calibration, &profile->options, &batch));
-	QD_TRY(st, qd_data_sizes(calibration, batch, &sizes));
+	sizes = qd_dataset_sizes(calibration, batch);
 	QD_TRY(st, qd_net_build(&c.net, model, &sizes, &profile->slots));
 	c.kinds = calloc(c.net.graph.n_values + 1, sizeof(*c.kinds));
 	c.encodings = calloc(c.net.graph.n_values + 1, sizeof(*c.encodings));

@@ -1,38 +1,43 @@
-/* Samples of a calibration file as inputs of an executor. */
+/* Calibration samples as inputs of an executor. */
 #include "lib/torch/torch.h"
 #include "quant/quant.h"
 
-/* Rows [first, first + batch) of a tensor, converted to float32. */
-static enum qd_status bind_rows(const struct qd_tensor *t, struct qd_exec *exec, const char *name, int64_t first, int64_t batch)
+#include <stdlib.h>
+#include <string.h>
+
+static enum qd_status bind_field(
+	const struct qd_dataset *data, struct qd_exec *exec, enum qd_field field, const int64_t *index, int64_t batch)
 {
-	struct qd_tensor rows = *t, values = { 0 };
-	size_t bytes = t->bytes / (size_t)t->shape.dim[0];
+	const struct qd_shape *row = &data->shape[field];
+	struct qd_shape shape = { .rank = row->rank + 1, .dim = { batch } };
+	struct qd_tensor values = { 0 };
 	enum qd_status st;
 
-	rows.shape.dim[0] = batch;
-	rows.data = (char *)t->data + (size_t)first * bytes;
-	rows.bytes = (size_t)batch * bytes;
-	QD_TRY(st, qd_tensor_new(&values, name, QD_F32, &rows.shape));
-	QD_TRY(st, qd_tensor_to_f32(&rows, values.data));
-	QD_TRY(st, qd_exec_bind_tensor(exec, name, &values));
+	memcpy(shape.dim + 1, row->dim, (size_t)row->rank * sizeof(*row->dim));
+	QD_TRY(st, qd_tensor_new(&values, qd_field_name(field), QD_F32, &shape));
+	QD_TRY(st, qd_dataset_gather(data, field, index, batch, values.data));
+	QD_TRY(st, qd_exec_bind_tensor(exec, values.name, &values));
 out:
 	qd_tensor_release(&values);
 	return st;
 }
 
-enum qd_status qd_data_bind(const struct qd_data *data, struct qd_exec *exec, int64_t first, int64_t batch)
+enum qd_status qd_data_bind(const struct qd_dataset *data, struct qd_exec *exec, int64_t first, int64_t batch)
 {
 	enum qd_status st = QD_OK;
+	int64_t *index = NULL;
 
 	if (first < 0 || batch < 1 || first + batch > data->n)
-		return qd_fail(QD_EINPUT, "samples %lld to %lld of '%s' were asked for, it has %lld", (long long)first,
-			(long long)(first + batch), data->file.path, (long long)data->n);
-	for (size_t i = 0; st == QD_OK && i < data->n_inputs; i++) {
-		const struct qd_tensor *t;
-
-		st = qd_safetensors_get(&data->file, data->inputs[i], &t);
-		if (st == QD_OK)
-			st = bind_rows(t, exec, data->inputs[i], first, batch);
-	}
+		return qd_fail(QD_EINPUT, "samples %lld to %lld were asked for, there are %lld", (long long)first,
+			(long long)(first + batch), (long long)data->n);
+	index = malloc((size_t)batch * sizeof(*index));
+	if (index == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	for (int64_t b = 0; b < batch; b++)
+		index[b] = first + b;
+	for (int f = 0; st == QD_OK && f < QD_FIELD_COUNT; f++)
+		if (data->has[f])
+			st = bind_field(data, exec, (enum qd_field)f, index, batch);
+	free(index);
 	return st;
 }

@@ -83,7 +83,7 @@ QD_CHECK enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct
 
 /* ---- running over the calibration data (calibrate.c) ---- */
 /* Samples per run: a divisor of the number of samples. QD_EINPUT when options->batch does not divide it. */
-QD_CHECK enum qd_status qd_data_batch(const struct qd_data *data, const struct qd_quant_options *options, int64_t *batch);
+QD_CHECK enum qd_status qd_data_batch(const struct qd_dataset *data, const struct qd_quant_options *options, int64_t *batch);
 /* One observer per activation: the context of qd_observe_hook. */
 struct qd_observers {
 	const enum qd_entry_kind *kinds; /* [n], borrowed */
@@ -104,6 +104,6 @@ QD_CHECK enum qd_status qd_activation_encodings(
 	struct qd_arena *arena, const struct qd_observers *observers, int bits, const struct qd_encoding **encodings);
 /* Runs all samples in batches. `out` f32 [n, elements of one sample's output] receives the graph's output; NULL drops it. */
 QD_CHECK enum qd_status qd_run_samples(
-	struct qd_exec *exec, const struct qd_net *net, const struct qd_data *data, const char *note, float *out);
+	struct qd_exec *exec, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out);
 
 #endif

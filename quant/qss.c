@@ -19,7 +19,7 @@ struct scoring {
 	const struct qd_model *model;
 	const struct qd_adapter *const *adapters;
 	size_t n;
-	const struct qd_data *data;
+	const struct qd_dataset *data;
 	struct qd_net net;
 	struct qd_exec *exec;
 	enum qd_entry_kind *kinds;
@@ -98,7 +98,7 @@ static enum qd_status prepare(struct scoring *s)
 	enum qd_status st;
 
 	QD_TRY(st, qd_data_batch(s->data, &s->profile->options, &batch));
-	QD_TRY(st, qd_data_sizes(s->data, batch, &sizes));
+	sizes = qd_dataset_sizes(s->data, batch);
 	QD_TRY(st, choose_slots(s, &sizes));
 	QD_TRY(st, qd_net_build(&s->net, s->model, &sizes, &s->profile->slots));
 	QD_TRY(st, allocate(s));
@@ -309,7 +309,7 @@ static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_o
 }
 
 enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_data *calibration, const struct qd_quant_options *options)
+	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
 	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
 	size_t anchor;
@@ -334,7 +334,7 @@ out:
 }
 
 enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_data *calibration, const struct qd_quant_options *options)
+	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
 	enum qd_status st = qd_profile_score(profile, model, adapters, n, calibration, options);
 

@@ -11,6 +11,7 @@
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
 
+#include "lib/model/dataset.h"
 #include "lib/model/model.h"
 #include "lib/torch/torch.h"
 
@@ -196,21 +197,9 @@ QD_CHECK enum qd_status qd_net_bind_fitted(const struct qd_net *net, struct qd_e
  * executor's options. */
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 
-/* ---- calibration data (data.c) ---- */
-/* A calibration file: sample [N,C,H,W], timestep [N], encoder_hidden_states [N,L,D] (text_embeds, time_ids); float32/16. */
-struct qd_data {
-	struct qd_safetensors file;
-	int64_t n;             /* samples */
-	const char *inputs[6]; /* the model's inputs, all found and checked */
-	size_t n_inputs;
-};
-/* QD_EINPUT names tensor, found and needed for this model. */
-QD_CHECK enum qd_status qd_data_open(struct qd_data *data, const char *path, const struct qd_model *model);
-void qd_data_release(struct qd_data *data);
-/* Sizes of a net for `batch` of the file's samples. */
-QD_CHECK enum qd_status qd_data_sizes(const struct qd_data *data, int64_t batch, struct qd_sizes *sizes);
-/* Binds samples [first, first + batch) to an executor's inputs. */
-QD_CHECK enum qd_status qd_data_bind(const struct qd_data *data, struct qd_exec *exec, int64_t first, int64_t batch);
+/* ---- calibration data (data_bind.c) ---- */
+/* Binds samples [first, first + batch) of a set opened for calibration to an executor's inputs. */
+QD_CHECK enum qd_status qd_data_bind(const struct qd_dataset *data, struct qd_exec *exec, int64_t first, int64_t batch);
 
 /* ---- QSS and the whole of `quad qss` (qss.c, choice.c, calibrate.c) ---- */
 /* D(y || z) between two outputs of n elements: softmax(y / t), softmax(z / t), t the population standard deviation of y, natural
@@ -221,15 +210,15 @@ double qd_divergence(enum qd_divergence kind, size_t n, const float *y, const fl
  * `profile` (zeroed by the caller) with all but the base model's and the activations' encodings.
  */
 QD_CHECK enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_data *calibration,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
 	const struct qd_quant_options *options);
 /* Adds what is missing to a scored profile: encodings of weights, encodings of activations over all adapters and samples, the
  * model's hash. */
 QD_CHECK enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_data *calibration);
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration);
 /* Both. */
 QD_CHECK enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_data *calibration,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
 	const struct qd_quant_options *options);
 
 #endif

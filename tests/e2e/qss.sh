@@ -55,6 +55,9 @@ refused "'scale' is 0, needs finite numbers above 0" "$QUAD" eval --base m --pro
 expect 0 "" "${qss[@]}" --slots all --rank 4 --share layer -o o/all.json
 expect 0 "" "$QUAD" eval --base m --adapter b.safetensors --profile o/all.json --inputs calib.safetensors
 
+# Several files are one set.
+expect 0 "would score 2 adapters on 8 samples" "${qss[@]}" --calib calib.safetensors --dry-run
+
 # What is wrong is said, before anything runs.
 refused "anchor 'c' is none of the 2 adapters" "${qss[@]}" --anchor c -o o/x.json
 refused "does not divide the" "${qss[@]}" --batch 5 -o o/x.json

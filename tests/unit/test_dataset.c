@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define OK(call)                                                                                                                   \
 	do {                                                                                                                       \
@@ -87,7 +88,7 @@ static void test_gather(void **state)
 		snprintf(name, sizeof(name), "gather%d", f);
 		paths[f] = save(&files[f], name);
 	}
-	OK(qd_dataset_open(&data, paths, 3, &config));
+	OK(qd_dataset_open(&data, paths, 3, &config, QD_DATA_TRAIN));
 	assert_int_equal(data.n, total);
 	assert_int_equal(qd_dataset_row(&data, QD_FIELD_LATENTS), row);
 	assert_int_equal(qd_dataset_row(&data, QD_FIELD_CONDITION), 0);
@@ -166,7 +167,7 @@ static void open_noising(struct noising *n, bool stored_noise)
 	if (stored_noise)
 		add(&n->file, &random, QD_FIELD_NOISE, QD_F32, QD_SHAPE(SAMPLES, CL, SIDE, SIDE));
 	path = save(&n->file, "noising");
-	OK(qd_dataset_open(&n->data, &path, 1, &config));
+	OK(qd_dataset_open(&n->data, &path, 1, &config, QD_DATA_TRAIN));
 	OK(qd_batch_init(&n->batch, &n->data, SAMPLES));
 	n->schedule.alphas_cumprod = calloc(STEPS, sizeof(double));
 	assert_non_null(n->schedule.alphas_cumprod);
@@ -287,7 +288,7 @@ static void test_stored_samples(void **state)
 	add(&file, &random, QD_FIELD_TIMESTEP, QD_F32, QD_SHAPE(4));
 	add(&file, &random, QD_FIELD_CONTEXT, QD_F32, QD_SHAPE(4, 1, FEATURES));
 	path = save(&file, "stored");
-	OK(qd_dataset_open(&data, &path, 1, &config));
+	OK(qd_dataset_open(&data, &path, 1, &config, QD_DATA_TRAIN));
 	OK(qd_batch_init(&batch, &data, 2));
 	batch.index[0] = 3;
 	batch.index[1] = 1;
@@ -350,16 +351,15 @@ static const struct refusal refusals[] = {
 	{ "has neither tensor 'latents' nor 'sample'", QD_FIELD_LATENTS, QD_F32, { 4, { 0 } } },
 	{ "tensor 'latents' has 3 dimensions, needs 4", QD_FIELD_LATENTS, QD_F32, { 3, { 2, 2, 16 } } },
 	{ "tensor 'latents' is I32, needs F32, F16 or BF16", QD_FIELD_LATENTS, QD_I32, { 4, { 2, 2, 4, 4 } } },
-	{ "tensor 'latents' has 3 channels, the model gives 2", QD_FIELD_LATENTS, QD_F32, { 4, { 2, 3, 4, 4 } } },
-	{ "tensors 'latents' and 'condition' have 2 + 1 channels, the model takes 5", QD_FIELD_CONDITION, QD_F32,
-		{ 4, { 2, 1, 4, 4 } } },
-	{ "tensors 'latents' and 'condition' have 2 + 0 channels, the model takes 5", QD_FIELD_CONDITION, QD_F32, { 4, { 0 } } },
+	{ "tensor 'latents' has samples of [3,4,4], the model takes [2,?,?]", QD_FIELD_LATENTS, QD_F32, { 4, { 2, 3, 4, 4 } } },
+	{ "tensor 'condition' has samples of [1,4,4], the model takes [3,?,?]", QD_FIELD_CONDITION, QD_F32, { 4, { 2, 1, 4, 4 } } },
+	{ "has no tensor 'condition'", QD_FIELD_CONDITION, QD_F32, { 4, { 0 } } },
 	{ "tensor 'condition' has samples of [3,4,5], needs the size of 'latents' [2,4,4]", QD_FIELD_CONDITION, QD_F32,
 		{ 4, { 2, 3, 4, 5 } } },
-	{ "tensor 'noise' has samples of [3,4,4], needs the size of 'latents' [2,4,4]", QD_FIELD_NOISE, QD_F32,
-		{ 4, { 2, 3, 4, 4 } } },
-	{ "tensor 'encoder_hidden_states' is missing", QD_FIELD_CONTEXT, QD_F32, { 3, { 0 } } },
-	{ "tensor 'encoder_hidden_states' has 4 features, the model takes 5", QD_FIELD_CONTEXT, QD_F32, { 3, { 2, 1, 4 } } },
+	{ "tensor 'noise' has samples of [3,4,4], the model takes [2,?,?]", QD_FIELD_NOISE, QD_F32, { 4, { 2, 3, 4, 4 } } },
+	{ "has no tensor 'encoder_hidden_states'", QD_FIELD_CONTEXT, QD_F32, { 3, { 0 } } },
+	{ "tensor 'encoder_hidden_states' has samples of [1,4], the model takes [?,5]", QD_FIELD_CONTEXT, QD_F32,
+		{ 3, { 2, 1, 4 } } },
 	{ "tensor 'encoder_hidden_states' has 3 samples, the file's others have 2", QD_FIELD_CONTEXT, QD_F32, { 3, { 3, 1, 5 } } },
 	{ "tensor 'encoder_hidden_states' is empty", QD_FIELD_CONTEXT, QD_F32, { 3, { 2, 0, 5 } } },
 };
@@ -398,7 +398,7 @@ static void expect_refused(const char *const *paths, size_t n, const struct qd_u
 {
 	struct qd_dataset data;
 
-	assert_int_equal(qd_dataset_open(&data, paths, n, config), QD_EINPUT);
+	assert_int_equal(qd_dataset_open(&data, paths, n, config, QD_DATA_TRAIN), QD_EINPUT);
 	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
 }
@@ -443,16 +443,64 @@ static void test_refuses_for_the_model(void **state)
 	(void)state;
 
 	xl.text_time = true;
-	expect_refused(&path, 1, &xl, "tensor 'text_embeds' is missing");
+	expect_refused(&path, 1, &xl, "has no tensor 'text_embeds'");
 	qd_random_init(&random, 1, 1);
 	add(&sample, &random, QD_FIELD_SAMPLE, QD_F32, QD_SHAPE(2, 3, 4, 4));
 	path = save(&sample, "sample");
-	expect_refused(&path, 1, &stored, "tensor 'timestep' is missing beside 'sample'");
+	expect_refused(&path, 1, &stored, "has no tensor 'timestep'");
 	add(&sample, &random, QD_FIELD_TIMESTEP, QD_F32, QD_SHAPE(2));
+	add(&sample, &random, QD_FIELD_CONTEXT, QD_F32, QD_SHAPE(2, 1, 5));
 	path = save(&sample, "sample");
-	expect_refused(&path, 1, &stored, "tensor 'sample' has 3 channels, the model takes 4");
+	expect_refused(&path, 1, &stored, "tensor 'sample' has samples of [3,4,4], the model takes [4,?,?]");
 	drop(&file);
 	drop(&sample);
+}
+
+/* The same samples from an archive's folder and from safetensors, joined, in both uses; calibration looks at inputs alone. */
+static void test_joins_kinds_of_files(void **state)
+{
+	struct file file = { .n = 0 };
+	struct qd_unet_config config = { .in_channels = 2, .out_channels = 2, .cross_dim = { 5 } };
+	const char *paths[2];
+	char folder[512], whole[QD_HASH_TEXT], again[QD_HASH_TEXT];
+	struct qd_random random;
+	struct qd_dataset data;
+	float rows[4 * 32];
+	(void)state;
+
+	qd_random_init(&random, test_seed(), 3);
+	add(&file, &random, QD_FIELD_SAMPLE, QD_F32, QD_SHAPE(2, 2, 4, 4));
+	add(&file, &random, QD_FIELD_TIMESTEP, QD_F32, QD_SHAPE(2));
+	add(&file, &random, QD_FIELD_CONTEXT, QD_F32, QD_SHAPE(2, 1, 5));
+	add(&file, &random, QD_FIELD_LATENTS, QD_F32, QD_SHAPE(2, 9, 4, 4));
+	((float *)file.tensors[3].data)[0] = NAN;
+	paths[0] = save(&file, "joined");
+	snprintf(folder, sizeof(folder), "%s", scratch_path("joined.d"));
+	assert_int_equal(mkdir(folder, 0700), 0);
+	for (size_t i = 0; i < file.n; i++) {
+		char path[600];
+		snprintf(path, sizeof(path), "%s/%s.npy", folder, file.tensors[i].name);
+		OK(qd_npy_write(path, &file.tensors[i], false));
+	}
+	paths[1] = folder;
+	OK(qd_dataset_open(&data, paths, 2, &config, QD_DATA_CALIBRATE));
+	assert_int_equal(data.n, 4);
+	assert_false(data.has[QD_FIELD_LATENTS]);
+	assert_int_equal(qd_dataset_sizes(&data, 3).height, 4);
+	OK(qd_dataset_gather(&data, QD_FIELD_SAMPLE, (int64_t[]){ 2, 3, 0, 1 }, 4, rows));
+	assert_memory_equal(rows, rows + 2 * 32, 2 * 32 * sizeof(float));
+	assert_memory_equal(rows, file.tensors[0].data, 2 * 32 * sizeof(float));
+	OK(qd_dataset_hash(&data, whole));
+	qd_dataset_release(&data);
+	OK(qd_dataset_open(&data, paths, 1, &config, QD_DATA_CALIBRATE));
+	OK(qd_dataset_hash(&data, again));
+	assert_string_not_equal(whole, again);
+	qd_dataset_release(&data);
+	expect_refused(paths, 2, &config, "tensor 'latents' has samples of [9,4,4], the model takes [2,?,?]");
+	config.time_cond_dim = 7;
+	assert_int_equal(qd_dataset_open(&data, paths, 2, &config, QD_DATA_CALIBRATE), QD_EINPUT);
+	assert_true(qd_ends_with(qd_message(), "has no tensor 'timestep_cond'"));
+	drop(&file);
 }
 
 static void test_refuses_infinities(void **state)
@@ -467,7 +515,7 @@ static void test_refuses_infinities(void **state)
 	correct_but(&file, NULL, "infinite");
 	((float *)file.tensors[0].data)[2 * 16 + 3] = INFINITY;
 	path = save(&file, "infinite");
-	OK(qd_dataset_open(&data, &path, 1, &needs));
+	OK(qd_dataset_open(&data, &path, 1, &needs, QD_DATA_TRAIN));
 	assert_int_equal(qd_dataset_gather(&data, QD_FIELD_LATENTS, &index, 1, out), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "tensor 'latents' is not finite in sample 1"));
 	qd_dataset_release(&data);
@@ -488,6 +536,7 @@ int main(void)
 		cmocka_unit_test(test_refuses_files),
 		cmocka_unit_test(test_refuses_second_file),
 		cmocka_unit_test(test_refuses_for_the_model),
+		cmocka_unit_test(test_joins_kinds_of_files),
 		cmocka_unit_test(test_refuses_infinities),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -369,35 +369,35 @@ static void calibration_files_must_fit(void **state)
 		enum change change;
 		const char *message;
 	} cases[] = {
-		{ NO_TIMESTEP, "'%s' has no tensor 'timestep'" },
-		{ CHANNELS, "cannot use '%s': tensor 'sample' is [2,8,2,1], needs [N,4,?,?]" },
-		{ RANK, "cannot use '%s': tensor 'sample' is [2,16], needs [N,4,?,?]" },
-		{ SAMPLES, "cannot use '%s': tensor 'encoder_hidden_states' has 1 samples, 'sample' has 2" },
-		{ DTYPE, "cannot use '%s': tensor 'sample' is I32, needs F32 or F16" },
+		{ NO_TIMESTEP, "cannot use '%s': has no tensor 'timestep'" },
+		{ CHANNELS, "cannot use '%s': tensor 'sample' has samples of [8,2,1], the model takes [4,?,?]" },
+		{ RANK, "cannot use '%s': tensor 'sample' has 2 dimensions, needs 4" },
+		{ SAMPLES, "cannot use '%s': tensor 'encoder_hidden_states' has 1 samples, the file's others have 2" },
+		{ DTYPE, "cannot use '%s': tensor 'sample' is I32, needs F32, F16 or BF16" },
 	};
-	struct qd_model model = { .config = { .in_channels = 4, .cross_dim = { 6 } } };
+	struct qd_unet_config config = { .in_channels = 4, .out_channels = 4, .cross_dim = { 6 } };
 	struct qd_quant_options options = qd_quant_options_default();
-	struct qd_data data;
+	struct qd_dataset data;
 	struct qd_sizes sizes;
 	int64_t batch;
 	char message[1024];
 
 	(void)state;
-	OK(qd_data_open(&data, write_data(FINE), &model));
+	OK(qd_dataset_open(&data, (const char *const[]){ write_data(FINE) }, 1, &config, QD_DATA_CALIBRATE));
 	assert_int_equal(data.n, 2);
-	OK(qd_data_sizes(&data, 2, &sizes));
+	sizes = qd_dataset_sizes(&data, 2);
 	assert_true(sizes.batch == 2 && sizes.height == 2 && sizes.width == 2 && sizes.tokens == 1);
 	OK(qd_data_batch(&data, &options, &batch));
 	assert_int_equal(batch, 2);
 	options.batch = 3;
 	assert_int_equal(qd_data_batch(&data, &options, &batch), QD_EINPUT);
-	snprintf(message, sizeof(message), "a batch of 3 does not divide the 2 samples of '%s'", data.file.path);
+	snprintf(message, sizeof(message), "a batch of 3 does not divide the 2 samples of '%s'", data.files[0].path);
 	assert_string_equal(qd_message(), message);
-	qd_data_release(&data);
+	qd_dataset_release(&data);
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
 		const char *path = write_data(cases[i].change);
 
-		assert_int_equal(qd_data_open(&data, path, &model), QD_EINPUT);
+		assert_int_equal(qd_dataset_open(&data, &path, 1, &config, QD_DATA_CALIBRATE), QD_EINPUT);
 		/* The pattern is one of the table's own. */
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wformat-nonliteral"
@@ -405,7 +405,8 @@ static void calibration_files_must_fit(void **state)
 #pragma GCC diagnostic pop
 		assert_string_equal(qd_message(), message);
 	}
-	assert_int_equal(qd_data_open(&data, write_data(NOT_FINITE), &model), QD_EINPUT);
+	assert_int_equal(
+		qd_dataset_open(&data, (const char *const[]){ write_data(NOT_FINITE) }, 1, &config, QD_DATA_CALIBRATE), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "data.safetensors"));
 	assert_non_null(strstr(qd_message(), "'sample'"));
 }

@@ -34,7 +34,7 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 {
 	const struct qd_adapter *list[] = { &all.adapters[0], &all.adapters[1] };
 	struct qd_quant_options options = qd_quant_options_default();
-	struct qd_data calibration;
+	struct qd_dataset calibration;
 
 	options.align = align;
 	options.lora_bits = lora_bits;
@@ -42,9 +42,9 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 	options.method = QD_METHOD_ANCHOR;
 	options.anchor = "large";
 	memset(profile, 0, sizeof(*profile));
-	OK(qd_data_open(&calibration, all.noisy, &all.layers.model));
+	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
 	OK(qd_profile_build(profile, &all.layers.model, list, 2, &calibration, &options));
-	qd_data_release(&calibration);
+	qd_dataset_release(&calibration);
 }
 
 static int open_all(void **state)
@@ -169,14 +169,14 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	const struct qd_exec_options simulated = { .hook = qd_sim_hook, .see_all = true };
 	struct qd_exec *exec[2];
 	struct qd_fitted fitted;
-	struct qd_data data;
+	struct qd_dataset data;
 	struct qd_sizes sizes;
 	struct qd_net net;
 	qt_tensor out[2], mse;
 	double error;
 
-	OK(qd_data_open(&data, all.noisy, &all.layers.model));
-	OK(qd_data_sizes(&data, data.n, &sizes));
+	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
+	sizes = qd_dataset_sizes(&data, data.n);
 	OK(qd_net_build(&net, &all.layers.model, &sizes, &profile->slots));
 	OK(qd_profile_apply(profile, &net));
 	OK(qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
@@ -197,7 +197,7 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	}
 	qd_fitted_release(&fitted);
 	qd_net_release(&net);
-	qd_data_release(&data);
+	qd_dataset_release(&data);
 	return error;
 }
 

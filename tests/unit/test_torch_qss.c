@@ -34,7 +34,7 @@ static struct {
 	struct qd_modules modules;
 	struct qd_adapter adapters[ADAPTERS];
 	const struct qd_adapter *list[ADAPTERS];
-	struct qd_data data;
+	struct qd_dataset data;
 } all;
 
 static int open_all(void **state)
@@ -56,14 +56,15 @@ static int open_all(void **state)
 		OK(qd_adapter_open(&all.adapters[i], names[i], golden_path(name), 1, &all.modules));
 		all.list[i] = &all.adapters[i];
 	}
-	OK(qd_data_open(&all.data, golden_path("qss/tiny15_calib.safetensors"), &all.model));
+	OK(qd_dataset_open(&all.data, (const char *const[]){ golden_path("qss/tiny15_calib.safetensors") }, 1, &all.model.config,
+		QD_DATA_CALIBRATE));
 	return 0;
 }
 
 static int close_all(void **state)
 {
 	(void)state;
-	qd_data_release(&all.data);
+	qd_dataset_release(&all.data);
 	for (size_t i = 0; i < ADAPTERS && all.there; i++)
 		qd_adapter_release(&all.adapters[i]);
 	qd_modules_release(&all.modules);
@@ -149,7 +150,7 @@ static void run_net(const struct qd_profile *p, size_t i, bool simulated, float 
 	struct qd_fitted fitted;
 	struct qd_sizes sizes;
 
-	OK(qd_data_sizes(&all.data, all.data.n, &sizes));
+	sizes = qd_dataset_sizes(&all.data, all.data.n);
 	OK(qd_net_build(&net, &all.model, &sizes, &p->slots));
 	if (simulated)
 		OK(qd_profile_apply(p, &net));
@@ -170,7 +171,7 @@ static size_t outputs(void)
 {
 	struct qd_sizes sizes;
 
-	OK(qd_data_sizes(&all.data, 1, &sizes));
+	sizes = qd_dataset_sizes(&all.data, 1);
 	return (size_t)(all.data.n * all.model.config.out_channels * sizes.height * sizes.width);
 }
 
