@@ -73,11 +73,14 @@ struct eval {
 
 /* ---- outputs ---- */
 
-/* What to compare output `name` with: the tensor of its name, or 'out' when there is one output; NULL when the file has neither. */
+/* What to compare output `name` with: the tensor of its name, or of a single output's other names; NULL when the file has none. */
 static const struct qd_tensor *expected_of(const struct eval *e, const char *name)
 {
+	const char *const others[] = { "out", e->run.declared };
 	const struct qd_tensor *tensor = qd_safetensors_find(&e->run.inputs, name);
-	return !tensor && e->run.g->n_outputs == 1 ? qd_safetensors_find(&e->run.inputs, "out") : tensor;
+	for (size_t i = 0; i < QD_COUNT(others) && !tensor && e->run.g->n_outputs == 1; i++)
+		tensor = qd_safetensors_find(&e->run.inputs, others[i]);
+	return tensor;
 }
 
 static enum qd_status compare(const struct eval *e, struct result *r)

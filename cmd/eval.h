@@ -21,6 +21,7 @@ struct qd_evaluated {
 	struct qd_component component; /* ... or another component ... */
 	struct qd_graph component_graph;
 	struct qd_onnx onnx;      /* ... or an exported file */
+	char declared[256];       /* an ONNX file's name of its first output, which as a UNet's is "out"; else empty */
 	const struct qd_graph *g; /* the one of them that runs */
 	struct qd_exec *exec;
 };

@@ -3,6 +3,7 @@
  * own or a single file), or a folder with another component.
  */
 #include "cmd/eval.h"
+#include "lib/model/onnx_unet.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -166,25 +167,53 @@ static void find_export(const char *base, char *path, size_t bytes)
 		path[0] = 0;
 }
 
+static bool is_lora_input(const char *name)
+{
+	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
+}
+
+static bool has_lora_inputs(const struct qd_graph *g)
+{
+	for (size_t i = 0; i < g->n_inputs; i++)
+		if (is_lora_input(g->values[g->inputs[i]].name))
+			return true;
+	return false;
+}
+
+/* An ONNX file of a UNet is a model like its folder; an export and any other graph run as they stand. */
+static enum qd_status open_exported(struct qd_evaluated *e, const char *path)
+{
+	enum qd_status st;
+	QD_TRY(st, qd_onnx_load(&e->onnx.file, path));
+	if (qd_onnx_is_unet(e->onnx.file)) {
+		snprintf(e->declared, sizeof(e->declared), "%s", qd_onnx_output(e->onnx.file));
+		qd_onnx_release(&e->onnx);
+		return open_net(e);
+	}
+	if (e->common->profile)
+		return qd_fail(QD_EINPUT, "'%s' carries its encodings, --profile does not apply", path);
+	e->g = &e->onnx.graph;
+	QD_TRY(st, qd_onnx_graph(&e->onnx.graph, e->onnx.file, e->inputs.tensors, e->inputs.n));
+	if (has_lora_inputs(e->g))
+		return QD_OK;
+	if (e->common->n_adapters)
+		return qd_fail(QD_EINPUT, "'%s' is no UNet and has no LoRA inputs, --adapter does not apply", path);
+	QD_TRY(st, qd_graph_recognize(&e->onnx.graph, NULL, NULL));
+out:
+	return st;
+}
+
 /* Opens what is meant; e->g is set. */
 static enum qd_status open_graph(struct qd_evaluated *e)
 {
 	char exported[4096];
 	find_export(e->common->base, exported, sizeof(exported));
-	if (!exported[0])
-		return means_unet(e) ? open_net(e) : open_component(e);
-	if (e->common->profile)
-		return qd_fail(QD_EINPUT, "'%s' carries its encodings, --profile does not apply", exported);
-	e->g = &e->onnx.graph;
-	return qd_onnx_open(&e->onnx, exported, e->inputs.tensors, e->inputs.n);
+	if (exported[0])
+		return open_exported(e, exported);
+	return means_unet(e) ? open_net(e) : open_component(e);
 }
 
 /* ---- inputs ---- */
-
-static bool is_lora_input(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
 
 /* Every input of the graph that is no LoRA tensor, from the file. */
 static enum qd_status bind_inputs(struct qd_evaluated *e)

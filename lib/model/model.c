@@ -99,8 +99,10 @@ static enum qd_status open_file(struct qd_model *model, const char *path)
 	enum qd_status st;
 	QD_TRY(st, copy(&model->folder, "%s", path));
 	QD_TRY(st, copy(&model->root, "%.*s", slash > path ? (int)(slash - path) : 1, slash ? path : "."));
-	if (qd_ends_with(path, ".onnx"))
+	if (qd_ends_with(path, ".onnx")) {
+		model->root[pipeline_prefix(model->root) > 0 ? pipeline_prefix(model->root) : strlen(model->root)] = '\0';
 		return open_onnx(model, path);
+	}
 	model->kind = QD_MODEL_CHECKPOINT;
 	QD_TRY(st, qd_checkpoint_open(&model->config, &model->weights, path));
 out:

@@ -32,13 +32,19 @@ void qd_onnx_free(struct qd_onnx_file *file);
  */
 QD_CHECK enum qd_status qd_onnx_graph(struct qd_graph *g, struct qd_onnx_file *file, const struct qd_tensor *given, size_t n);
 
-/* The i-th declared input that is no constant: name and shape (-1: open), or NULL behind the last one. */
+/* A declared input that is no constant: open dimensions are -1, without any shape the rank is. */
 struct qd_onnx_input {
 	const char *name;
 	enum qd_dtype dtype;
 	struct qd_shape shape;
 };
+/* The first `max` of them. */
 QD_CHECK enum qd_status qd_onnx_inputs(const struct qd_onnx_file *file, struct qd_onnx_input *out, size_t max, size_t *n);
+
+/* The name of the first output; "" when there is none. */
+const char *qd_onnx_output(const struct qd_onnx_file *file);
+/* Whether there is an initializer whose name ends so. */
+bool qd_onnx_has_constant(const struct qd_onnx_file *file, const char *suffix);
 
 /* A file and its graph for the sizes in the file and in `given`. */
 struct qd_onnx {

@@ -121,6 +121,15 @@ static bool agrees(const struct qd_shape *file, const struct qd_shape *given)
 	return good;
 }
 
+/* Of what the caller leaves open, the file's. */
+static const char *asked_text(const struct qd_shape *file, const struct qd_shape *given, char *text)
+{
+	struct qd_shape asked = *given;
+	for (int i = 0; i < asked.rank && asked.rank == file->rank; i++)
+		asked.dim[i] = asked.dim[i] < 0 ? file->dim[i] : asked.dim[i];
+	return qd_shape_text(&asked, text);
+}
+
 /* Checks a given shape against the file's and learns the sizes of named dimensions from it. */
 static enum qd_status learn(struct qd_onnx_build *b, const Onnx__ValueInfoProto *info)
 {
@@ -134,7 +143,7 @@ static enum qd_status learn(struct qd_onnx_build *b, const Onnx__ValueInfoProto 
 		return QD_OK;
 	if (!agrees(&shape, given))
 		return qd_fail(QD_EINPUT, "input '%s' was exported as %s, asked for is %s", info->name,
-			declared_text(info, &shape, found, sizeof(found)), qd_shape_text(given, needed));
+			declared_text(info, &shape, found, sizeof(found)), asked_text(&shape, given, needed));
 	for (int i = 0; i < shape.rank; i++)
 		if (shape.dim[i] < 0 && given->dim[i] >= 0)
 			QD_TRY(st, bind_symbol(b, info, i, given->dim[i]));
@@ -215,7 +224,22 @@ out:
 	return st;
 }
 
+bool qd_onnx_has_constant(const struct qd_onnx_file *file, const char *suffix)
+{
+	const Onnx__GraphProto *graph = file->model->graph;
+	for (size_t i = 0; i < graph->n_initializer; i++)
+		if (qd_ends_with(graph->initializer[i]->name, suffix))
+			return true;
+	return false;
+}
+
 /* ---- outputs ---- */
+
+const char *qd_onnx_output(const struct qd_onnx_file *file)
+{
+	const Onnx__GraphProto *graph = file->model->graph;
+	return graph->n_output > 0 ? graph->output[0]->name : "";
+}
 
 static enum qd_status read_output(struct qd_onnx_build *b, const Onnx__ValueInfoProto *info)
 {

@@ -14,7 +14,7 @@
 #include "lib/model/onnx.h"
 
 struct qd_onnx_unet;
-/* True when the inputs are those of a UNet that carries no LoRA inputs: sample, timestep and encoder_hidden_states. */
+/* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */
 bool qd_onnx_is_unet(const struct qd_onnx_file *file);
 /*
  * Opens `path`. `config` is read off the graph, `weights` lists its weights under diffusers' names; both are the caller's
