@@ -12,7 +12,8 @@ static const char doc[] = "Show what a model or adapter file holds.\v"
 			  "an adapter (file or PEFT folder), or any "
 			  "safetensors file. Without --base "
 			  "an adapter is matched "
-			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter. A model with --adapter (repeated) "
+			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter, also of one that does not fit. A model "
+			  "with --adapter (repeated) "
 			  "shows the one graph that they make together.";
 
 struct inspect_options {
@@ -179,7 +180,11 @@ static enum qd_status with_base(const char *path, const struct qd_common *common
 	struct qd_adapter adapter = { 0 };
 	enum qd_status st;
 	QD_TRY(st, qd_open_all(&opened, common));
-	QD_TRY(st, qd_adapter_open_spec(&adapter, path, &opened.modules));
+	st = qd_adapter_open_spec(&adapter, path, &opened.modules);
+	if (st == QD_EINPUT && (common->verbose || common->json))
+		st = qd_inspect_misfit(path, &opened.modules, common);
+	if (st != QD_OK)
+		goto out;
 	QD_TRY(st, qd_inspect_adapter(&adapter, &opened.modules, opened.model.folder, common));
 out:
 	qd_adapter_release(&adapter);

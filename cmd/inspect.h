@@ -7,8 +7,15 @@
 #include "cmd/cmd.h"
 
 QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
+/* An ONNX file; a UNet's is told as qd_inspect_model does. */
+QD_CHECK enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common);
 /* A component's folder, or folder `name` (NULL: unet) of a pipeline; a UNet is told as qd_inspect_model does. */
 QD_CHECK enum qd_status qd_inspect_component(const char *path, const char *name, const struct qd_common *common);
+/*
+ * After an adapter was refused with QD_EINPUT: when its layers do not fit `modules`, lists all of them. The refusal is returned as
+ * it was, its message too.
+ */
+QD_CHECK enum qd_status qd_inspect_misfit(const char *path, const struct qd_modules *modules, const struct qd_common *common);
 /* The model at `path` with common->adapters. */
 QD_CHECK enum qd_status qd_inspect_joint(const char *path, const struct qd_common *common);
 /* `family` names the architecture that `modules` belong to. */

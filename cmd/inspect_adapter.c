@@ -145,3 +145,53 @@ enum qd_status qd_inspect_adapter(
 	}
 	return common->json ? print_json(&f) : print_text(&f, common->verbose > 0);
 }
+
+/* ---- one that does not fit ---- */
+
+static void print_layer_fit(const struct qd_layer_fit *fit)
+{
+	char found[QD_SHAPE_TEXT];
+	printf("  %-8s %s", fit->fits ? "fits" : fit->path ? "differs" : "unknown", fit->path ? fit->path : fit->name);
+	if (fit->tensor)
+		printf("  tensor '%s' is %s, needs %s", fit->tensor, qd_shape_text(&fit->found, found), fit->needed);
+	putchar('\n');
+}
+
+static json_t *layer_fit_json(const struct qd_layer_fit *fit)
+{
+	char found[QD_SHAPE_TEXT];
+	json_t *o = json_pack("{ss, ss?, sb}", "name", fit->name, "path", fit->path, "fits", fit->fits);
+	if (fit->tensor)
+		json_object_update_new(o, json_pack("{ss, ss, ss}", "tensor", fit->tensor, "found",
+						  qd_shape_text(&fit->found, found), "needed", fit->needed));
+	return o;
+}
+
+static enum qd_status print_diff(const char *path, const struct qd_adapter_diff *diff, bool json)
+{
+	json_t *layers = json ? json_array() : NULL;
+	if (!json) {
+		printf("%s: %zu of %zu layers fit; it looks made for %s\n", path, diff->fits, diff->n,
+			diff->family ? diff->family : "no known model");
+		for (size_t i = 0; i < diff->n; i++)
+			print_layer_fit(&diff->layers[i]);
+		return QD_OK;
+	}
+	for (size_t i = 0; i < diff->n; i++)
+		json_array_append_new(layers, layer_fit_json(&diff->layers[i]));
+	return qd_print_json(json_pack("{si, ss, ss, ss?, sI, so}", "schema", 1, "kind", "misfit", "path", path, "looks_made_for",
+		diff->family, "fits", (json_int_t)diff->fits, "layers", layers));
+}
+
+enum qd_status qd_inspect_misfit(const char *path, const struct qd_modules *modules, const struct qd_common *common)
+{
+	struct qd_adapter_diff diff = { 0 };
+	char message[4096];
+	snprintf(message, sizeof(message), "%s", qd_message());
+	enum qd_status st = qd_adapter_compare(&diff, path, modules);
+	/* anything else that is wrong with the file has been said */
+	if (st == QD_OK && diff.fits < diff.n)
+		st = print_diff(path, &diff, common->json);
+	qd_adapter_diff_release(&diff);
+	return st == QD_EIO ? st : qd_fail(QD_EINPUT, "%s", message);
+}

@@ -150,19 +150,24 @@ static enum qd_status keep_grid(struct qd_reading *r)
 	return r->adapter->grid != NULL ? QD_OK : QD_ENOMEM;
 }
 
+/* The file's keys as pieces, by its format. */
+static enum qd_status collect(struct qd_reading *r, bool folder)
+{
+	enum qd_status st = detect(r, folder, &r->adapter->format);
+
+	return st == QD_OK ? formats[r->adapter->format].collect(r) : st;
+}
+
 enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier)
 {
-	const struct format *format;
 	enum qd_status st;
 
 	if (!isfinite(multiplier))
 		return qd_fail(QD_EINPUT, "strength %g, needs a finite number", multiplier);
-	QD_TRY(st, detect(r, folder, &r->adapter->format));
-	format = &formats[r->adapter->format];
-	QD_TRY(st, format->collect(r));
+	QD_TRY(st, collect(r, folder));
 	QD_TRY(st, qd_pieces_check(r));
-	if (format->scale != NULL)
-		QD_TRY(st, format->scale(r));
+	if (formats[r->adapter->format].scale != NULL)
+		QD_TRY(st, formats[r->adapter->format].scale(r));
 	QD_TRY(st, qd_pieces_describe(r, multiplier));
 	QD_TRY(st, keep_grid(r));
 	st = note_ignored(r->adapter);
@@ -275,7 +280,7 @@ out:
 	return st;
 }
 
-static enum qd_status read_place(struct qd_reading *r, const struct place *place, double multiplier)
+static enum qd_status open_place(struct qd_reading *r, const struct place *place)
 {
 	enum qd_status st;
 
@@ -285,10 +290,31 @@ static enum qd_status read_place(struct qd_reading *r, const struct place *place
 		r->config_name = "adapter_config.json";
 		r->config_prefix = "";
 	}
-	QD_TRY(st, qd_safetensors_open(&r->file, place->weights));
+	st = qd_safetensors_open(&r->file, place->weights);
+out:
+	return st;
+}
+
+static enum qd_status read_place(struct qd_reading *r, const struct place *place, double multiplier)
+{
+	enum qd_status st;
+
+	QD_TRY(st, open_place(r, place));
 	QD_TRY(st, count_text_folders(r, place));
 	QD_TRY(st, hash_place(r->adapter, place, multiplier));
 	st = qd_prefix(qd_reading_run(r, place->config != NULL, multiplier), "'%s'", place->weights);
+out:
+	return st;
+}
+
+enum qd_status qd_reading_open(struct qd_reading *r, const char *path)
+{
+	struct place place;
+	enum qd_status st;
+
+	QD_TRY(st, locate(&r->arena, path, &place));
+	QD_TRY(st, open_place(r, &place));
+	st = qd_prefix(collect(r, place.config != NULL), "'%s'", place.weights);
 out:
 	return st;
 }

@@ -1,6 +1,5 @@
 /*
- * From the pieces of a file to an adapter: every layer whole, every layer in the model, every value finite. A misfit is told as a
- * difference: how many layers fit, the first that does not, and which models the file looks made for.
+ * From the pieces of a file to an adapter: every layer whole, every layer in the model (adapter_diff.c), every value finite.
  *
  * Tucker's middle (LoCon's lora_mid) is collapsed here into a plain down: down'[i,c,y,x] = sum_j mid[i,j,y,x] down[j,c].
  */
@@ -23,18 +22,6 @@ static enum qd_status check_whole(const struct qd_piece *piece)
 			return qd_fail(QD_EINPUT, "layer '%s' has %s (tensor '%s') but no %s", piece->name, words[part],
 				piece->part[part]->name, words[down == NULL ? QD_PART_DOWN : QD_PART_UP]);
 	return QD_OK;
-}
-
-/* rows x columns x kh x kw of a tensor of two or four dimensions. */
-static bool matrix_dims(const struct qd_tensor *tensor, int64_t dims[4])
-{
-	const struct qd_shape *shape = &tensor->shape;
-
-	if (shape->rank != 2 && shape->rank != 4)
-		return false;
-	for (int i = 0; i < 4; i++)
-		dims[i] = i < shape->rank ? shape->dim[i] : 1;
-	return true;
 }
 
 static enum qd_status check_rank(const struct qd_piece *piece)
@@ -60,110 +47,28 @@ static enum qd_status check_rank(const struct qd_piece *piece)
 	return QD_OK;
 }
 
-/* ---- pieces and the model ---- */
-
-/* NULL when the piece fits its layer, else the tensor that does not. */
-static const struct qd_tensor *misfit(const struct qd_piece *piece, const struct qd_module *module)
-{
-	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP], *mid = piece->part[QD_PART_MID];
-	int64_t d[4], u[4], kh, kw;
-
-	if (!matrix_dims(down, d) || d[1] != module->in)
-		return down;
-	kh = mid != NULL && mid->shape.rank == 4 ? mid->shape.dim[2] : d[2];
-	kw = mid != NULL && mid->shape.rank == 4 ? mid->shape.dim[3] : d[3];
-	if (kh != module->kh || kw != module->kw || (mid != NULL && (d[2] != 1 || d[3] != 1)))
-		return mid != NULL ? mid : down;
-	return !matrix_dims(up, u) || u[0] != module->out || u[2] != 1 || u[3] != 1 ? up : NULL;
-}
-
-/* Which models have cross-attention over contexts of `width` features. */
-static const char *family_of_width(int64_t width)
-{
-	return width == 768 ? "Stable Diffusion 1.x" : width == 1024 ? "Stable Diffusion 2.x" : width == 2048 ? "SDXL" : NULL;
-}
-
-/* The piece's module path where it has one (positional files have no names), else the file's name of it. */
-static const char *layer_name(const struct qd_reading *r, const struct qd_piece *piece)
-{
-	return piece->module != QD_NONE ? r->modules->items[piece->module].path : piece->name;
-}
-
-static const char *family_of(const struct qd_reading *r)
-{
-	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
-		const char *name = layer_name(r, &r->pieces[i]);
-		bool cross = strstr(name, "attn2.to_k") != NULL || strstr(name, "attn2_to_k") != NULL;
-		if (cross && down->shape.rank >= 2 && family_of_width(down->shape.dim[1]) != NULL)
-			return family_of_width(down->shape.dim[1]);
-	}
-	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
-		const char *name = layer_name(r, &r->pieces[i]);
-		if (strstr(name, "input_blocks_") != NULL || strstr(name, "output_blocks_") != NULL)
-			return "SDXL";
-		if (strstr(name, "blocks_0_attentions_") != NULL || strstr(name, "blocks.0.attentions.") != NULL)
-			if (down->shape.rank >= 2 && down->shape.dim[1] == 320)
-				return "Stable Diffusion 1.x or 2.x";
-	}
-	return NULL;
-}
-
-static enum qd_status tell_misfit(
-	const struct qd_reading *r, const struct qd_piece *piece, const struct qd_tensor *tensor, size_t fits)
-{
-	const char *family = family_of(r), *looks = family != NULL ? "; the adapter looks made for " : "";
-	const struct qd_module *module;
-	char found[QD_SHAPE_TEXT], needed[96];
-
-	if (tensor == NULL)
-		return qd_fail(QD_EINPUT, "%zu of %zu layers fit the model; '%s' is no layer of it%s%s", fits, r->n, piece->name,
-			looks, family != NULL ? family : "");
-	module = &r->modules->items[piece->module];
-	if (tensor == piece->part[QD_PART_UP])
-		snprintf(needed, sizeof(needed), "[%lld,R]", (long long)module->out);
-	else if (module->kh == 1 && module->kw == 1)
-		snprintf(needed, sizeof(needed), "[R,%lld]", (long long)module->in);
-	else
-		snprintf(needed, sizeof(needed), "[R,%lld,%lld,%lld]", (long long)module->in, (long long)module->kh,
-			(long long)module->kw);
-	return qd_fail(QD_EINPUT, "%zu of %zu layers fit the model; tensor '%s' is %s, layer '%s' needs %s%s%s", fits, r->n,
-		tensor->name, qd_shape_text(&tensor->shape, found), module->path, needed, looks, family != NULL ? family : "");
-}
-
-static enum qd_status check_fit(const struct qd_reading *r)
-{
-	const struct qd_piece *first = NULL;
-	const struct qd_tensor *wrong = NULL;
-	size_t fits = 0;
-
-	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_piece *piece = &r->pieces[i];
-		const struct qd_tensor *tensor = piece->module != QD_NONE ? misfit(piece, &r->modules->items[piece->module]) : NULL;
-		if (piece->module != QD_NONE && tensor == NULL) {
-			fits++;
-		} else if (first == NULL) {
-			first = piece;
-			wrong = tensor;
-		}
-	}
-	return first == NULL ? QD_OK : tell_misfit(r, first, wrong, fits);
-}
-
 static int compare_pieces(const void *a, const void *b)
 {
 	const struct qd_piece *x = a, *y = b;
 	return (x->module > y->module) - (x->module < y->module);
 }
 
-enum qd_status qd_pieces_check(struct qd_reading *r)
+enum qd_status qd_pieces_whole(const struct qd_reading *r)
 {
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < r->n; i++)
 		QD_TRY(st, check_whole(&r->pieces[i]));
-	QD_TRY(st, check_fit(r));
+out:
+	return st;
+}
+
+enum qd_status qd_pieces_check(struct qd_reading *r)
+{
+	enum qd_status st = QD_OK;
+
+	QD_TRY(st, qd_pieces_whole(r));
+	QD_TRY(st, qd_pieces_fit(r));
 	for (size_t i = 0; i < r->n; i++)
 		QD_TRY(st, check_rank(&r->pieces[i]));
 	if (r->n > 0)

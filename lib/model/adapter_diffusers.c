@@ -19,7 +19,9 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const text_prefixes[] = { "text_encoder.", "text_encoder_2.", "text_encoder_3.", "text_model." };
+/* Newer libraries leave "text_model." away, and what follows begins with "encoder.", which no UNet has. */
+static const char *const text_prefixes[] = { "text_encoder.", "text_encoder_2.", "text_encoder_3.", "text_model.", "encoder.",
+	"text_projection." };
 
 bool qd_diffusers_detect(const struct qd_safetensors *file)
 {
@@ -97,8 +99,10 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part)
 	*part = strstr(path, ".lora_A.") != NULL ? QD_PART_DOWN : QD_PART_UP;
 	if (cut_letter(path, ".lora_A.", &bias) || cut_letter(path, ".lora_B.", &bias)) {
 		if (bias)
-			return qd_fail(
-				QD_EUNSUPPORTED, "key '%s' is the bias of a LoRA, only LoRA without biases is supported", key);
+			return qd_fail(QD_EUNSUPPORTED,
+				"key '%s' is the bias of a LoRA, which the graph has no input for: only LoRA without biases is "
+				"supported",
+				key);
 		return QD_OK;
 	}
 	if (qd_ends_with(key, ".bias"))
@@ -106,7 +110,7 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part)
 	return qd_fail(QD_EINPUT, "key '%s' ends in no known LoRA suffix such as .lora_A.weight", key);
 }
 
-static bool is_text(const char *key)
+bool qd_diffusers_is_text(const char *key)
 {
 	for (size_t i = 0; i < QD_COUNT(text_prefixes); i++)
 		if (qd_starts_with(key, text_prefixes[i]))
@@ -152,7 +156,7 @@ enum qd_status qd_diffusers_collect(struct qd_reading *r)
 			goto out;
 		}
 		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &part));
-		if (is_text(path)) {
+		if (qd_diffusers_is_text(path)) {
 			r->adapter->text_tensors++;
 			continue;
 		}

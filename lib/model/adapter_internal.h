@@ -64,7 +64,16 @@ QD_CHECK enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *o
 QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier);
 void qd_reading_release(struct qd_reading *r);
 
+/* Opens the file or folder at `path` and collects its pieces, unchecked: for looking at what does not fit. */
+QD_CHECK enum qd_status qd_reading_open(struct qd_reading *r, const char *path);
+
+/* ---- adapter_diff.c ---- */
+/* QD_EINPUT telling the difference when a layer is not in the model or of another shape. */
+QD_CHECK enum qd_status qd_pieces_fit(const struct qd_reading *r);
+
 /* ---- adapter_check.c ---- */
+/* Every piece has up and down. */
+QD_CHECK enum qd_status qd_pieces_whole(const struct qd_reading *r);
 /* Every piece has up and down, of one rank, and its layer in the model; sorts the pieces into the modules' order. */
 QD_CHECK enum qd_status qd_pieces_check(struct qd_reading *r);
 /* Pieces to layers of the adapter, without their matrices, whose numbers are checked where they lie. */
@@ -99,6 +108,9 @@ QD_CHECK enum qd_status qd_cloneofsimo_collect(struct qd_reading *r);
  * QD_EINPUT for a key that is none of them. Used for diffusers and PEFT.
  */
 QD_CHECK enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part);
+
+/* Whether a path is a layer of a text encoder. */
+bool qd_diffusers_is_text(const char *path);
 
 /* PEFT's configuration fields: refuses values that mean something else than plain LoRA. */
 QD_CHECK enum qd_status qd_peft_config_check(const struct qd_reading *r);

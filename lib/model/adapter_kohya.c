@@ -15,7 +15,8 @@
 #include <string.h>
 
 static const char *const unet_prefixes[] = { "lora_unet_", "lycoris_" };
-static const char *const text_prefixes[] = { "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lycoris_text_model_" };
+static const char *const text_prefixes[] = { "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lycoris_text_model_",
+	"lycoris_encoder_layers_", "lycoris_text_projection" };
 
 /* What follows one of the prefixes, or NULL. */
 static const char *after(const char *key, const char *const *prefixes, size_t n)

@@ -166,7 +166,7 @@ enum qd_status qd_peft_collect(struct qd_reading *r)
 		enum qd_part part;
 		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &part));
 		path += qd_starts_with(path, wrapper) ? sizeof(wrapper) - 1 : 0;
-		if (qd_starts_with(path, "text_model.")) {
+		if (qd_diffusers_is_text(path)) {
 			r->adapter->text_tensors++;
 			continue;
 		}

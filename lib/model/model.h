@@ -211,6 +211,25 @@ QD_CHECK enum qd_status qd_adapter_map(
 QD_CHECK enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
 /* Converts the matrices and closes the file; a no-op when that was done. QD_ENOMEM, QD_EINPUT (a number too large for float32). */
 QD_CHECK enum qd_status qd_adapter_load(struct qd_adapter *adapter);
+/* One layer of an adapter against a model. */
+struct qd_layer_fit {
+	const char *name; /* as the adapter calls it */
+	const char *path; /* the model's layer; NULL: it has none of that name */
+	bool fits;
+	const char *tensor; /* NULL, or the tensor of the adapter that has another shape than the layer takes */
+	struct qd_shape found;
+	char needed[96]; /* "[R,768]" */
+};
+struct qd_adapter_diff {
+	struct qd_layer_fit *layers; /* in the file's order */
+	size_t n, fits;
+	const char *family; /* models with such layers, "SDXL"; NULL: unknown */
+	struct qd_arena arena;
+};
+/* Which layers of the adapter at `path` fit, and which do not: QD_OK whatever comes out. Fails as qd_adapter_open for files that
+ * are no adapters, or whose layers are not whole. `modules` must outlive `diff`. */
+QD_CHECK enum qd_status qd_adapter_compare(struct qd_adapter_diff *diff, const char *path, const struct qd_modules *modules);
+void qd_adapter_diff_release(struct qd_adapter_diff *diff);
 const struct qd_lora *qd_adapter_find(const struct qd_adapter *adapter, const char *path);
 void qd_adapter_release(struct qd_adapter *adapter);
 /* Builds an adapter in memory (training): loras with zeroed buffers for `n` modules at `rank`, gain = `gain`. */

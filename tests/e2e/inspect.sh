@@ -11,6 +11,23 @@ grep -q '^conv_norm_out.bias  *F32  *\[32\]  *0 to 0$' "$work/out" || fault "the
 expect 0 '"kind": "tensors"' "$QUAD" inspect "$work/model/unet/diffusion_pytorch_model.safetensors" --json
 expect 3 "has no model, needs unet/config.json or config.json" "$QUAD" inspect "$work"
 expect 3 "No such file" "$QUAD" inspect "$work/nothing"
+
+# Two adapters of other ranks in one graph, and the same adapter against another model.
+expect 0 "" "$QUAD" init --arch tiny --lora 3 -o "$work/three.safetensors"
+expect 0 "" "$QUAD" init --arch tiny --lora 2 --seed 4 -o "$work/two.safetensors"
+expect 0 "slots       84 of 132 modules: 56 of 56 in attention, 84 of 84 in transformers" \
+	"$QUAD" inspect "$work/model" --adapter "$work/three.safetensors" --adapter "b=$work/two.safetensors@0.5"
+grep -q '^  rank        3$' "$work/out" || fault "the rank of slots is not the larger one"
+grep -q '^  b  *diffusers  *2  *84' "$work/out" || fault "the second adapter is not listed"
+expect 0 '"kind": "joint"' "$QUAD" inspect "$work/model" --adapter "$work/three.safetensors" --json
+printf '{"block_out_channels": [64, 64], "layers_per_block": 1, "cross_attention_dim": 32, "attention_head_dim": 4,
+"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"], "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"]}' >"$work/other.json"
+expect 0 "" "$QUAD" init --config "$work/other.json" -o "$work/other"
+refused "layers fit the model" "$QUAD" inspect "$work/three.safetensors" --base "$work/other"
+expect 3 "layers fit; it looks made for no known model" "$QUAD" inspect "$work/three.safetensors" --base "$work/other" -v
+grep -q '^  differs  down_blocks.0.attentions.0.*needs \[R,64\]$' "$work/out" || fault "no layer differs"
+grep -q '^  unknown  ' "$work/out" || fault "no layer is unknown"
+expect 3 '"kind": "misfit"' "$QUAD" inspect "$work/three.safetensors" --base "$work/other" --json
 [ -d "$QUAD_GOLDEN/tiny15" ] || finish
 
 g=$QUAD_GOLDEN

@@ -212,7 +212,8 @@ static void refuses_biases(void **state)
 	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
 	help_add(&file, ATT ".to_q.lora_B.bias", 1, 32);
 	assert_refused(help_write(&file, "a.safetensors"), QD_EUNSUPPORTED,
-		"key '" ATT ".to_q.lora_B.bias' is the bias of a LoRA, only LoRA without biases is supported");
+		"key '" ATT ".to_q.lora_B.bias' is the bias of a LoRA, which the graph has no input for: only LoRA without biases "
+		"is supported");
 	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
 	help_add(&file, ATT ".to_q.bias", 1, 32);
 	assert_refused(help_write(&file, "a.safetensors"), QD_EUNSUPPORTED,
@@ -300,6 +301,55 @@ static void tells_the_difference(void **state)
 			add(&cases[i].tensors[t]);
 		assert_refused(help_write(&file, "a.safetensors"), QD_EINPUT, cases[i].message);
 	}
+}
+
+/* The same layer by layer. */
+static void lists_the_difference(void **state)
+{
+	static const struct tensor_case tensors[] = { { FLAT "_to_q.lora_down.weight", 2, { 4, 32 } },
+		{ FLAT "_to_q.lora_up.weight", 2, { 32, 4 } }, { FLAT "_to_k.lora_down.weight", 2, { 4, 768 } },
+		{ FLAT "_to_k.lora_up.weight", 2, { 32, 4 } }, { "lora_unet_nothing.lora_down.weight", 2, { 4, 32 } },
+		{ "lora_unet_nothing.lora_up.weight", 2, { 32, 4 } }, { "lora_unet_conv_in.lora_down.weight", 4, { 4, 4, 1, 1 } },
+		{ "lora_unet_conv_in.lora_mid.weight", 4, { 4, 4, 5, 5 } },
+		{ "lora_unet_conv_in.lora_up.weight", 4, { 32, 4, 1, 1 } } };
+	struct qd_adapter_diff diff;
+	size_t seen = 0;
+
+	(void)state;
+	for (size_t t = 0; t < QD_COUNT(tensors); t++)
+		add(&tensors[t]);
+	const char *path = help_write(&file, "diff.safetensors");
+	assert_int_equal(qd_adapter_compare(&diff, path, &model.modules), QD_OK);
+	assert_int_equal(diff.n, 4);
+	assert_int_equal(diff.fits, 1);
+	for (size_t i = 0; i < diff.n; i++) {
+		const struct qd_layer_fit *fit = &diff.layers[i];
+		if (strcmp(fit->name, "lora_unet_nothing") == 0) {
+			assert_true(!fit->fits && fit->path == NULL && fit->tensor == NULL);
+			seen++;
+		} else if (strcmp(fit->name, "lora_unet_conv_in") == 0) {
+			assert_string_equal(fit->path, "conv_in");
+			assert_string_equal(fit->tensor, "lora_unet_conv_in.lora_mid.weight");
+			assert_string_equal(fit->needed, "[R,R,3,3]");
+			seen++;
+		} else if (strcmp(fit->name, FLAT "_to_k") == 0) {
+			assert_string_equal(fit->path, ATT ".to_k");
+			assert_string_equal(fit->tensor, FLAT "_to_k.lora_down.weight");
+			assert_string_equal(fit->needed, "[R,32]");
+			assert_true(!fit->fits && qd_shape_equal(&fit->found, &QD_SHAPE(4, 768)));
+			seen++;
+		} else {
+			assert_true(fit->fits && fit->tensor == NULL);
+			assert_string_equal(fit->path, ATT ".to_q");
+			seen++;
+		}
+	}
+	assert_int_equal(seen, 4);
+	qd_adapter_diff_release(&diff);
+	/* what is no adapter cannot be compared */
+	add(&(struct tensor_case){ FLAT "_to_q.lora_up.weight", 2, { 32, 4 } });
+	assert_int_equal(qd_adapter_compare(&diff, help_write(&file, "half.safetensors"), &model.modules), QD_EINPUT);
+	assert_non_null(strstr(qd_message(), "has up (tensor '" FLAT "_to_q.lora_up.weight') but no down"));
 }
 
 /* ---- PEFT's configuration ---- */
@@ -439,6 +489,7 @@ int main(void)
 		cmocka_unit_test(refuses_values),
 		cmocka_unit_test(refuses_integers),
 		cmocka_unit_test(tells_the_difference),
+		cmocka_unit_test(lists_the_difference),
 		cmocka_unit_test(refuses_configurations),
 		cmocka_unit_test(refuses_contradicting_scales),
 		cmocka_unit_test(refuses_positional_files),
