@@ -3,20 +3,22 @@
  * nothing.
  */
 #include "cmd/cmd.h"
+#include "lib/model/component.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
-static const char doc[] = "Make a random-weight model of a given architecture.\v"
-			  "The result is a diffusers folder: model_index.json, unet/ and scheduler/. Weights are drawn as PyTorch "
-			  "draws them; the same "
-			  "architecture, seed and type give the same bytes.";
+static const char doc[] =
+	"Make a random-weight model of a given architecture.\v"
+	"The result is a diffusers folder: model_index.json, unet/ and scheduler/; for the config.json of a VAE or a "
+	"text encoder it is that component's folder. Weights are drawn as PyTorch draws them; the same architecture, "
+	"seed and type give the same bytes.";
 
 enum { KEY_ARCH = 0x400, KEY_CONFIG, KEY_DTYPE, KEY_PREDICTION, KEY_LORA, MAX_RANK = 4096 };
 static const struct argp_option options[] = {
 	{ "arch", KEY_ARCH, "sd15|sdxl|tiny", 0, "a known architecture", 1 },
-	{ "config", KEY_CONFIG, "FILE", 0, "or the architecture of this UNet config.json", 1 },
+	{ "config", KEY_CONFIG, "FILE", 0, "or the architecture of this config.json, of a UNet, a VAE or a text encoder", 1 },
 	{ "dtype", KEY_DTYPE, "f32|f16|bf16", 0, "type of the weights (f32)", 1 },
 	{ "prediction", KEY_PREDICTION, "epsilon|v_prediction|sample", 0, "what the model predicts (epsilon)", 1 },
 	{ "lora", KEY_LORA, "RANK", 0, "make an adapter of this rank for its transformers instead of the model", 1 },
@@ -218,6 +220,51 @@ static enum qd_status make_adapter(const struct init_options *o)
 	return qd_lora_init(&config, o->lora, o->common.seed, o->dtype, o->common.output, o->common.force);
 }
 
+/* ---- another component ---- */
+
+static enum qd_status write_component(const struct init_options *o, const struct qd_component *component)
+{
+	struct qd_output_folder out = { 0 };
+	json_t *json = NULL;
+	char path[4096];
+	enum qd_status st;
+	QD_TRY(st, qd_output_folder_open(&out, o->common.output, o->common.force));
+	if (o->common.dry_run)
+		goto out;
+	QD_TRY(st, qd_json_read(o->config, &json));
+	QD_TRY(st, write_json(out.temporary, "config.json", json_incref(json)));
+	snprintf(path, sizeof(path), "%s/%s.safetensors", out.temporary, qd_component_stem(component->kind));
+	QD_TRY(st, qd_component_init(component, o->common.seed, o->dtype, path, false));
+	QD_TRY(st, qd_output_folder_commit(&out));
+out:
+	json_decref(json);
+	qd_output_folder_release(&out);
+	return st;
+}
+
+/* `*done` is false for a UNet, and for a file that names no class: it is read as a UNet's. */
+static enum qd_status make_component(const struct init_options *o, bool *done)
+{
+	struct qd_component component;
+	uint64_t parameters, tensors;
+	enum qd_status st = qd_component_config_read(&component, o->config);
+	*done = component.kind != QD_COMPONENT_UNET;
+	if (!*done)
+		return QD_OK;
+	if (st == QD_OK)
+		st = qd_component_parameters(&component, &parameters, &tensors);
+	if (st == QD_OK)
+		st = write_component(o, &component);
+	return st == QD_OK ? print_summary(o, parameters, tensors) : st;
+}
+
+static enum qd_status make(const struct init_options *o)
+{
+	bool done = false;
+	enum qd_status st = o->config ? make_component(o, &done) : QD_OK;
+	return st == QD_OK && !done ? make_model(o) : st;
+}
+
 int qd_cmd_init(int argc, char **argv)
 {
 	const unsigned mask = QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_DRY_RUN;
@@ -226,7 +273,7 @@ int qd_cmd_init(int argc, char **argv)
 	qd_need("init", "--arch or --config", o.arch < 0 && !o.config ? NULL : &o);
 	qd_need("init", "only one of --arch and --config", o.arch >= 0 && o.config ? NULL : &o);
 	qd_need("init", "-o", o.common.output);
-	enum qd_status st = o.lora ? make_adapter(&o) : make_model(&o);
+	enum qd_status st = o.lora ? make_adapter(&o) : make(&o);
 	qd_common_release(&o.common);
 	return qd_finish("init", st);
 }

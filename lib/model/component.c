@@ -82,6 +82,7 @@ enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum q
 		if (json_object_get(json, marks[i].field))
 			return QD_OK;
 	}
+	*kind = QD_COMPONENT_UNET;
 	return qd_fail(QD_EINPUT, "'%s' names no class, needs %s", what, classes_text);
 }
 
@@ -148,6 +149,11 @@ static void find_projection(struct qd_component *component, const json_t *json)
 		component->text.projection = tensor->shape.dim[0];
 }
 
+const char *qd_component_stem(enum qd_component_kind kind)
+{
+	return kind == QD_COMPONENT_TEXT ? "model" : "diffusion_pytorch_model";
+}
+
 static enum qd_status open_folder(struct qd_component *component)
 {
 	char *path = NULL;
@@ -156,8 +162,7 @@ static enum qd_status open_folder(struct qd_component *component)
 	QD_TRY(st, join(&path, component->folder, "config.json"));
 	QD_TRY(st, qd_json_read(path, &json));
 	QD_TRY(st, qd_component_config_parse(component, path, json));
-	QD_TRY(st, qd_weights_open(&component->weights, component->folder,
-			   component->kind == QD_COMPONENT_TEXT ? "model" : "diffusion_pytorch_model"));
+	QD_TRY(st, qd_weights_open(&component->weights, component->folder, qd_component_stem(component->kind)));
 	find_projection(component, json);
 out:
 	json_decref(json);
@@ -174,6 +179,18 @@ enum qd_status qd_component_open(struct qd_component *component, const char *pat
 out:
 	if (st != QD_OK)
 		qd_component_release(component);
+	return st;
+}
+
+enum qd_status qd_component_config_read(struct qd_component *component, const char *path)
+{
+	json_t *json = NULL;
+	enum qd_status st;
+	*component = (struct qd_component){ 0 };
+	QD_TRY(st, qd_json_read(path, &json));
+	QD_TRY(st, qd_component_config_parse(component, path, json));
+out:
+	json_decref(json);
 	return st;
 }
 

@@ -68,7 +68,11 @@ struct qd_component {
  * missing; QD_EUNSUPPORTED the class, the field or the pickle.
  */
 QD_CHECK enum qd_status qd_component_open(struct qd_component *component, const char *path, const char *name);
+/* A component without weights, for its shape and for qd_component_init: kind and configuration of a config.json. */
+QD_CHECK enum qd_status qd_component_config_read(struct qd_component *component, const char *path);
 void qd_component_release(struct qd_component *component);
+/* The name of its weight file without ".safetensors": "model" for text encoders, "diffusion_pytorch_model" for the others. */
+const char *qd_component_stem(enum qd_component_kind kind);
 /* Whether `folder` is a component's own: it has a config.json, or TAESD's original files. */
 bool qd_is_component(const char *folder);
 /* The kind of what qd_component_open would open, read from its config.json alone. Fails as it does. */
@@ -118,6 +122,12 @@ QD_CHECK enum qd_status qd_text_graph(struct qd_graph *g, const struct qd_text_c
 /* QD_EINPUT naming the tensor, `where` (the file; may be NULL) and the first id that is not from 0 to vocabulary - 1; or that it
  * holds no integers. */
 QD_CHECK enum qd_status qd_text_check_ids(const struct qd_text_config *config, const struct qd_tensor *ids, const char *where);
+
+/* How many parameters a component of this configuration has, and in how many tensors. */
+QD_CHECK enum qd_status qd_component_parameters(const struct qd_component *component, uint64_t *parameters, uint64_t *tensors);
+/* Writes random weights as qd_unet_init does, under the names of a component's folder. */
+QD_CHECK enum qd_status qd_component_init(
+	const struct qd_component *component, uint64_t seed, enum qd_dtype dtype, const char *path, bool force);
 
 /* ---- between a VAE and a UNet ---- */
 /*

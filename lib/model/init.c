@@ -4,7 +4,7 @@
  * of it their own again: the same bytes come out whatever the order, the sharding or the number of threads.
  */
 #include "lib/math/math.h"
-#include "lib/model/model.h"
+#include "lib/model/component_internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -104,46 +104,74 @@ static bool is_parameter(const struct qd_value *value)
 	return value->kind == QD_WEIGHT && !value->data.data;
 }
 
+/* What is written: the parameters of all graphs, with their rules. */
+struct parameters {
+	struct qd_tensor *tensors;
+	struct rule *rules;
+	size_t n, cap_tensors, cap_rules;
+};
+
+static enum qd_status collect(struct parameters *p, const struct qd_graph *g, enum qd_dtype dtype)
+{
+	enum qd_status st = QD_OK;
+	for (size_t i = 0; i < g->n_values; i++) {
+		if (!is_parameter(&g->values[i]))
+			continue;
+		QD_TRY(st, qd_grow(&p->rules, &p->cap_rules, p->n + 1, sizeof(*p->rules)));
+		QD_TRY(st, qd_grow(&p->tensors, &p->cap_tensors, p->n + 1, sizeof(*p->tensors)));
+		p->rules[p->n] = rule_of(g, &g->values[i]);
+		p->tensors[p->n++] = qd_tensor_view(g->values[i].name, dtype, g->values[i].shape, NULL);
+	}
+out:
+	return st;
+}
+
+enum qd_status qd_init_weights(
+	const struct qd_graph *const *graphs, size_t n, uint64_t seed, enum qd_dtype dtype, const char *path, bool force)
+{
+	static const char *const metadata[] = { "format", "pt" };
+	struct parameters p = { 0 };
+	enum qd_status st = QD_OK;
+	for (size_t i = 0; i < n; i++)
+		QD_TRY(st, collect(&p, graphs[i], dtype));
+	struct filler filler = { p.tensors, p.rules, seed };
+	QD_TRY(st, qd_safetensors_write(path, p.tensors, p.n, metadata, 1, force, fill, &filler));
+out:
+	free(p.tensors);
+	free(p.rules);
+	return st;
+}
+
+void qd_count_parameters(const struct qd_graph *g, uint64_t *parameters, uint64_t *tensors)
+{
+	for (size_t i = 0; i < g->n_values; i++) {
+		if (!is_parameter(&g->values[i]))
+			continue;
+		*parameters += (uint64_t)qd_shape_elements(&g->values[i].shape);
+		++*tensors;
+	}
+}
+
 enum qd_status qd_unet_parameters(const struct qd_unet_config *config, struct qd_graph *g, uint64_t *parameters, uint64_t *tensors)
 {
 	int64_t side = (int64_t)1 << (config->blocks - 1);
 	struct qd_sizes sizes = { .batch = 1, .height = side, .width = side, .tokens = 1 };
 	enum qd_status st = qd_unet_graph(g, config, NULL, &sizes);
 	*parameters = *tensors = 0;
-	for (size_t i = 0; st == QD_OK && i < g->n_values; i++) {
-		if (!is_parameter(&g->values[i]))
-			continue;
-		*parameters += (uint64_t)qd_shape_elements(&g->values[i].shape);
-		++*tensors;
-	}
+	if (st == QD_OK)
+		qd_count_parameters(g, parameters, tensors);
 	return st;
 }
 
 enum qd_status qd_unet_init(const struct qd_unet_config *config, uint64_t seed, enum qd_dtype dtype, const char *path, bool force)
 {
-	static const char *const metadata[] = { "format", "pt" };
 	struct qd_graph g = { 0 };
-	struct qd_tensor *tensors = NULL;
-	struct rule *rules = NULL;
+	const struct qd_graph *graph = &g;
 	uint64_t parameters = 0, count = 0;
-	size_t n = 0;
 	enum qd_status st;
 	QD_TRY(st, qd_unet_parameters(config, &g, &parameters, &count));
-	tensors = calloc(count, sizeof(*tensors));
-	rules = calloc(count, sizeof(*rules));
-	if (!tensors || !rules)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	for (size_t i = 0; i < g.n_values; i++) {
-		if (!is_parameter(&g.values[i]))
-			continue;
-		rules[n] = rule_of(&g, &g.values[i]);
-		tensors[n++] = qd_tensor_view(g.values[i].name, dtype, g.values[i].shape, NULL);
-	}
-	struct filler filler = { tensors, rules, seed };
-	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, 1, force, fill, &filler));
+	QD_TRY(st, qd_init_weights(&graph, 1, seed, dtype, path, force));
 out:
-	free(tensors);
-	free(rules);
 	qd_graph_release(&g);
 	return st;
 }
