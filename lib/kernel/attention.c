@@ -8,9 +8,10 @@
  *   backward, per block of keys and of query rows:   p = exp(scale q k^T - logsum),  D = rowsum(dout out)
  *     dv += p^T dout;   ds = scale p (dout v^T - D);   dq += ds k;   dk += ds^T q
  *
- * Every product is the same loop, multiply_tile: six rows of the left operand against a panel of 16 columns of the right one, sums
- * held in registers. Right operands are packed into panels [k][16], zero beyond the last column, so that buffers of ours have a
- * multiple of 16 columns and no product has a remainder.
+ * Every product is the same loop, multiply_tile: some rows of the left operand against panels of 16 columns of the right one, sums
+ * held in registers: 8 rows and up to 3 panels where there are 32 registers of a panel's width, else 6 rows and one. Right operands
+ * are packed into panels [k][16], zero beyond the last column, so that buffers of ours have a multiple of 16 columns and no product
+ * has a remainder. Keys and values are packed once per head and thread.
  *
  * Letters: D head size of q and k, E of v; rows are queries, columns are keys.
  */
@@ -20,7 +21,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { PANEL = QD_LANES, ROWS = 6, QUERY_BLOCK = 192, KEY_BLOCK = 256 };
+enum { PANEL = QD_LANES, QUERY_BLOCK = 96, KEY_BLOCK = 512 };
+/* Rows and panels of a tile: most, and where registers are half as wide and half as many. */
+enum { ROWS = 8, PANELS = 3, NARROW_ROWS = 6 };
+
+/* Whether a vector is one of 32 registers. */
+static bool has_wide_registers(void)
+{
+#if defined(__x86_64__) && defined(__GNUC__)
+	return __builtin_cpu_supports("avx512f");
+#else
+	return false;
+#endif
+}
 
 static size_t panels(int64_t columns)
 {
@@ -38,36 +51,58 @@ struct left {
 	int64_t row, column;
 };
 
-/* c[rows, 16] (row length ldc) = or += a[rows, k] b[k, 16]; rows <= ROWS. */
-INLINE void multiply_tile(struct left a, size_t rows, size_t k, const float *b, float *c, size_t ldc, bool add)
+/* c[rows, 16 n_panels] (row length ldc) = or += a[rows, k] b; rows <= most_rows. The last two numbers are constants where this is
+ * called, so that loops over them unroll and sums stay in registers. */
+INLINE void multiply_tile(
+	struct left a, size_t rows, size_t k, const float *b, float *c, size_t ldc, bool add, size_t most_rows, size_t n_panels)
 {
 	const float *row[ROWS];
-	vec sum[ROWS];
+	vec sum[ROWS][PANELS];
 
-	for (size_t i = 0; i < ROWS; i++) {
+	for (size_t i = 0; i < most_rows; i++) {
 		/* A short tile computes its last row again rather than branch. */
 		row[i] = a.at + (int64_t)qd_min_size(i, rows - 1) * a.row;
-		sum[i] = (vec){ 0 };
+		for (size_t p = 0; p < n_panels; p++)
+			sum[i][p] = (vec){ 0 };
 	}
 	for (size_t j = 0; j < k; j++) {
-		vec right = load(b + j * PANEL);
-		for (size_t i = 0; i < ROWS; i++)
-			sum[i] += row[i][(int64_t)j * a.column] * right;
+		vec right[PANELS];
+		for (size_t p = 0; p < n_panels; p++)
+			right[p] = load(b + (p * k + j) * PANEL);
+		for (size_t i = 0; i < most_rows; i++)
+			for (size_t p = 0; p < n_panels; p++)
+				sum[i][p] += row[i][(int64_t)j * a.column] * right[p];
 	}
 	for (size_t i = 0; i < rows; i++)
-		store(c + i * ldc, add ? load(c + i * ldc) + sum[i] : sum[i]);
+		for (size_t p = 0; p < n_panels; p++) {
+			float *to = c + i * ldc + p * PANEL;
+			store(to, add ? load(to) + sum[i][p] : sum[i][p]);
+		}
+}
+
+/* All rows against some panels. */
+INLINE void multiply_panels(
+	struct left a, size_t rows, size_t k, const float *b, float *c, size_t ldc, bool add, size_t most_rows, size_t n_panels)
+{
+	for (size_t i = 0; i < rows; i += most_rows) {
+		struct left part = { a.at + (int64_t)i * a.row, a.row, a.column };
+		multiply_tile(part, qd_min_size(most_rows, rows - i), k, b, c + i * ldc, ldc, add, most_rows, n_panels);
+	}
 }
 
 /* c[rows, columns] = or += a[rows, k] b[k, columns]; b packed, c with padded(columns) columns. */
-INLINE void multiply(struct left a, size_t rows, size_t k, const float *b, size_t columns, float *c, bool add)
+INLINE void multiply(bool wide, struct left a, size_t rows, size_t k, const float *b, size_t columns, float *c, bool add)
 {
-	size_t ldc = padded((int64_t)columns);
+	size_t ldc = padded((int64_t)columns), left = panels((int64_t)columns), at = 0;
 
-	for (size_t j = 0; j < ldc; j += PANEL)
-		for (size_t i = 0; i < rows; i += ROWS) {
-			struct left part = { a.at + (int64_t)i * a.row, a.row, a.column };
-			multiply_tile(part, qd_min_size(ROWS, rows - i), k, b + j * k, c + i * ldc + j, ldc, add);
-		}
+	for (; !wide && left > 0; left--, at += PANEL)
+		multiply_panels(a, rows, k, b + at * k, c + at, ldc, add, NARROW_ROWS, 1);
+	for (; left >= 3 && left != 4; left -= 3, at += 3 * PANEL)
+		multiply_panels(a, rows, k, b + at * k, c + at, ldc, add, ROWS, 3);
+	for (; left >= 2; left -= 2, at += 2 * PANEL)
+		multiply_panels(a, rows, k, b + at * k, c + at, ldc, add, ROWS, 2);
+	if (left > 0)
+		multiply_panels(a, rows, k, b + at * k, c + at, ldc, add, ROWS, 1);
 }
 
 /* One panel of b[k, columns]: its `columns` <= PANEL first columns, zeros behind them. */
@@ -97,17 +132,17 @@ static void pack(struct left b, size_t k, size_t columns, float *to)
 /* Row of scores s[n] -> exp(scale s - shift), zero beyond n up to the padding; returns the sum. */
 INLINE float exponentials(float *s, size_t n, float scale, float shift)
 {
-	const float log2_e = 1.44269504089f;
+	const float log2_e = 1.44269504089f, by = scale * log2_e, less = shift * log2_e;
 	size_t j = 0;
 	vec sum = { 0 }, e;
 
 	for (; j + PANEL <= n; j += PANEL) {
-		e = exponential((load(s + j) * scale - shift) * log2_e);
+		e = exponential(load(s + j) * by - less);
 		store(s + j, e);
 		sum += e;
 	}
 	if (j < n) {
-		e = exponential((load(s + j) * scale - shift) * log2_e);
+		e = exponential(load(s + j) * by - less);
 		for (size_t i = n - j; i < PANEL; i++)
 			e[i] = 0.0f;
 		store(s + j, e);
@@ -142,33 +177,47 @@ INLINE void scale_row(float *o, size_t n, float by)
 
 /* ---- forward ---- */
 
-/* One thread's buffers. */
+/* One thread's buffers: a head's keys and values, packed in blocks of KEY_BLOCK, a tile of scores, the rows' results. */
 struct forward {
 	float *memory, *keys, *values, *scores, *o;
 	float m[QUERY_BLOCK], l[QUERY_BLOCK];
+	int64_t head; /* the one whose keys and values are packed; -1: none */
+	bool wide;
 };
 
 static bool forward_init(struct forward *f, const struct qd_attention *a)
 {
-	size_t keys = padded(qd_min_size(KEY_BLOCK, (size_t)a->keys));
-	size_t need = keys * (size_t)a->d + keys * padded(a->dv) + QUERY_BLOCK * (keys + padded(a->dv));
+	size_t keys = padded(a->keys), block = qd_min_size(KEY_BLOCK, keys);
+	size_t need = keys * ((size_t)a->d + padded(a->dv)) + QUERY_BLOCK * (block + padded(a->dv));
 
+	f->head = -1;
+	f->wide = has_wide_registers();
 	f->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
 	if (!f->memory)
 		return false;
 	f->keys = f->memory;
 	f->values = f->keys + keys * (size_t)a->d;
 	f->scores = f->values + keys * padded(a->dv);
-	f->o = f->scores + QUERY_BLOCK * keys;
+	f->o = f->scores + QUERY_BLOCK * block;
 	return true;
 }
 
+/* Blocks lie one behind the other; only the last one's columns of keys are padded. */
+static void pack_head(struct forward *f, const struct qd_attention *a, const float *k, const float *v)
+{
+	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK) {
+		size_t n = qd_min_size(KEY_BLOCK, (size_t)a->keys - at);
+		pack((struct left){ k + (int64_t)at * a->k.row, 1, a->k.row }, (size_t)a->d, n, f->keys + at * (size_t)a->d);
+		pack((struct left){ v + (int64_t)at * a->v.row, a->v.row, 1 }, n, (size_t)a->dv, f->values + at * padded(a->dv));
+	}
+}
+
 /* Adds a block of n packed keys and values to the rows' running maximum, sum and output. */
-INLINE void absorb(struct forward *f, const struct qd_attention *a, const float *q, size_t rows, size_t n)
+INLINE void absorb(struct forward *f, const struct qd_attention *a, const float *q, size_t rows, size_t at, size_t n)
 {
 	size_t lds = padded((int64_t)n), ldo = padded(a->dv);
 
-	multiply((struct left){ q, a->q.row, 1 }, rows, (size_t)a->d, f->keys, n, f->scores, false);
+	multiply(f->wide, (struct left){ q, a->q.row, 1 }, rows, (size_t)a->d, f->keys + at * (size_t)a->d, n, f->scores, false);
 	for (size_t i = 0; i < rows; i++) {
 		float *s = f->scores + i * lds, m = fmaxf(f->m[i], largest(s, n) * a->scale), fade = expf(f->m[i] - m);
 		f->l[i] = f->l[i] * fade + exponentials(s, n, a->scale, m);
@@ -176,12 +225,12 @@ INLINE void absorb(struct forward *f, const struct qd_attention *a, const float 
 		if (fade != 1.0f)
 			scale_row(f->o + i * ldo, ldo, fade);
 	}
-	multiply((struct left){ f->scores, (int64_t)lds, 1 }, rows, n, f->values, (size_t)a->dv, f->o, true);
+	multiply(f->wide, (struct left){ f->scores, (int64_t)lds, 1 }, rows, n, f->values + at * ldo, (size_t)a->dv, f->o, true);
 }
 
-/* The rows [first, first + rows) of one head. q, k, v, out point at that head. */
-QD_VECTOR static void forward_block(struct forward *f, const struct qd_attention *a, const float *q, const float *k, const float *v,
-	size_t first, size_t rows, float *out, float *logsum)
+/* The rows [first, first + rows) of the head whose keys and values are packed. q, out, logsum point at that head. */
+QD_VECTOR static void forward_block(
+	struct forward *f, const struct qd_attention *a, const float *q, size_t first, size_t rows, float *out, float *logsum)
 {
 	size_t ldo = padded(a->dv);
 
@@ -190,12 +239,8 @@ QD_VECTOR static void forward_block(struct forward *f, const struct qd_attention
 		f->l[i] = 0.0f;
 	}
 	memset(f->o, 0, rows * ldo * sizeof(float));
-	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK) {
-		size_t n = qd_min_size(KEY_BLOCK, (size_t)a->keys - at);
-		pack((struct left){ k + (int64_t)at * a->k.row, 1, a->k.row }, (size_t)a->d, n, f->keys);
-		pack((struct left){ v + (int64_t)at * a->v.row, a->v.row, 1 }, n, (size_t)a->dv, f->values);
-		absorb(f, a, q + (int64_t)first * a->q.row, rows, n);
-	}
+	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK)
+		absorb(f, a, q + (int64_t)first * a->q.row, rows, at, qd_min_size(KEY_BLOCK, (size_t)a->keys - at));
 	for (size_t i = 0; i < rows; i++) {
 		scale_row(f->o + i * ldo, ldo, 1.0f / f->l[i]);
 		memcpy(out + (int64_t)(first + i) * a->out.row, f->o + i * ldo, (size_t)a->dv * sizeof(float));
@@ -224,10 +269,13 @@ enum qd_status qd_attention_f32(
 			int64_t batch = i / blocks / a->heads, head = i / blocks % a->heads;
 			size_t first = (size_t)(i % blocks) * QUERY_BLOCK,
 			       rows = qd_min_size(QUERY_BLOCK, (size_t)a->queries - first);
+			if (ready && f.head != i / blocks) {
+				pack_head(&f, a, k + head_at(&a->k, batch, head), v + head_at(&a->v, batch, head));
+				f.head = i / blocks;
+			}
 			if (ready)
-				forward_block(&f, a, q + head_at(&a->q, batch, head), k + head_at(&a->k, batch, head),
-					v + head_at(&a->v, batch, head), first, rows, out + head_at(&a->out, batch, head),
-					logsum ? logsum + i / blocks * a->queries : NULL);
+				forward_block(&f, a, q + head_at(&a->q, batch, head), first, rows,
+					out + head_at(&a->out, batch, head), logsum ? logsum + i / blocks * a->queries : NULL);
 		}
 		failed = !ready;
 		free(f.memory);
@@ -240,6 +288,7 @@ enum qd_status qd_attention_f32(
 /* One thread's buffers: packed operands of a block of keys (k^T, v^T, k) and of a block of rows (q, dout), tiles, sums. */
 struct backward {
 	float *memory, *keys, *values, *key_rows, *queries, *douts, *p, *ds, *dk, *dv, *dq;
+	bool wide;
 };
 
 static bool backward_init(struct backward *b, const struct qd_attention *a)
@@ -250,6 +299,7 @@ static bool backward_init(struct backward *b, const struct qd_attention *a)
 	float **const to[] = { &b->keys, &b->values, &b->key_rows, &b->queries, &b->douts, &b->p, &b->ds, &b->dk, &b->dv, &b->dq };
 	size_t need = 0;
 
+	b->wide = has_wide_registers();
 	for (size_t i = 0; i < QD_COUNT(sizes); i++)
 		need += sizes[i];
 	b->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
@@ -280,8 +330,8 @@ INLINE void probabilities(struct backward *b, const struct qd_attention *a, cons
 {
 	size_t lds = padded((int64_t)n);
 
-	multiply((struct left){ h->q, a->q.row, 1 }, rows, (size_t)a->d, b->keys, n, b->p, false);
-	multiply((struct left){ h->dout, a->out.row, 1 }, rows, (size_t)a->dv, b->values, n, b->ds, false);
+	multiply(b->wide, (struct left){ h->q, a->q.row, 1 }, rows, (size_t)a->d, b->keys, n, b->p, false);
+	multiply(b->wide, (struct left){ h->dout, a->out.row, 1 }, rows, (size_t)a->dv, b->values, n, b->ds, false);
 	for (size_t i = 0; i < rows; i++) {
 		float dot = 0.0f, *p = b->p + i * lds, *ds = b->ds + i * lds;
 		for (int64_t j = 0; j < a->dv; j++)
@@ -301,9 +351,9 @@ INLINE void backward_tile(struct backward *b, const struct qd_attention *a, cons
 	probabilities(b, a, h, rows, n);
 	pack((struct left){ h->q, a->q.row, 1 }, rows, (size_t)a->d, b->queries);
 	pack((struct left){ h->dout, a->out.row, 1 }, rows, (size_t)a->dv, b->douts);
-	multiply((struct left){ b->p, 1, (int64_t)lds }, n, rows, b->douts, (size_t)a->dv, b->dv, true);
-	multiply((struct left){ b->ds, 1, (int64_t)lds }, n, rows, b->queries, (size_t)a->d, b->dk, true);
-	multiply((struct left){ b->ds, (int64_t)lds, 1 }, rows, n, b->key_rows, (size_t)a->d, b->dq, false);
+	multiply(b->wide, (struct left){ b->p, 1, (int64_t)lds }, n, rows, b->douts, (size_t)a->dv, b->dv, true);
+	multiply(b->wide, (struct left){ b->ds, 1, (int64_t)lds }, n, rows, b->queries, (size_t)a->d, b->dk, true);
+	multiply(b->wide, (struct left){ b->ds, (int64_t)lds, 1 }, rows, n, b->key_rows, (size_t)a->d, b->dq, false);
 	for (size_t i = 0; i < rows; i++)
 		for (int64_t j = 0; j < a->d; j++) {
 			float *at = h->dq + (int64_t)i * to->dq_strides.row + j, more = b->dq[i * ldq + (size_t)j];

@@ -48,13 +48,16 @@ INLINE vec all(float x)
 	return (vec){ 0 } + x;
 }
 
+/* In halves: half of the lanes onto the other, and so on. */
 INLINE float sum_of(vec v)
 {
-	float s = 0;
+	float s[QD_LANES];
 
-	for (size_t i = 0; i < QD_LANES; i++)
-		s += v[i];
-	return s;
+	memcpy(s, &v, sizeof(s));
+	for (size_t n = QD_LANES / 2; n > 0; n /= 2)
+		for (size_t i = 0; i < n; i++)
+			s[i] += s[i + n];
+	return s[0];
 }
 
 INLINE vec choose(veci condition, vec a, vec b)
