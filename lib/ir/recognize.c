@@ -20,6 +20,7 @@ enum qd_status qd_graph_recognize(struct qd_graph *g, struct qd_transposed *kept
 		qd_pass_tokens,
 		qd_pass_dead_code,
 		qd_pass_bias,
+		qd_pass_dead_code,
 		qd_pass_output_major,
 		qd_pass_views,
 		qd_pass_no_ops,

@@ -1,6 +1,6 @@
 /*
  * Golden text of passes: for each tests/ir/NAME.ir, whose first line is "# passes: NAME ...", the graph after these passes equals
- * tests/ir/NAME.want. REWRITE=1 in the environment writes the .want files anew.
+ * tests/ir/NAME.want. REWRITE=1 in the environment writes the .want files anew. Both graphs are also run on the same inputs.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -9,13 +9,16 @@
 #include <cmocka.h>
 
 #include <glob.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "tests/unit/ir_help.h"
 
-static const struct qd_pass *const known[] = { &qd_pass_dead_code, &qd_pass_fold_constants };
+static const struct qd_pass *const known[] = { &qd_pass_dead_code, &qd_pass_fold_constants, &qd_pass_no_ops, &qd_pass_forms,
+	&qd_pass_views, &qd_pass_group_norm, &qd_pass_layer_norm, &qd_pass_gelu, &qd_pass_tokens, &qd_pass_bias,
+	&qd_pass_output_major, &qd_pass_attention, &qd_pass_merge };
 
 static const struct qd_pass *find_pass(const char *name)
 {
@@ -53,17 +56,49 @@ static void run_named(struct qd_graph *g, const char *path, const char *text)
 	free(line);
 }
 
+/*
+ * Outputs before and after: passes regroup a few float32 operations on numbers near 1, each rounded to 6e-8 of its value;
+ * normalizing a nearly constant row and products of four terms make some ten of them out of one.
+ */
+static void expect_same_results(const char *path, const struct qd_graph *g, const struct ir_run *before, const qd_id *outputs)
+{
+	struct ir_run after;
+	if (ir_run(g, 1, &after) != QD_OK)
+		fail_msg("%s: %s", path, qd_message());
+	for (size_t i = 0; i < g->n_outputs; i++) {
+		const struct qd_tensor *x = &before->value[outputs[i]], *y = &after.value[g->outputs[i]];
+		assert_true(qd_shape_equal(&x->shape, &y->shape));
+		assert_int_equal(x->dtype, y->dtype);
+		for (int64_t k = 0; k < qd_shape_elements(&x->shape) && x->dtype == QD_F32; k++) {
+			double a = (double)((const float *)x->data)[k], b = (double)((const float *)y->data)[k];
+			if (!(fabs(a - b) <= 1e-5 * fmax(1, fabs(a))))
+				fail_msg("%s: output %zu, element %lld: %g before, %g after", path, i, (long long)k, a, b);
+		}
+	}
+	ir_run_release(&after);
+}
+
 /* The graph must not depend on whether it was printed and parsed in between. */
 static int compare(const char *path)
 {
 	struct qd_graph g;
+	struct ir_run before;
+	qd_id *outputs;
 	char want_path[1024], *text = read_text(path), *found = NULL, *want = NULL;
 	int failures = 0;
 
 	snprintf(want_path, sizeof(want_path), "%.*s.want", (int)(strlen(path) - 3), path);
 	if (qd_graph_parse(&g, path, text) != QD_OK)
 		fail_msg("%s", qd_message());
+	if (ir_run(&g, 1, &before) != QD_OK)
+		fail_msg("%s: %s", path, qd_message());
+	outputs = malloc((g.n_outputs + 1) * sizeof(*outputs));
+	assert_non_null(outputs);
+	memcpy(outputs, g.outputs, g.n_outputs * sizeof(*outputs));
 	run_named(&g, path, text);
+	expect_same_results(path, &g, &before, outputs);
+	ir_run_release(&before);
+	free(outputs);
 	assert_int_equal(qd_graph_print(&g, &found), QD_OK);
 	if (getenv("REWRITE") != NULL)
 		assert_int_equal(qd_write_file(want_path, found, strlen(found), true), QD_OK);
