@@ -1,11 +1,12 @@
 /*
  * The weights of one component folder, by name, whatever files they lie in:
  *
- *   STEM.safetensors.index.json     {"metadata": {...}, "weight_map": {tensor: shard}}; shards STEM-00001-of-0000K.safetensors
- * beside it STEM.safetensors                one file STEM.safetensors.index.V.json, STEM.safetensors.V.index.json,
- * STEM.V.safetensors     the same in another precision, V fp16 or bf16
+ *   STEM.safetensors.index.json      {"metadata": {...}, "weight_map": {tensor: shard}}; shards beside it,
+ * STEM-00001-of-0000K.safetensors STEM.safetensors                 one file STEM.safetensors.index.V.json,
+ * STEM.safetensors.V.index.json, STEM.V.safetensors the same in another precision, V fp16 or bf16
  *
  * tried in this order: an index wins over a single file, as in the library that writes them, and the plain files over variants.
+ * Tensors may be of any float type, each of its own: F64 too, which is rounded to float32 like everything else.
  */
 #include "lib/model/model.h"
 
@@ -160,9 +161,13 @@ static enum qd_status open_variant(
 /* Nothing there that can be read: says what there is instead. */
 static enum qd_status nothing_found(struct qd_weights *weights, const char *folder, const char *stem)
 {
-	const char *pickles[] = { qd_arena_strf(&weights->arena, "%s.bin", stem), "pytorch_model.bin" };
-	if (!pickles[0])
-		return QD_ENOMEM;
+	static const char *const endings[] = { ".bin", ".bin.index.json", ".fp16.bin", ".bf16.bin" };
+	const char *pickles[QD_COUNT(endings) + 1] = { [QD_COUNT(endings)] = "pytorch_model.bin" };
+	for (size_t i = 0; i < QD_COUNT(endings); i++) {
+		pickles[i] = qd_arena_strf(&weights->arena, "%s%s", stem, endings[i]);
+		if (!pickles[i])
+			return QD_ENOMEM;
+	}
 	const char *pickle = first_file(weights, folder, QD_COUNT(pickles), pickles);
 	if (pickle)
 		return qd_fail(QD_EUNSUPPORTED, "'%s' is a Python pickle, which runs code when it is read; needs '%s.safetensors'",

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "lib/math/math.h"
 #include "quant/quant.h"
@@ -221,6 +222,59 @@ static void run_on(const struct qd_model *model, int64_t height, int64_t width, 
 	qd_safetensors_release(&inputs);
 }
 
+/*
+ * The model's weights in a folder of their own, tensor i as dtypes[i % n]. Values are rounded to bfloat16 and dropped below 2^-12:
+ * then all types hold them.
+ */
+static void write_as(const struct qd_model *model, const enum qd_dtype *dtypes, size_t n, const char *folder)
+{
+	struct qd_tensor *tensors = calloc(model->weights.n, sizeof(*tensors));
+	char file[64];
+	for (size_t i = 0; i < model->weights.n; i++) {
+		const struct qd_tensor *from = model->weights.tensors[i];
+		size_t elements = (size_t)qd_shape_elements(&from->shape);
+		float *x = calloc(elements, sizeof(*x));
+		ok(qd_tensor_new(&tensors[i], from->name, dtypes[i % n], &from->shape));
+		ok(qd_tensor_to_f32(from, x));
+		for (size_t k = 0; k < elements; k++) {
+			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : qd_bf16_to_f32(qd_f32_to_bf16(x[k]));
+			if (dtypes[i % n] == QD_F64)
+				((double *)tensors[i].data)[k] = (double)x[k];
+		}
+		if (dtypes[i % n] != QD_F64)
+			ok(qd_tensor_from_f32(&tensors[i], x));
+		free(x);
+	}
+	mkdir(scratch_path(folder), 0777);
+	snprintf(file, sizeof(file), "%s/diffusion_pytorch_model.safetensors", folder);
+	ok(qd_safetensors_write(scratch_path(file), tensors, model->weights.n, NULL, 0, true, NULL, NULL));
+	for (size_t i = 0; i < model->weights.n; i++)
+		qd_tensor_release(&tensors[i]);
+	free(tensors);
+}
+
+/* Every tensor of its own type gives what float32 gives. */
+static void precisions_mix(void **state)
+{
+	static const enum qd_dtype mixed[] = { QD_F32, QD_F16, QD_BF16, QD_F64 }, plain[] = { QD_F32 };
+	struct qd_model model;
+	struct qd_tensor out[2];
+	(void)state;
+	open_plain(&model);
+	write_as(&model, mixed, QD_COUNT(mixed), "mixed");
+	write_as(&model, plain, 1, "plain");
+	for (int i = 0; i < 2; i++) {
+		qd_weights_release(&model.weights);
+		ok(qd_weights_open(&model.weights, scratch_path(i ? "mixed" : "plain"), "diffusion_pytorch_model"));
+		run_on(&model, 8, 8, 1, 0, &out[i]);
+	}
+	assert_true(largest_difference(&out[0], &out[1]) == 0);
+	qd_tensor_release(&out[0]);
+	qd_tensor_release(&out[1]);
+	qd_model_release(&model);
+	assert_int_equal(qt_live(), 0);
+}
+
 /* center_input_sample feeds 2x - 1. */
 static void centering_is_an_affine_map_of_the_sample(void **state)
 {
@@ -287,6 +341,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(outputs_equal_diffusers),
 		cmocka_unit_test(single_files_do_too),
+		cmocka_unit_test(precisions_mix),
 		cmocka_unit_test(centering_is_an_affine_map_of_the_sample),
 		cmocka_unit_test(linear_projection_is_a_1x1_convolution),
 		cmocka_unit_test(other_fields_are_not_ignored),

@@ -144,14 +144,26 @@ static void refuses_a_pickle(void **state)
 	(void)state;
 	put(dir, "diffusion_pytorch_model.bin", "x");
 	refuses(dir, QD_EUNSUPPORTED, "diffusion_pytorch_model.bin' is a Python pickle, which runs code when it is read; needs");
+	dir = folder();
+	put(dir, "diffusion_pytorch_model.fp16.bin", "x");
+	refuses(dir, QD_EUNSUPPORTED, "diffusion_pytorch_model.fp16.bin' is a Python pickle");
+	dir = folder();
+	put(dir, "diffusion_pytorch_model.bin.index.json", "{}");
+	refuses(dir, QD_EUNSUPPORTED, "diffusion_pytorch_model.bin.index.json' is a Python pickle");
 }
 
 static void refuses_a_lfs_pointer(void **state)
 {
 	const char *dir = folder();
 	(void)state;
-	put(dir, "diffusion_pytorch_model.safetensors", "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n");
-	refuses(dir, QD_EINPUT, "Git-LFS pointer");
+	static const char pointer[] = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+	put(dir, "diffusion_pytorch_model.safetensors", pointer);
+	refuses(dir, QD_EINPUT, "diffusion_pytorch_model.safetensors': this is a Git-LFS pointer, not the file itself");
+	put(dir, "diffusion_pytorch_model.safetensors.index.json", pointer);
+	refuses(dir, QD_EINPUT, "index.json' is a Git-LFS pointer, not the file itself");
+	put(dir, "diffusion_pytorch_model.safetensors.index.json", "{\"weight_map\": {\"a\": \"s.safetensors\"}}");
+	put(dir, "s.safetensors", pointer);
+	refuses(dir, QD_EINPUT, "s.safetensors': this is a Git-LFS pointer");
 }
 
 static void refuses_bad_indices(void **state)
