@@ -346,6 +346,22 @@ out:
 	return qd_prefix(st, "weight '%s'", v->name);
 }
 
+/* All weights at once, before there are activations: what packing needs for a moment does not come on top of theirs. */
+static enum qd_status pack_all(struct qd_exec *exec)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t s = 0; exec->plan == &exec->plans[1] && s < exec->plan->n; s++) {
+		if (!qd_inference_packs(exec->inference, s))
+			continue;
+		qd_id weight = exec->plan->steps[s].in[1];
+		if (exec->steady[weight] && exec->g->values[weight].kind == QD_WEIGHT)
+			QD_TRY(st, pack(exec, s));
+	}
+out:
+	return st;
+}
+
 static enum qd_status run_step(struct qd_exec *exec, size_t s)
 {
 	const struct qd_step *step = &exec->plan->steps[s];
@@ -399,6 +415,7 @@ enum qd_status qd_exec_run(struct qd_exec *exec, qt_tensor *outputs)
 	QD_TRY(st, choose_plan(exec));
 	if (exec->stale)
 		refresh(exec);
+	QD_TRY(st, pack_all(exec));
 	for (size_t s = 0; s < exec->plan->n; s++) {
 		if (!is_kept(exec, &g->nodes[exec->plan->steps[s].node]))
 			QD_TRY(st, run_step(exec, s));
