@@ -107,6 +107,49 @@ static void nulls_unknown_and_dropped_fields(void **state)
 		   "0.1}");
 }
 
+/* ---- published architectures ---- */
+
+#define BLOCKS "\"block_out_channels\": [128, 256, 512, 512], \"layers_per_block\": 2,"
+#define DOWN "\"DownEncoderBlock2D\", \"DownEncoderBlock2D\", \"DownEncoderBlock2D\", \"DownEncoderBlock2D\""
+#define UP "\"UpDecoderBlock2D\", \"UpDecoderBlock2D\", \"UpDecoderBlock2D\", \"UpDecoderBlock2D\""
+
+static void published_architectures_have_their_parameters(void **state)
+{
+	static const struct {
+		const char *name, *text;
+		uint64_t parameters, tensors;
+	} cases[] = {
+		{ "VAE of SD and SDXL",
+			"{\"_class_name\": \"AutoencoderKL\", " BLOCKS "\"down_block_types\": [" DOWN "], \"up_block_types\": [" UP
+			"]}",
+			83653863, 248 },
+		{ "TAESD", "{\"_class_name\": \"AutoencoderTiny\"}", 2445063, 134 },
+		{ "text encoder of SD1.x",
+			"{\"architectures\": [\"CLIPTextModel\"], \"hidden_size\": 768, \"intermediate_size\": 3072,"
+			" \"num_attention_heads\": 12, \"projection_dim\": 768, \"eos_token_id\": 2}",
+			123060480, 196 },
+		{ "text encoder of SD2.x",
+			"{\"architectures\": [\"CLIPTextModel\"], \"hidden_size\": 1024, \"intermediate_size\": 4096,"
+			" \"num_hidden_layers\": 23, \"num_attention_heads\": 16, \"hidden_act\": \"gelu\"}",
+			340387840, 372 },
+		{ "second text encoder of SDXL",
+			"{\"architectures\": [\"CLIPTextModelWithProjection\"], \"hidden_size\": 1280, \"intermediate_size\": 5120,"
+			" \"num_hidden_layers\": 32, \"num_attention_heads\": 20, \"hidden_act\": \"gelu\","
+			" \"projection_dim\": 1280}",
+			694659840, 517 },
+	};
+	struct qd_component c;
+	uint64_t parameters, tensors;
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		parses(&c, cases[i].text);
+		component_ok(qd_component_parameters(&c, &parameters, &tensors));
+		if (parameters != cases[i].parameters || tensors != cases[i].tensors)
+			fail_msg("%s: %llu parameters in %llu tensors", cases[i].name, (unsigned long long)parameters,
+				(unsigned long long)tensors);
+	}
+}
+
 /* ---- refusals ---- */
 
 #define KL "\"_class_name\": \"AutoencoderKL\""
@@ -578,6 +621,7 @@ int main(void)
 		cmocka_unit_test(absent_vae_fields_have_the_defaults),
 		cmocka_unit_test(absent_text_fields_have_the_defaults),
 		cmocka_unit_test(nulls_unknown_and_dropped_fields),
+		cmocka_unit_test(published_architectures_have_their_parameters),
 		cmocka_unit_test(refuses_by_name),
 		cmocka_unit_test(only_objects_are_configurations),
 		cmocka_unit_test(opens_old_attention_names),

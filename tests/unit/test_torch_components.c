@@ -24,6 +24,7 @@
 
 struct outputs {
 	struct qd_tensor items[8];
+	char names[8][64];
 	size_t n;
 };
 
@@ -31,7 +32,6 @@ struct outputs {
 static void run(const struct qd_component *c, const struct qd_component_sizes *sizes, const struct qd_tensor *inputs, size_t n,
 	struct outputs *out)
 {
-	static char names[8][64];
 	const struct qd_exec_options options = { 0 };
 	struct qd_graph g = { 0 };
 	struct qd_exec *exec = NULL;
@@ -45,8 +45,8 @@ static void run(const struct qd_component *c, const struct qd_component_sizes *s
 	out->n = g.n_outputs;
 	for (size_t i = 0; i < g.n_outputs; i++) {
 		const struct qd_value *value = &g.values[g.outputs[i]];
-		snprintf(names[i], sizeof(names[i]), "%s", value->name);
-		ok(qd_tensor_new(&out->items[i], names[i], QD_F32, &value->shape));
+		snprintf(out->names[i], sizeof(out->names[i]), "%s", value->name);
+		ok(qd_tensor_new(&out->items[i], out->names[i], QD_F32, &value->shape));
 		ok(qt_read(results[i], out->items[i].data, out->items[i].bytes));
 		qt_free(results[i]);
 	}
@@ -176,6 +176,85 @@ static void text_encoders_equal_transformers(void **state)
 	assert_int_equal(check_text(golden_path("text/te15_flat"), golden_path("text/te15/expected.safetensors"), false), 5);
 	assert_int_equal(check_text(golden_path("text/te1"), golden_path("text/te1/expected.safetensors"), false), 5);
 	assert_int_equal(check_text(golden_path("text/te2"), golden_path("text/te2/expected.safetensors"), false), 6);
+}
+
+/* Runs an encoder of the golden data on ids; outputs hidden_states_m3 among others. */
+static void encode(const char *name, const int32_t *ids, int64_t n, struct outputs *out)
+{
+	struct qd_component c;
+	struct qd_component_sizes sizes = { .batch = n, .tokens = 77, .clip_skip = 1 };
+	struct qd_tensor in = qd_tensor_view("input_ids", QD_I32, QD_SHAPE(n, 77), ids);
+	ok(qd_component_open(&c, golden_path(name), NULL));
+	run(&c, &sizes, &in, 1, out);
+	qd_component_release(&c);
+}
+
+/* `name` of `expected` [n,77,16+24] is the two encoders' `state` side by side. */
+static void check_context(const struct qd_safetensors *expected, const char *name, const char *state, const struct outputs *one,
+	const struct outputs *two)
+{
+	const struct qd_tensor *tensor = qd_safetensors_find(expected, name);
+	const float *a = output(one, state), *b = output(two, state);
+	double largest = 0;
+	for (int64_t row = 0; row < tensor->shape.dim[0] * 77; row++) {
+		const char *want = (const char *)tensor->data + row * 40 * 4;
+		largest = fmax(largest, difference(a + row * 16, want, 16));
+		largest = fmax(largest, difference(b + row * 24, want + (size_t)16 * 4, 24));
+	}
+	print_message("# SDXL %s: %.3g\n", name, largest);
+	assert_true(largest <= text_tolerance);
+}
+
+/* An empty prompt: the start token, the end token, padding. */
+static void empty_prompt(int32_t *ids, int32_t padding)
+{
+	for (int i = 0; i < 77; i++)
+		ids[i] = i == 0 ? 998 : i == 1 ? 999 : padding;
+}
+
+static void contexts_equal_diffusers(void **state)
+{
+	struct qd_safetensors file;
+	struct outputs one, two;
+	int32_t ids[2 * 77];
+	(void)state;
+	if (!golden_path("text/te2")) {
+		print_message("# golden data is not there\n");
+		skip();
+	}
+	ok(qd_safetensors_open(&file, golden_path("text/te15/expected.safetensors")));
+	empty_prompt(ids, 999);
+	encode("text/te15", ids, 1, &one);
+	const struct qd_tensor *uncond = qd_safetensors_find(&file, "uncond");
+	double d = difference(output(&one, "last_hidden_state"), uncond->data, uncond->bytes / 4);
+	print_message("# SD uncond: %.3g\n", d);
+	assert_true(d <= text_tolerance);
+	release(&one);
+	qd_safetensors_release(&file);
+
+	ok(qd_safetensors_open(&file, golden_path("text/te2/expected.safetensors")));
+	encode("text/te1", ids, 1, &one);
+	empty_prompt(ids, 0);
+	encode("text/te2", ids, 1, &two);
+	check_context(&file, "uncond", "hidden_states_m2", &one, &two);
+	const struct qd_tensor *embeds = qd_safetensors_find(&file, "uncond_text_embeds");
+	assert_true(difference(output(&two, "text_embeds"), embeds->data, embeds->bytes / 4) <= text_tolerance);
+	release(&two);
+	release(&one);
+
+	memcpy(ids, qd_safetensors_find(&file, "input_ids")->data, sizeof(ids));
+	encode("text/te2", ids, 2, &two);
+	qd_safetensors_release(&file);
+	ok(qd_safetensors_open(&file, golden_path("text/te1/expected.safetensors")));
+	memcpy(ids, qd_safetensors_find(&file, "input_ids")->data, sizeof(ids));
+	qd_safetensors_release(&file);
+	encode("text/te1", ids, 2, &one);
+	ok(qd_safetensors_open(&file, golden_path("text/te2/expected.safetensors")));
+	check_context(&file, "context", "hidden_states_m2", &one, &two);
+	check_context(&file, "context_clip_skip_1", "hidden_states_m3", &one, &two);
+	qd_safetensors_release(&file);
+	release(&two);
+	release(&one);
 }
 
 /* ---- small networks against plain loops ---- */
@@ -356,6 +435,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(vaes_equal_diffusers),
 		cmocka_unit_test(text_encoders_equal_transformers),
+		cmocka_unit_test(contexts_equal_diffusers),
 		cmocka_unit_test(small_vaes_equal_plain_loops),
 		cmocka_unit_test(small_tiny_vaes_equal_plain_loops),
 		cmocka_unit_test(small_text_encoders_equal_plain_loops),
