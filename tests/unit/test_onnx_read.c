@@ -406,6 +406,174 @@ static void refuses_dynamic_dimensions(void **state)
 	expect_refusal(&m, QD_EINPUT, "'m': input 'x' leaves dimension 0 ('batch') open, needs a size for it");
 }
 
+/* Two inputs x and z, y = Relu(x) + z, their first dimension and y's called "batch". */
+static void make_open(struct model *m, Onnx__ValueInfoProto *z, Onnx__ValueInfoProto **inputs)
+{
+	make_model(m);
+	*z = m->info[0];
+	z->name = m->names[1][1] = (char *)(uintptr_t) "z";
+	inputs[0] = &m->info[0];
+	inputs[1] = z;
+	m->graph.n_input = 2;
+	m->graph.input = inputs;
+	m->graph.n_initializer = 0;
+	for (int i = 0; i < 2; i++) {
+		m->dims_of[i][0].value_case = ONNX__TENSOR_SHAPE_PROTO__DIMENSION__VALUE_DIM_PARAM;
+		m->dims_of[i][0].dim_param = (char *)(uintptr_t) "batch";
+	}
+}
+
+static enum qd_status build_open(const struct model *m, struct qd_graph *g, const struct qd_tensor *given, size_t n)
+{
+	struct qd_onnx_file *file;
+	size_t bytes = onnx__model_proto__get_packed_size(&m->model);
+	unsigned char *packed = malloc(bytes);
+	assert_non_null(packed);
+	onnx__model_proto__pack(&m->model, packed);
+	assert_int_equal(qd_onnx_load_bytes(&file, "m", NULL, packed, bytes), QD_OK);
+	free(packed);
+	enum qd_status st = qd_onnx_graph(g, file, given, n);
+	qd_onnx_free(file);
+	return st;
+}
+
+/* A size that is told of one input serves every dimension of its name. */
+static void closes_open_dimensions(void **state)
+{
+	struct model m;
+	Onnx__ValueInfoProto z, *inputs[2];
+	const struct qd_tensor given[] = { { .name = "z", .shape = QD_SHAPE(5, -1) }, { .name = "other", .shape = QD_SHAPE(1) } };
+	struct qd_graph g;
+	(void)state;
+	make_open(&m, &z, inputs);
+	assert_int_equal(build_open(&m, &g, given, 2), QD_OK);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(g.values[g.inputs[i]].shape.dim[0], 5);
+		assert_int_equal(g.values[g.inputs[i]].shape.dim[1], 3);
+	}
+	assert_int_equal(g.values[g.outputs[0]].shape.dim[0], 5);
+	qd_graph_release(&g);
+}
+
+static void refuses_sizes_that_do_not_fit(void **state)
+{
+	const struct {
+		struct qd_tensor given[2];
+		size_t n;
+		const char *message;
+	} cases[] = {
+		{ { { .name = "x" } }, 0, "'m': input 'x' leaves dimension 0 ('batch') open, needs a size for it" },
+		{ { { .name = "x", .shape = QD_SHAPE(2, 4) } }, 1, "'m': input 'x' was exported as [batch,3], asked for is [2,4]" },
+		{ { { .name = "x", .shape = QD_SHAPE(2) } }, 1, "'m': input 'x' was exported as [batch,3], asked for is [2]" },
+		{ { { .name = "x", .shape = QD_SHAPE(2, 3) }, { .name = "z", .shape = QD_SHAPE(4, 3) } }, 2,
+			"'m': dimension 'batch' is 2 of input 'x' and 4 of input 'z', needs one size" },
+	};
+	struct model m;
+	Onnx__ValueInfoProto z, *inputs[2];
+	(void)state;
+	make_open(&m, &z, inputs);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_graph g;
+		assert_int_equal(build_open(&m, &g, cases[i].given, cases[i].n), QD_EINPUT);
+		assert_string_equal(qd_message(), cases[i].message);
+		qd_graph_release(&g);
+	}
+}
+
+/* Float16 is computed in float32: inputs, and what is cast to it. */
+static void computes_float16_in_float32(void **state)
+{
+	struct model m;
+	struct qd_onnx onnx;
+	(void)state;
+	make_model(&m);
+	m.tensor[0].elem_type = m.tensor[1].elem_type = 10;
+	m.nodes[0].op_type = (char *)(uintptr_t) "Cast";
+	m.attribute.name = (char *)(uintptr_t) "to";
+	m.attribute.has_type = m.attribute.has_i = true;
+	m.attribute.type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INT;
+	m.attribute.i = 10;
+	m.nodes[0].n_attribute = 1;
+	m.nodes[0].attribute = m.attributes;
+	assert_int_equal(read_model(&m, NULL, &onnx), QD_OK);
+	for (qd_id i = 0; i < onnx.graph.n_values; i++)
+		assert_int_equal(onnx.graph.values[i].dtype, QD_F32);
+	qd_onnx_release(&onnx);
+}
+
+/* Before operator set 18 the axes of ReduceMean were an attribute. */
+static void reads_axes_that_are_an_attribute(void **state)
+{
+	struct model m;
+	struct qd_onnx onnx;
+	int64_t axes[] = { 1 };
+	unsigned found;
+	(void)state;
+	make_model(&m);
+	m.nodes[0].op_type = (char *)(uintptr_t) "ReduceMean";
+	m.attribute.name = (char *)(uintptr_t) "axes";
+	m.attribute.has_type = true;
+	m.attribute.type = ONNX__ATTRIBUTE_PROTO__ATTRIBUTE_TYPE__INTS;
+	m.attribute.n_ints = 1;
+	m.attribute.ints = axes;
+	m.nodes[0].n_attribute = 1;
+	m.nodes[0].attribute = m.attributes;
+	assert_int_equal(read_model(&m, NULL, &onnx), QD_OK);
+	assert_int_equal(qd_reduced_axes(&onnx.graph, &onnx.graph.nodes[0], &found), QD_OK);
+	assert_int_equal(found, 2);
+	qd_onnx_release(&onnx);
+}
+
+/* ---- names of nodes ---- */
+
+/* A StringStringEntryProto as bytes of field 9: what an older schema keeps as an unknown field. */
+static void add_metadata(Onnx__NodeProto *node, ProtobufCMessageUnknownField *field, const char *key, const char *value)
+{
+	static uint8_t bytes[512];
+	Onnx__StringStringEntryProto entry = ONNX__STRING_STRING_ENTRY_PROTO__INIT;
+	entry.key = (char *)(uintptr_t)key;
+	entry.value = (char *)(uintptr_t)value;
+	size_t n = onnx__string_string_entry_proto__get_packed_size(&entry);
+	assert_true(n < sizeof(bytes) - 2);
+	bytes[0] = (uint8_t)(n % 128 + 128);
+	bytes[1] = (uint8_t)(n / 128);
+	onnx__string_string_entry_proto__pack(&entry, bytes + 2);
+	*field = (ProtobufCMessageUnknownField){ 9, PROTOBUF_C_WIRE_TYPE_LENGTH_PREFIXED, n + 2, bytes };
+	node->base.n_unknown_fields = 1;
+	node->base.unknown_fields = field;
+}
+
+static void nodes_carry_their_module_paths(void **state)
+{
+	static const struct {
+		const char *name, *key, *value, *found;
+	} cases[] = {
+		{ "/mid_block/proj/Relu", "", "", "/mid_block/proj/Relu" },
+		{ "", "", "", "a" },
+		{ "node_relu", "pkg.torch.onnx.name_scopes", "['', 'mid_block', 'mid_block.proj', 'relu']",
+			"mid_block.proj/node_relu" },
+		{ "node_relu", "pkg.torch.onnx.name_scopes", "['relu']", "node_relu" },
+		{ "node_relu", "pkg.torch.onnx.name_scopes", "['', 'relu']", "node_relu" },
+		{ "node_relu", "namespace", ": UNet/mid_block: Mid/mid_block.proj: Linear/relu: aten.relu.default",
+			"mid_block.proj/node_relu" },
+		{ "node_relu", "namespace", "nothing of the kind", "node_relu" },
+		{ "node_relu", "other", "['', 'mid_block', 'relu']", "node_relu" },
+	};
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct model m;
+		struct qd_onnx onnx;
+		ProtobufCMessageUnknownField field;
+		make_model(&m);
+		m.nodes[0].name = (char *)(uintptr_t)cases[i].name;
+		if (cases[i].key[0] != '\0')
+			add_metadata(&m.nodes[0], &field, cases[i].key, cases[i].value);
+		assert_int_equal(read_model(&m, NULL, &onnx), QD_OK);
+		assert_string_equal(onnx.graph.nodes[0].name, cases[i].found);
+		qd_onnx_release(&onnx);
+	}
+}
+
 static void refuses_an_output_of_another_shape(void **state)
 {
 	struct model m;
@@ -526,6 +694,11 @@ int main(void)
 		cmocka_unit_test(refuses_data_of_another_length),
 		cmocka_unit_test(refuses_wild_dimensions),
 		cmocka_unit_test(refuses_dynamic_dimensions),
+		cmocka_unit_test(closes_open_dimensions),
+		cmocka_unit_test(refuses_sizes_that_do_not_fit),
+		cmocka_unit_test(computes_float16_in_float32),
+		cmocka_unit_test(reads_axes_that_are_an_attribute),
+		cmocka_unit_test(nodes_carry_their_module_paths),
 		cmocka_unit_test(refuses_an_output_of_another_shape),
 		cmocka_unit_test(refuses_subgraphs),
 		cmocka_unit_test(survives_deep_nesting),
