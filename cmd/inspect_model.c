@@ -78,6 +78,7 @@ static enum qd_status gather(struct model_facts *f)
 	struct qd_sizes sizes = qd_model_native_sizes(model);
 	f->side = sizes.height;
 	QD_TRY(st, qd_model_graph(&g, model, &sizes));
+	qd_weights_note_unused(&model->weights, &g);
 	QD_TRY(st, qd_modules_of(&modules, &g));
 	QD_TRY(st, qd_graph_cost(&g, &f->cost));
 	for (size_t i = 0; i < modules.n; i++)

@@ -11,6 +11,7 @@ static enum qd_status open_model(struct qd_opened *opened, const char *base)
 	QD_TRY(st, qd_model_open(&opened->model, base));
 	struct qd_sizes sizes = qd_model_least_sizes(&opened->model);
 	QD_TRY(st, qd_model_graph(&opened->shape_graph, &opened->model, &sizes));
+	qd_weights_note_unused(&opened->model.weights, &opened->shape_graph);
 	QD_TRY(st, qd_modules_of(&opened->modules, &opened->shape_graph));
 out:
 	return st;

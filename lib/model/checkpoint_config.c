@@ -216,6 +216,7 @@ static enum qd_status put_added(const struct reader *r, json_t *o)
 /* The published families: what tells them, and with it everything that shapes do not say. */
 static enum qd_status check_family(const struct reader *r, const struct found *f)
 {
+	static const char ending[] = ".safetensors";
 	static const struct {
 		int64_t context, channels;
 		bool linear;
@@ -229,11 +230,12 @@ static enum qd_status check_family(const struct reader *r, const struct found *f
 		if (families[i].context == f->context && families[i].channels == f->channels[0] && families[i].linear == f->linear)
 			return QD_OK;
 	}
+	size_t stem = strlen(r->file->path) - (qd_ends_with(r->file->path, ending) ? strlen(ending) : 0);
 	return qd_fail(QD_EUNSUPPORTED,
 		"'%s': a UNet of %lld channels and %lld context features is of no known family, whose heads its tensors do not "
 		"tell: "
-		"needs its configuration beside it, NAME.config.json",
-		r->file->path, (long long)f->channels[0], (long long)f->context);
+		"needs its configuration in '%.*s.config.json'",
+		r->file->path, (long long)f->channels[0], (long long)f->context, (int)stem, r->file->path);
 }
 
 static json_t *fields(const struct reader *r, const struct found *f)

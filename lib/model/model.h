@@ -29,6 +29,8 @@ struct qd_weights {
 QD_CHECK enum qd_status qd_weights_open(struct qd_weights *weights, const char *folder, const char *stem);
 /* NULL when there is none. */
 const struct qd_tensor *qd_weights_find(const struct qd_weights *weights, const char *name);
+/* Warns through the log hook of tensors that the network built from them does not have; returns their number. */
+size_t qd_weights_note_unused(const struct qd_weights *weights, const struct qd_graph *g);
 void qd_weights_release(struct qd_weights *weights);
 
 /* ---- UNet2DConditionModel (unet_config.c, unet.c) ---- */

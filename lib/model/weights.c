@@ -198,6 +198,22 @@ const struct qd_tensor *qd_weights_find(const struct qd_weights *weights, const 
 	return i == QD_NONE ? NULL : weights->tensors[i];
 }
 
+size_t qd_weights_note_unused(const struct qd_weights *weights, const struct qd_graph *g)
+{
+	const char *first = NULL;
+	size_t n = 0;
+	for (size_t i = 0; i < weights->n; i++) {
+		if (qd_graph_find(g, weights->tensors[i]->name) != QD_NONE)
+			continue;
+		if (n++ == 0)
+			first = weights->tensors[i]->name;
+	}
+	if (n)
+		qd_log(QD_LOG_WARNING, "'%s': %zu tensors are no part of the network and not used (first '%s')", weights->path, n,
+			first);
+	return n;
+}
+
 void qd_weights_release(struct qd_weights *weights)
 {
 	for (size_t i = 0; i < weights->n_files; i++)

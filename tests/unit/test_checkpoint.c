@@ -258,7 +258,8 @@ static void refuses_networks_it_cannot_know(void **state)
 	(void)state;
 	refuses(help_ldm_hole("tiny.safetensors", names, prefix, NULL), QD_EUNSUPPORTED,
 		"a UNet of 32 channels and 48 context features is of no known family, whose heads its tensors do not tell: needs "
-		"its configuration beside it, NAME.config.json");
+		"its configuration in '");
+	assert_non_null(strstr(qd_message(), "/tiny.config.json'"));
 	free(names);
 	net = help_ldm_of("sd15");
 	net.mid_depth = 2;

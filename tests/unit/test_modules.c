@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -317,6 +318,12 @@ static void builds_or_says(const struct qd_weights *weights, const struct qd_une
 		fail_msg("says '%s', not '%s'", qd_message(), message);
 }
 
+static void keep_warning(void *context, enum qd_log_level level, const char *text)
+{
+	if (level == QD_LOG_WARNING)
+		snprintf(context, 512, "%s", text);
+}
+
 /* The tensor at `name` of opened weights, to be altered and put back by the test. */
 static struct qd_tensor *tensor_of(struct qd_weights *weights, const char *name)
 {
@@ -347,6 +354,27 @@ static void weights_must_fit(void **state)
 	tensor->dtype = QD_F16;
 	qd_strmap_remove(&model.weights.by_name, "conv_out.bias");
 	builds_or_says(&model.weights, &model.config, "model.safetensors' has no tensor 'conv_out.bias', needs one of [4]");
+	qd_model_release(&model);
+}
+
+/* Tensors of no layer are counted and told, not run without a word. */
+static void tells_what_is_not_used(void **state)
+{
+	const struct qd_sizes sizes = { 1, 8, 8, 7 };
+	struct qd_model model;
+	struct qd_graph g;
+	char warning[512] = "";
+	(void)state;
+	assert_int_equal(qd_model_open(&model, init("unused", "{" TWO_LEVELS "}", 1, QD_F16)), QD_OK);
+	assert_int_equal(qd_model_graph(&g, &model, &sizes), QD_OK);
+	qd_set_log_hook(keep_warning, warning);
+	assert_int_equal(qd_weights_note_unused(&model.weights, &g), 0);
+	assert_string_equal(warning, "");
+	tensor_of(&model.weights, "conv_out.bias")->name = "conv_out.processor";
+	assert_int_equal(qd_weights_note_unused(&model.weights, &g), 1);
+	assert_non_null(strstr(warning, "1 tensors are no part of the network and not used (first 'conv_out.processor')"));
+	qd_set_log_hook(NULL, NULL);
+	qd_graph_release(&g);
 	qd_model_release(&model);
 }
 
@@ -390,6 +418,7 @@ int main(void)
 		cmocka_unit_test(draws_weights_as_pytorch),
 		cmocka_unit_test(hashes_tell_models_apart),
 		cmocka_unit_test(weights_must_fit),
+		cmocka_unit_test(tells_what_is_not_used),
 		cmocka_unit_test(folders_must_hold_a_model),
 		cmocka_unit_test(counts_operations),
 	};
