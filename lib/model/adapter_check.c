@@ -14,13 +14,16 @@
 
 static enum qd_status check_whole(const struct qd_piece *piece)
 {
-	static const char *const words[QD_PARTS] = { "down", "up", "mid", "alpha", "gain" };
+	static const char *const words[QD_PARTS] = { "down", "up", "mid", "alpha", "gain", "grid up" };
 	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP];
 
 	for (int part = 0; part < QD_PARTS; part++)
 		if (piece->part[part] != NULL && (down == NULL || up == NULL))
 			return qd_fail(QD_EINPUT, "layer '%s' has %s (tensor '%s') but no %s", piece->name, words[part],
 				piece->part[part]->name, words[down == NULL ? QD_PART_DOWN : QD_PART_UP]);
+	if (piece->part[QD_PART_GRID_UP] != NULL && piece->part[QD_PART_GAIN] == NULL)
+		return qd_fail(QD_EINPUT, "layer '%s' has grid up (tensor '%s') but no gain", piece->name,
+			piece->part[QD_PART_GRID_UP]->name);
 	return QD_OK;
 }
 
@@ -68,6 +71,9 @@ enum qd_status qd_pieces_check(struct qd_reading *r)
 	enum qd_status st = QD_OK;
 
 	QD_TRY(st, qd_pieces_whole(r));
+	for (size_t i = 0; i < r->n; i++)
+		if (r->pieces[i].part[QD_PART_GRID_UP] != NULL)
+			r->pieces[i].part[QD_PART_UP] = r->pieces[i].part[QD_PART_GRID_UP];
 	QD_TRY(st, qd_pieces_fit(r));
 	for (size_t i = 0; i < r->n; i++)
 		QD_TRY(st, check_rank(&r->pieces[i]));

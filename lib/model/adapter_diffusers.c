@@ -9,6 +9,7 @@
  *   PATH.lora_linear_layer.{down,up}.weight
  *   PATH.alpha                                                   scale alpha / R
  *   PATH.lora_gain                                               [R]: a factor per rank component (written by this program)
+ *   PATH.lora_grid_up                                            up without that factor, read instead of up, which has it
  *
  * Scale: by the PEFT configuration in the header's metadata "lora_adapter_metadata" (a flat JSON object, keys prefixed like the
  * tensors); else alpha / R; else 1.
@@ -85,6 +86,7 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part)
 		{ "_lora.up.weight", "", QD_PART_UP },
 		{ ".alpha", "", QD_PART_ALPHA },
 		{ ".lora_gain", "", QD_PART_GAIN },
+		{ ".lora_grid_up", "", QD_PART_GRID_UP },
 	};
 	bool bias = false;
 

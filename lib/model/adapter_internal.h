@@ -11,11 +11,12 @@
 #include "lib/model/model.h"
 
 enum qd_part {
-	QD_PART_DOWN,  /* [R,I] or [R,I,kh,kw] */
-	QD_PART_UP,    /* [O,R] or [O,R,1,1] */
-	QD_PART_MID,   /* [R,R,kh,kw], Tucker's middle */
-	QD_PART_ALPHA, /* one element */
-	QD_PART_GAIN,  /* [R] */
+	QD_PART_DOWN,    /* [R,I] or [R,I,kh,kw] */
+	QD_PART_UP,      /* [O,R] or [O,R,1,1] */
+	QD_PART_MID,     /* [R,R,kh,kw], Tucker's middle */
+	QD_PART_ALPHA,   /* one element */
+	QD_PART_GAIN,    /* [R] */
+	QD_PART_GRID_UP, /* as up, in its place: up carries the gain then */
 	QD_PARTS
 };
 

@@ -8,7 +8,8 @@
  *
  * A reader computes up (alpha / R) down. A layer whose gains are one positive number g keeps its matrices and gets alpha = g R;
  * otherwise alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range evenly between the
- * two. With the gain kept, alpha = R and unet.PATH.lora_gain [R] float32 stands beside unchanged matrices.
+ * two. With the gain kept, alpha = R, down is unchanged, and up carries the gain: up'[k] = g_k up[k], right for every reader. This
+ * program reads what stands beside it instead: unet.PATH.lora_grid_up, the unchanged up, and unet.PATH.lora_gain [R] float32.
  */
 #include "lib/model/adapter_internal.h"
 
@@ -17,12 +18,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DOWN, UP, GAIN, KINDS };
+enum { DOWN, UP, GRID_UP, GAIN, KINDS };
 
 struct item {
 	const struct qd_lora *lora;
 	int kind;
-	bool fold; /* multiply by the square root of the gain */
+	enum { UNCHANGED, HALF_GAIN, WHOLE_GAIN } fold; /* multiply by the square root of the gain, by the gain */
 };
 
 struct writing {
@@ -125,6 +126,8 @@ static enum qd_status describe(const struct writing *w, char **text)
 static float factor(const struct item *item, int64_t k)
 {
 	float gain = item->lora->gain[k], root = sqrtf(fabsf(gain));
+	if (item->fold == WHOLE_GAIN)
+		return gain;
 	return item->kind == UP && gain < 0 ? -root : root;
 }
 
@@ -140,7 +143,7 @@ static void compute(const struct item *item, float *out)
 		return;
 	}
 	memcpy(out, from, (size_t)(rows * columns) * sizeof(*out));
-	for (int64_t i = 0; i < rows && item->fold; i++)
+	for (int64_t i = 0; i < rows && item->fold != UNCHANGED; i++)
 		for (int64_t j = 0; j < columns; j++)
 			out[i * columns + j] *= factor(item, item->kind == DOWN ? i : j);
 }
@@ -166,19 +169,24 @@ out:
 
 static enum qd_status add_item(struct writing *w, const struct qd_lora *lora, int kind)
 {
-	static const char *const suffixes[KINDS] = { "lora_A.weight", "lora_B.weight", "lora_gain" };
+	static const char *const suffixes[KINDS] = { "lora_A.weight", "lora_B.weight", "lora_grid_up", "lora_gain" };
 	struct qd_tensor *tensor = &w->tensors[w->n];
 	enum qd_dtype dtype = kind == GAIN ? QD_F32 : w->dtype;
 	struct qd_shape shape = QD_SHAPE(lora->rank);
+	struct item item = { .lora = lora, .kind = kind };
 
 	if (kind == DOWN)
 		shape = lora->conv ? QD_SHAPE(lora->rank, lora->in, lora->kh, lora->kw) : QD_SHAPE(lora->rank, lora->in);
-	if (kind == UP)
+	if (kind == UP || kind == GRID_UP)
 		shape = lora->conv ? QD_SHAPE(lora->out, lora->rank, 1, 1) : QD_SHAPE(lora->out, lora->rank);
 	*tensor = qd_tensor_view(qd_arena_strf(&w->arena, "unet.%s.%s", lora->path, suffixes[kind]), dtype, shape, NULL);
 	if (tensor->name == NULL)
 		return QD_ENOMEM;
-	w->items[w->n++] = (struct item){ lora, kind, !w->keep_gain && !has_common_gain(lora) };
+	if (w->keep_gain)
+		item.fold = kind == UP ? WHOLE_GAIN : UNCHANGED;
+	else
+		item.fold = has_common_gain(lora) ? UNCHANGED : HALF_GAIN;
+	w->items[w->n++] = item;
 	return QD_OK;
 }
 
@@ -192,7 +200,7 @@ static enum qd_status list_items(struct writing *w)
 	if (w->tensors == NULL || w->items == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < adapter->n; i++)
-		for (int kind = DOWN; kind < (w->keep_gain ? KINDS : GAIN); kind++)
+		for (int kind = DOWN; kind < (w->keep_gain ? KINDS : GRID_UP); kind++)
 			QD_TRY(st, add_item(w, &adapter->loras[i], kind));
 out:
 	return st;

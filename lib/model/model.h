@@ -241,7 +241,8 @@ QD_CHECK enum qd_status qd_adapter_new(
  * Writes diffusers format: "unet.<path>.lora_A.weight" (down) and ".lora_B.weight" (up), conv shapes for convs, F32 or F16,
  * metadata lora_adapter_metadata with r, lora_alpha and patterns so that any reader applies the right scale. The gain is folded:
  * its common positive part into alpha when all components share it, else into up and down evenly (square roots, sign in up); with
- * `keep_gain` it is written as ".lora_gain" [R] beside unfolded tensors instead.
+ * `keep_gain` the file holds down and up as they are for this program, with ".lora_gain" [R], and an up with the gain folded in
+ * for others.
  */
 QD_CHECK enum qd_status qd_adapter_write(
 	const struct qd_adapter *adapter, const char *path, enum qd_dtype dtype, bool keep_gain, bool force);
