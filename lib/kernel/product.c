@@ -108,31 +108,59 @@ out:
 	return st;
 }
 
+/* ---- weights ---- */
+
+enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
+
+static size_t pages(size_t bytes)
+{
+	return (bytes + PAGE - 1) / PAGE * PAGE;
+}
+
+/*
+ * Memory for packed weights. Large ones begin with a huge page and end where their last ordinary page does: beside others in one
+ * heap the system would fill the rest of the last huge page too.
+ */
+static void *weight_memory(size_t bytes)
+{
+	if (bytes < 2 * HUGE_PAGE)
+		return aligned_alloc(64, (bytes + 63) / 64 * 64);
+	char *memory = mmap(NULL, pages(bytes) + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory == MAP_FAILED)
+		return NULL;
+	size_t before = (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
+	if (before > 0)
+		(void)munmap(memory, before);
+	(void)munmap(memory + before + pages(bytes), HUGE_PAGE - before);
+	(void)madvise(memory + before, pages(bytes), MADV_HUGEPAGE);
+	return memory + before;
+}
+
+static void weight_free(void *memory, size_t bytes)
+{
+	if (memory && bytes >= 2 * HUGE_PAGE)
+		(void)munmap(memory, pages(bytes));
+	else
+		free(memory);
+}
+
+static size_t weight_bytes(const struct qd_product *p)
+{
+	return p->winograd ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
+}
+
 void qd_product_free(struct qd_product *p)
 {
 	if (!p)
 		return;
+	if (p->high)
+		weight_free(p->high, weight_bytes(p));
+	if (p->low)
+		weight_free(p->low, weight_bytes(p));
 	for (size_t i = 0; i < QD_COUNT(p->steps); i++)
 		qd_dnnl_free(p->steps[i]);
 	qd_winograd_free(p->winograd);
-	free(p->high);
-	free(p->low);
 	free(p);
-}
-
-/* ---- weights ---- */
-
-/* Memory for packed weights; whole huge pages where it is large enough to fill some. */
-static void *weight_memory(size_t bytes)
-{
-	const size_t huge = 2u << 20;
-	bool large = bytes >= 2 * huge;
-	size_t unit = large ? huge : 64;
-	void *memory = aligned_alloc(unit, (bytes + unit) / unit * unit);
-
-	if (memory && large)
-		(void)madvise(memory, bytes, MADV_HUGEPAGE);
-	return memory;
 }
 
 /* All elements as float32, pieces on all threads. */
@@ -209,8 +237,7 @@ out:
 
 enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 {
-	size_t n = (size_t)qd_shape_elements(&w->shape),
-	       bytes = p->winograd ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
+	size_t n = (size_t)qd_shape_elements(&w->shape), bytes = weight_bytes(p);
 
 	const float *plain = w->data;
 	float *copy = NULL;
