@@ -170,18 +170,40 @@ const struct qd_tensor *qd_tensor_set_find(const struct qd_tensor_set *set, cons
 QD_CHECK enum qd_status qd_tensor_set_get(const struct qd_tensor_set *set, const char *name, const struct qd_tensor **out);
 void qd_tensor_set_release(struct qd_tensor_set *set);
 
-/* ---- png (libpng) ---- */
+/* ---- images (png.c over libpng, jpeg.c over libjpeg-turbo) ---- */
 /* 8-bit RGB; rows top to bottom, 3 bytes per pixel. */
 struct qd_image {
 	int width, height;
 	uint8_t *rgb; /* owned */
 };
 QD_CHECK enum qd_status qd_image_new(struct qd_image *image, int width, int height);
-/* Any PNG up to 16,384 x 16,384, converted to 8-bit RGB over white. */
+/* Any PNG up to 16,384 x 16,384, converted to 8-bit RGB over white; any grey or RGB JPEG. Told apart by their bytes. */
 QD_CHECK enum qd_status qd_image_read(const char *path, struct qd_image *image);
 /* The same from memory. */
 QD_CHECK enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, struct qd_image *image);
+/* A JPEG from memory, turned as its Exif orientation says. QD_EUNSUPPORTED: CMYK. */
+QD_CHECK enum qd_status qd_jpeg_parse(const char *name, const void *data, size_t bytes, struct qd_image *image);
 QD_CHECK enum qd_status qd_image_write(const char *path, const struct qd_image *image, bool force);
 void qd_image_release(struct qd_image *image);
+
+/* ---- a folder of images with what is known about them (image_folder.c) ---- */
+struct qd_image_row {
+	const char *image;     /* path */
+	const char *text;      /* "" when there is none */
+	const char *mask;      /* path, or NULL */
+	const char *condition; /* path, or NULL */
+};
+struct qd_image_folder {
+	struct qd_image_row *rows;
+	size_t n, cap;
+	struct qd_arena arena;
+};
+/*
+ * Reads `folder`/metadata.jsonl (its lines stand in image_folder.c); without one, every .png, .jpg and .jpeg is a row without text,
+ * by name. `text_column` names the field of the text. Files are looked for, not read. QD_EIO; QD_EINPUT names the line and what is
+ * wrong with it.
+ */
+QD_CHECK enum qd_status qd_image_folder_open(struct qd_image_folder *folder, const char *path, const char *text_column);
+void qd_image_folder_release(struct qd_image_folder *folder);
 
 #endif

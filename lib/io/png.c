@@ -161,6 +161,8 @@ static void lay_over_white(const uint8_t *rgba, size_t n, uint8_t *rgb)
 enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, struct qd_image *image)
 {
 	*image = (struct qd_image){ 0 };
+	if (bytes >= 3 && memcmp(data, "\xff\xd8\xff", 3) == 0)
+		return qd_jpeg_parse(name, data, bytes, image);
 	struct reader r = { .source = { data, bytes } };
 	enum qd_status st;
 	r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.failure, on_error, on_warning);

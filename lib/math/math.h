@@ -131,6 +131,14 @@ double qd_kl_divergence(const double *p, const double *q, size_t n);
 double qd_softmax_js(const float *x, const float *y, size_t n, double tau);
 double qd_softmax_kl(const float *x, const float *y, size_t n, double tau);
 
+/* ---- resizing (resize.c): in float32 [planes,height,width] -> out float32 [planes,out_height,out_width] ---- */
+
+/* Lanczos' filter, free of aliasing when the image becomes smaller; overshoots at edges. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_resize_lanczos(
+	const float *in, int planes, int height, int width, int out_height, int out_width, float *out);
+/* Takes values as they are, so that masks stay binary. */
+void qd_resize_nearest(const float *in, int planes, int height, int width, int out_height, int out_width, float *out);
+
 /* ---- two images: uint8 [height,width,channels], data range 255 ---- */
 
 double qd_mse_u8(const uint8_t *a, const uint8_t *b, size_t n);
