@@ -17,6 +17,7 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 #define QD_COMMANDS(X)                                                                                                             \
 	X(inspect, "show what a model or adapter file holds")                                                                      \
 	X(eval, "run a graph on given inputs, float or simulated, and check the result")                                           \
+	X(calib, "make calibration data from images with captions, or from arrays")                                                \
 	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
 	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
 	X(run, "sample images with an adapter, float, simulated or from an export")                                                \

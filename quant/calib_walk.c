@@ -1,0 +1,233 @@
+/*
+ * States that a model passes when it samples. Trajectory j starts from its own noise, is told what row j mod n of the data says,
+ * and runs with adapter j mod n_adapters; each of its S steps gives one sample: the scaled latents with the condition, as the UNet
+ * was given them, and the timestep.
+ */
+#include "lib/model/sample.h"
+#include "quant/calib_internal.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct walker {
+	const struct qd_calib_walks *walks;
+	struct qd_slots slots;
+	struct qd_net net;
+	struct qd_exec *exec;
+	struct qd_scheduler scheduler;
+	size_t latent, sample; /* elements */
+	float *condition, *context, *negative;
+	struct qd_tensor samples, timesteps; /* [S,C,h,w], [S] */
+};
+
+/* ---- inputs ---- */
+
+static enum qd_status bind(struct walker *w, const char *name, struct qd_shape shape, const float *data)
+{
+	struct qd_tensor view = qd_tensor_view(name, QD_F32, shape, data);
+	return qd_exec_bind_tensor(w->exec, name, &view);
+}
+
+/* A field of a row with a first dimension of 1. */
+static enum qd_status bind_row(struct walker *w, enum qd_field field, int64_t row)
+{
+	const struct qd_calib_source *source = w->walks->source;
+	const struct qd_shape *shape = &source->shape[field];
+	struct qd_shape one = { .rank = shape->rank + 1, .dim = { 1 } };
+	float *values = malloc((size_t)qd_shape_elements(shape) * sizeof(*values));
+	enum qd_status st = QD_OK;
+
+	if (values == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	memcpy(one.dim + 1, shape->dim, (size_t)shape->rank * sizeof(*shape->dim));
+	QD_TRY(st, qd_calib_row(source, field, row, values));
+	st = bind(w, qd_field_name(field), one, values);
+out:
+	free(values);
+	return st;
+}
+
+static enum qd_status begin_row(struct walker *w, int64_t row)
+{
+	static const enum qd_field extra[] = { QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS, QD_FIELD_TIME_COND };
+	const struct qd_calib_source *source = w->walks->source;
+	enum qd_status st;
+
+	QD_TRY(st, qd_calib_row(source, QD_FIELD_CONTEXT, row, w->context));
+	if (w->condition != NULL)
+		QD_TRY(st, qd_calib_row(source, QD_FIELD_CONDITION, row, w->condition));
+	for (size_t i = 0; i < QD_COUNT(extra); i++)
+		if (source->has[extra[i]] && qd_field_needed(&w->walks->model->config, extra[i]).rank >= 0)
+			QD_TRY(st, bind_row(w, extra[i], row));
+out:
+	return st;
+}
+
+/* The pooled vector of one pass: the row's, or that of no text. */
+static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditional)
+{
+	const struct qd_calib_source *source = w->walks->source;
+	struct qd_shape shape = source->shape[QD_FIELD_TEXT_EMBEDS];
+	size_t n = (size_t)qd_shape_elements(&shape);
+	float *values;
+	enum qd_status st = QD_OK;
+
+	if (conditional)
+		return bind_row(w, QD_FIELD_TEXT_EMBEDS, row);
+	values = calloc(n, sizeof(*values));
+	if (values == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	if (w->walks->negative >= 0)
+		QD_TRY(st, qd_calib_store_get(source->store, "text", w->walks->negative, "text_embeds", n, values));
+	st = bind(w, "text_embeds", QD_SHAPE(1, (int64_t)n), values);
+out:
+	free(values);
+	return st;
+}
+
+/* ---- the model ---- */
+
+struct pass {
+	struct walker *walker;
+	int64_t row;
+};
+
+static enum qd_status denoise(void *context, const struct qd_denoise_call *call)
+{
+	struct pass *pass = context;
+	struct walker *w = pass->walker;
+	const struct qd_shape *text = &w->walks->source->shape[QD_FIELD_CONTEXT];
+	struct qd_shape sample = w->samples.shape;
+	float timestep = (float)call->timestep;
+	qt_tensor out = NULL;
+	enum qd_status st;
+
+	sample.dim[0] = 1;
+	if (call->conditional) {
+		memcpy((float *)w->samples.data + (size_t)call->step * w->sample, call->sample, w->sample * sizeof(float));
+		((float *)w->timesteps.data)[call->step] = timestep;
+	}
+	QD_TRY(st, bind(w, "sample", sample, call->sample));
+	QD_TRY(st, bind(w, "timestep", QD_SHAPE(1), &timestep));
+	QD_TRY(st, bind(w, "encoder_hidden_states", QD_SHAPE(1, text->dim[0], text->dim[1]),
+			   call->conditional ? w->context : w->negative));
+	if (w->walks->options->guidance != 1 && w->walks->source->has[QD_FIELD_TEXT_EMBEDS])
+		QD_TRY(st, bind_pooled(w, pass->row, call->conditional));
+	QD_TRY(st, qd_exec_run(w->exec, &out));
+	st = qt_read(out, call->out, w->latent * sizeof(float));
+out:
+	qt_free(out);
+	return st;
+}
+
+static enum qd_status walk(struct walker *w, int64_t j, const struct qd_calib_store *store)
+{
+	const struct qd_calib_walks *walks = w->walks;
+	const struct qd_shape *shape = &w->samples.shape;
+	const struct qd_adapter *adapter = walks->n_adapters > 0 ? walks->adapters[(size_t)j % walks->n_adapters] : NULL;
+	struct pass pass = { w, j % walks->source->n };
+	int64_t latents = walks->model->config.out_channels;
+	struct qd_sampling sampling = { .scheduler = &w->scheduler,
+		.n = 1,
+		.latent_channels = latents,
+		.condition_channels = shape->dim[1] - latents,
+		.height = shape->dim[2],
+		.width = shape->dim[3],
+		.condition = w->condition,
+		.guidance = walks->options->guidance,
+		.seed = walks->options->seed + (uint64_t)j };
+	struct qd_tensor parts[2] = { w->samples, w->timesteps };
+	float *x = malloc(w->latent * sizeof(*x));
+	bool grad = qt_get_grad();
+	enum qd_status st = QD_OK;
+
+	qt_set_grad(false);
+	if (x == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	if (walks->n_adapters > 0)
+		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, adapter));
+	QD_TRY(st, begin_row(w, pass.row));
+	qd_calib_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
+	QD_TRY(st, qd_sample(&sampling, denoise, &pass, x));
+	st = qd_calib_store_put(store, "walk", j, parts, 2);
+out:
+	qt_set_grad(grad);
+	free(x);
+	return qd_prefix(st, "trajectory %lld", (long long)j);
+}
+
+/* ---- preparing ---- */
+
+static enum qd_status build(struct walker *w)
+{
+	const struct qd_calib_walks *walks = w->walks;
+	const struct qd_shape *sample = &walks->source->shape[QD_FIELD_SAMPLE], *text = &walks->source->shape[QD_FIELD_CONTEXT];
+	struct qd_sizes sizes = { .batch = 1, .height = sample->dim[1], .width = sample->dim[2], .tokens = text->dim[0] };
+	struct qd_exec_options options = { 0 };
+	enum qd_status st = QD_OK;
+
+	if (walks->n_adapters > 0)
+		QD_TRY(st, qd_slots_choose(&w->slots, walks->modules, walks->adapters, walks->n_adapters, NULL, 0));
+	QD_TRY(st, qd_net_build(&w->net, walks->model, &sizes, &w->slots));
+	st = qd_exec_new(&w->exec, &w->net.graph, &options);
+out:
+	return st;
+}
+
+static enum qd_status allocate(struct walker *w)
+{
+	const struct qd_calib_walks *walks = w->walks;
+	struct qd_shape shape = walks->source->shape[QD_FIELD_SAMPLE];
+	int64_t latents = walks->model->config.out_channels, steps = w->scheduler.steps;
+	size_t plane = (size_t)(shape.dim[1] * shape.dim[2]),
+	       text = (size_t)qd_shape_elements(&walks->source->shape[QD_FIELD_CONTEXT]);
+	enum qd_status st = QD_OK;
+
+	w->latent = (size_t)latents * plane;
+	w->sample = (size_t)shape.dim[0] * plane;
+	w->context = malloc(text * sizeof(float));
+	w->negative = calloc(text, sizeof(float));
+	if (w->sample > w->latent)
+		w->condition = malloc((w->sample - w->latent) * sizeof(float));
+	if (w->context == NULL || w->negative == NULL || (w->sample > w->latent && w->condition == NULL))
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	if (walks->negative >= 0)
+		QD_TRY(st, qd_calib_store_get(
+				   walks->source->store, "text", walks->negative, "encoder_hidden_states", text, w->negative));
+	QD_TRY(st, qd_tensor_new(&w->samples, "sample", QD_F32, &QD_SHAPE(steps, shape.dim[0], shape.dim[1], shape.dim[2])));
+	st = qd_tensor_new(&w->timesteps, "timestep", QD_F32, &QD_SHAPE(steps));
+out:
+	return st;
+}
+
+static void walker_release(struct walker *w)
+{
+	qd_exec_free(w->exec);
+	qd_net_release(&w->net);
+	qd_slots_release(&w->slots);
+	qd_scheduler_release(&w->scheduler);
+	qd_tensor_release(&w->samples);
+	qd_tensor_release(&w->timesteps);
+	free(w->condition);
+	free(w->context);
+	free(w->negative);
+}
+
+enum qd_status qd_calib_walk(const struct qd_calib_walks *walks, struct qd_calib_store *store)
+{
+	struct walker w = { .walks = walks };
+	enum qd_status st;
+
+	QD_TRY(st, qd_scheduler_new(&w.scheduler, walks->schedule, walks->options->trajectory, walks->options->trajectory_steps));
+	QD_TRY(st, allocate(&w));
+	for (int64_t j = 0; j < walks->n; j++) {
+		if (qd_calib_store_has(store, "walk", j))
+			continue;
+		if (w.exec == NULL)
+			QD_TRY(st, build(&w));
+		QD_TRY(st, walk(&w, j, store));
+	}
+out:
+	walker_release(&w);
+	return st;
+}
