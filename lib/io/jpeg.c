@@ -142,16 +142,18 @@ static enum qd_status turn(struct qd_image *image, int how)
 
 static enum qd_status read(struct reader *r, const void *data, size_t bytes)
 {
+	int how;
 	enum qd_status st;
 
 	if (!read_header(r, data, bytes))
 		return qd_fail(QD_EINPUT, "%s", r->failure.text);
+	how = orientation(r->jpeg.marker_list); /* the list ends with the decompression */
 	if (r->jpeg.num_components != 1 && r->jpeg.num_components != 3)
 		return qd_fail(QD_EUNSUPPORTED, "has %d channels, needs 1 or 3", r->jpeg.num_components);
 	QD_TRY(st, qd_image_new(r->image, (int)r->jpeg.image_width, (int)r->jpeg.image_height));
 	if (!read_pixels(r))
 		QD_TRY(st, qd_fail(QD_EINPUT, "%s", r->failure.text));
-	st = turn(r->image, orientation(r->jpeg.marker_list));
+	st = turn(r->image, how);
 out:
 	return st;
 }
