@@ -289,6 +289,7 @@ enum qd_status qd_evaluated_open(struct qd_evaluated *e)
 	struct qd_exec_options options = { .hook = simulated ? qd_sim_hook : NULL, .see_all = simulated };
 	enum qd_status st;
 	QD_TRY(st, open_graph(e));
+	options.libtorch = e->g == &e->onnx.graph; /* as simulation: an exported file and a profile give the same bits */
 	qt_set_grad(false);
 	QD_TRY(st, qd_exec_new(&e->exec, e->g, &options));
 	QD_TRY(st, bind_inputs(e));

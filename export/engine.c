@@ -145,7 +145,9 @@ out:
 static enum qd_status start_torch(struct qd_engine *e)
 {
 	enum qd_status st;
-	struct qd_exec_options exec = { 0 };
+	/* the operators that simulation runs on: the two then agree bit for bit, where every sum taken in another order turns some
+	 * value on its grid */
+	struct qd_exec_options exec = { .libtorch = true };
 	QD_TRY(st, qd_exec_new(&e->exec, e->graph, &exec));
 	for (size_t i = 0; i < e->n_lora; i++)
 		QD_TRY(st, qd_exec_bind_tensor(e->exec, e->lora_feeds[i].name, &e->lora_feeds[i]));
