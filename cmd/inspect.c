@@ -9,7 +9,7 @@
 
 static const char doc[] = "Show what a model or adapter file holds.\v"
 			  "PATH is a diffusers folder (of a pipeline, a UNet, a VAE or a text encoder), a single-file checkpoint, "
-			  "an adapter (file or PEFT folder), or any "
+			  "an ONNX file, an adapter (file or PEFT folder), or any "
 			  "safetensors file. Without --base "
 			  "an adapter is matched "
 			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter, also of one that does not fit. A model "
@@ -270,7 +270,7 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 	if (common->n_adapters)
 		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
-		return inspect_file(path, common);
+		return qd_ends_with(path, ".onnx") ? qd_inspect_onnx(path, common) : inspect_file(path, common);
 	if (!qd_is_file(config))
 		return part || means_component(path) ? qd_inspect_component(path, part, common) : qd_inspect_model(path, common);
 	enum qd_status st = inspect_adapter(path, common, &fits);

@@ -1,5 +1,6 @@
 /*
- * quad inspect on an ONNX file: a UNet is told like its folder, of any other graph what goes in.
+ * quad inspect on an ONNX file: a UNet is told like its folder, of any other graph what goes in. Where all sizes are fixed the
+ * graph is built, so that one which cannot be read is refused here already.
  */
 #include "cmd/inspect.h"
 #include "lib/model/onnx_unet.h"
@@ -51,6 +52,22 @@ static enum qd_status print_inputs(
 	return QD_OK;
 }
 
+/* Builds the graph of a file without open dimensions. */
+static enum qd_status check_graph(struct qd_onnx_file *file, const struct qd_onnx_input *inputs, size_t n)
+{
+	struct qd_graph g = { 0 };
+	for (size_t i = 0; i < n; i++) {
+		if (inputs[i].shape.rank < 0)
+			return QD_OK;
+		for (int d = 0; d < inputs[i].shape.rank; d++)
+			if (inputs[i].shape.dim[d] < 0)
+				return QD_OK;
+	}
+	enum qd_status st = qd_onnx_graph(&g, file, NULL, 0);
+	qd_graph_release(&g);
+	return st;
+}
+
 enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common)
 {
 	struct qd_onnx_file *file = NULL;
@@ -65,6 +82,7 @@ enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common)
 		goto out;
 	}
 	QD_TRY(st, qd_onnx_inputs(file, inputs, MOST_INPUTS, &n));
+	QD_TRY(st, check_graph(file, inputs, n));
 	QD_TRY(st, print_inputs(path, inputs, n, qd_onnx_output(file), common));
 out:
 	qd_onnx_free(file);
