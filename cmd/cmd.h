@@ -33,7 +33,7 @@ QD_COMMANDS(QD_COMMAND_DECLARE)
 
 /* Options that mean the same in every command; a command lists the ones it takes (QD_OPT_*) and adds its own. */
 enum {
-	QD_OPT_BASE = 1 << 0,    /* --base DIR */
+	QD_OPT_BASE = 1 << 0,    /* --base PATH */
 	QD_OPT_ADAPTER = 1 << 1, /* --adapter NAME=PATH[@SCALE], repeated */
 	QD_OPT_CALIB = 1 << 2,   /* --calib FILE, repeated */
 	QD_OPT_PROFILE = 1 << 3, /* --profile FILE */

@@ -31,7 +31,7 @@ static const struct shared {
 	unsigned bit; /* of the mask; 0: always */
 	struct argp_option option;
 } shared[] = {
-	{ QD_OPT_BASE, { "base", KEY_BASE, "DIR", 0, "model: a diffusers folder", GROUP_SHARED } },
+	{ QD_OPT_BASE, { "base", KEY_BASE, "PATH", 0, "model: a diffusers folder, a checkpoint or an ONNX file", GROUP_SHARED } },
 	{ QD_OPT_ADAPTER, { "adapter", KEY_ADAPTER, "[NAME=]PATH[@SCALE]", 0,
 				  "adapter file or folder and its strength; may be repeated", GROUP_SHARED } },
 	{ QD_OPT_CALIB, { "calib", KEY_CALIB, "FILE", 0, "calibration data: safetensors, .npz or a folder of .npy; may be repeated",
