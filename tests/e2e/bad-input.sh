@@ -43,7 +43,7 @@ expect 0 "" eval_with "$work/model" "$work/good.safetensors"
 rm "$o/out.safetensors"
 
 # The model.
-refused "'$work/none' is no folder" eval_with "$work/none" "$work/good.safetensors"
+refused "'$work/none' is neither file nor folder" eval_with "$work/none" "$work/good.safetensors"
 cp -r "$work/model" "$work/m"
 head -c 1000000 "$unet/$weights" >"$work/m/unet/$weights"
 refused "$weights'" eval_with "$work/m" "$work/good.safetensors"
