@@ -230,6 +230,26 @@ static void mapping_shows_the_bytes(void **state)
 	qd_mapping_release(&mapping);
 }
 
+/* What was forgotten comes back from the file; memory that is no mapping keeps what it holds. */
+static void mapping_forgets_pages_of_files_only(void **state)
+{
+	(void)state;
+	enum { BYTES = 1 << 16 };
+	char *bytes = aligned_alloc(4096, BYTES);
+	struct qd_mapping mapping;
+	assert_non_null(bytes);
+	for (size_t i = 0; i < BYTES; i++)
+		bytes[i] = (char)(i % 251);
+	assert_int_equal(qd_mapping_open(&mapping, scratch_file("pages", bytes, BYTES)), QD_OK);
+	assert_memory_equal(mapping.data, bytes, BYTES);
+	qd_mapping_forget(mapping.data + 10, BYTES - 20);
+	assert_memory_equal(mapping.data, bytes, BYTES);
+	qd_mapping_forget(bytes, BYTES);
+	assert_memory_equal(mapping.data, bytes, BYTES);
+	qd_mapping_release(&mapping);
+	free(bytes);
+}
+
 static void mapping_refuses_what_is_no_file(void **state)
 {
 	(void)state;
@@ -330,6 +350,7 @@ int main(void)
 		cmocka_unit_test(map_copies_keys),
 		cmocka_unit_test(prefixes_and_suffixes),
 		cmocka_unit_test(mapping_shows_the_bytes),
+		cmocka_unit_test(mapping_forgets_pages_of_files_only),
 		cmocka_unit_test(mapping_refuses_what_is_no_file),
 		cmocka_unit_test(paths_are_told_apart),
 		cmocka_unit_test(hashes_are_those_of_xxhsum),
