@@ -5,9 +5,9 @@
  *   attention  y = x + to_out.0( softmax(q k^T / sqrt(C)) v ), q, k, v of group_norm(x) by pixel, with biases; one head
  *   mid        resnets.1( attentions.0( resnets.0(x) ) )
  *   decoder    conv_in(post_quant_conv(z)), mid, up blocks from the lowest resolution (resnets; double by repetition, convolve),
- *              conv_out(act(conv_norm_out(x)))
+ *              conv_out(silu(conv_norm_out(x)))
  *   encoder    conv_in(x), down blocks (resnets; one row and column of zeros at the bottom and the right, convolve with stride 2),
- *              mid, quant_conv(conv_out(act(conv_norm_out(x)))): means, then log variances
+ *              mid, quant_conv(conv_out(silu(conv_norm_out(x)))): means, then log variances
  *
  * Files of the first years call the attention's layers query, key, value and proj_attn.
  */
@@ -77,11 +77,11 @@ static qd_id mid_block(struct qd_layers *l, const struct qd_vae_config *c, const
 	return resnet(l, qd_layers_path(l, "%s.resnets.1", path), x, channels);
 }
 
-/* The end of both directions. */
+/* The end of both directions, with SiLU whatever the configured activation is. */
 static qd_id conv_out(struct qd_layers *l, const char *part, qd_id x, int64_t out)
 {
 	x = qd_layers_group_norm(l, qd_layers_path(l, "%s.conv_norm_out", part), x, norm_eps);
-	x = qd_layers_act(l, qd_layers_path(l, "%s.conv_act", part), x);
+	x = qd_build_silu(l->g, qd_layers_path(l, "%s.conv_act", part), x);
 	return qd_layers_conv(l, qd_layers_path(l, "%s.conv_out", part), x, out, 3, 1);
 }
 

@@ -112,6 +112,11 @@ static double silu(double x)
 	return x / (1 + exp(-x));
 }
 
+static double gelu(double x)
+{
+	return x * 0.5 * (1 + erf(x / sqrt(2)));
+}
+
 static double relu(double x)
 {
 	return x > 0 ? x : 0;
@@ -134,7 +139,7 @@ static void resnet(const struct qd_component *component, const char *path, struc
 	struct plain_image h = copy_of(x);
 	for (int i = 1; i <= 2; i++) {
 		group_norm(component, path_of("%s.norm%d", path, i), &h);
-		each(&h, silu);
+		each(&h, component->vae.act == QD_OP_GELU ? gelu : silu);
 		replace(&h, conv(component, path_of("%s.conv%d", path, i), &h, out, 3, 1, 1, 1, true));
 	}
 	if (x->c != out)
@@ -357,11 +362,6 @@ static double *attend(
 		}
 	free(score);
 	return y;
-}
-
-static double gelu(double x)
-{
-	return x * 0.5 * (1 + erf(x / sqrt(2)));
 }
 
 static double quick_gelu(double x)

@@ -317,7 +317,8 @@ static void check_plain_vae(const char *config, enum qd_vae_part part, int heigh
 /* Odd sizes: the encoder rounds them down, as zeros are added behind alone. */
 static void small_vaes_equal_plain_loops(void **state)
 {
-	static const char *const configs[] = { "{" SMALL_VAE "}", "{" SMALL_VAE ", \"use_quant_conv\": false}",
+	static const char *const configs[] = { "{" SMALL_VAE "}",
+		"{" SMALL_VAE ", \"use_quant_conv\": false, \"act_fn\": \"gelu\"}",
 		"{" SMALL_VAE ", \"use_post_quant_conv\": false, \"mid_block_add_attention\": false, \"in_channels\": 2}" };
 	(void)state;
 	for (size_t i = 0; i < QD_COUNT(configs); i++) {
