@@ -131,43 +131,56 @@ bool qd_product_is_linear(const struct qd_product_spec *s)
 	       s->width == s->out_width && !s->top && !s->left && !s->bottom && !s->right;
 }
 
-/* Layouts of a matrix product; the plain weights [out, in] are seen as [in, out] in the other order. */
-static enum qd_status linear_layouts(struct qd_dnnl *d, struct making *m)
-{
-	const struct qd_product_spec *s = m->spec;
-	const int64_t rows = s->n * s->height * s->width;
-	const dnnl_dims_t x = { rows, s->in }, w = { s->in, s->out }, y = { rows, s->out }, b = { 1, s->out };
-	dnnl_data_type_t type = m->options->bfloat16 ? dnnl_bf16 : dnnl_f32;
-	enum qd_status st;
+/* Dimensions of the operands, and in which order they lie in memory. */
+struct form {
+	int rank, bias_rank;
+	dnnl_dims_t x, w, y, bias;
+	dnnl_format_tag_t image, plain, vector;
+};
 
-	DNNL_TRY(st, layout_make(&m->x, 2, x, type, dnnl_ab), "layout");
-	DNNL_TRY(st, layout_make(&m->y, 2, y, dnnl_f32, dnnl_ab), "layout");
-	DNNL_TRY(st, layout_make(&m->bias, 2, b, dnnl_f32, dnnl_ab), "layout");
-	DNNL_TRY(st, layout_make(&d->plain, 2, w, type, dnnl_ba), "layout");
-	if (m->options->like)
-		DNNL_TRY(st, layout_copy(&m->w, REF(m->options->like->packed)), "layout");
-	else
-		DNNL_TRY(st, layout_make(&m->w, 2, w, type, dnnl_format_tag_any), "layout");
-out:
-	return st;
+/* A matrix product; the plain weights [out, in] are seen as [in, out] in the other order. */
+static struct form linear_form(const struct qd_product_spec *s)
+{
+	const int64_t rows = s->n * s->height * s->width;
+
+	return (struct form){ .rank = 2,
+		.bias_rank = 2,
+		.x = { rows, s->in },
+		.w = { s->in, s->out },
+		.y = { rows, s->out },
+		.bias = { 1, s->out },
+		.image = dnnl_ab,
+		.plain = dnnl_ba,
+		.vector = dnnl_ab };
 }
 
-static enum qd_status convolution_layouts(struct qd_dnnl *d, struct making *m)
+static struct form convolution_form(const struct qd_product_spec *s)
 {
-	const struct qd_product_spec *s = m->spec;
-	const dnnl_dims_t x = { s->n, s->in, s->height, s->width }, w = { s->out, s->in, s->kernel_h, s->kernel_w },
-			  y = { s->n, s->out, s->out_height, s->out_width }, b = { s->out };
+	return (struct form){ .rank = 4,
+		.bias_rank = 1,
+		.x = { s->n, s->in, s->height, s->width },
+		.w = { s->out, s->in, s->kernel_h, s->kernel_w },
+		.y = { s->n, s->out, s->out_height, s->out_width },
+		.bias = { s->out },
+		.image = dnnl_nhwc,
+		.plain = dnnl_oihw,
+		.vector = dnnl_a };
+}
+
+static enum qd_status make_layouts(struct qd_dnnl *d, struct making *m)
+{
+	const struct form f = qd_product_is_linear(m->spec) ? linear_form(m->spec) : convolution_form(m->spec);
 	dnnl_data_type_t type = m->options->bfloat16 ? dnnl_bf16 : dnnl_f32;
 	enum qd_status st;
 
-	DNNL_TRY(st, layout_make(&m->x, 4, x, type, dnnl_nhwc), "layout");
-	DNNL_TRY(st, layout_make(&m->y, 4, y, dnnl_f32, dnnl_nhwc), "layout");
-	DNNL_TRY(st, layout_make(&m->bias, 1, b, dnnl_f32, dnnl_a), "layout");
-	DNNL_TRY(st, layout_make(&d->plain, 4, w, type, dnnl_oihw), "layout");
+	DNNL_TRY(st, layout_make(&m->x, f.rank, f.x, type, f.image), "layout");
+	DNNL_TRY(st, layout_make(&m->y, f.rank, f.y, dnnl_f32, f.image), "layout");
+	DNNL_TRY(st, layout_make(&m->bias, f.bias_rank, f.bias, dnnl_f32, f.vector), "layout");
+	DNNL_TRY(st, layout_make(&d->plain, f.rank, f.w, type, f.plain), "layout");
 	if (m->options->like)
 		DNNL_TRY(st, layout_copy(&m->w, REF(m->options->like->packed)), "layout");
 	else
-		DNNL_TRY(st, layout_make(&m->w, 4, w, type, dnnl_format_tag_any), "layout");
+		DNNL_TRY(st, layout_make(&m->w, f.rank, f.w, type, dnnl_format_tag_any), "layout");
 out:
 	return st;
 }
@@ -288,7 +301,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	if (!d)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	QD_TRY(st, ready());
-	QD_TRY(st, linear ? linear_layouts(d, &m) : convolution_layouts(d, &m));
+	QD_TRY(st, make_layouts(d, &m));
 	QD_TRY(st, make_attributes(&m));
 	DNNL_TRY(st, linear ? describe_linear(&m) : describe_convolution(&m), linear ? "linear layer" : "convolution");
 	QD_TRY(st, add_operands(d, &m));

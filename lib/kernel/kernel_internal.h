@@ -25,6 +25,12 @@ static inline size_t qd_chunks(size_t n)
 	return (n + QD_CHUNK - 1) / QD_CHUNK;
 }
 
+/* Up to whole cache lines, and vectors. */
+static inline size_t qd_whole_lines(size_t bytes)
+{
+	return (bytes + 63) / 64 * 64;
+}
+
 static inline size_t qd_min_size(size_t a, size_t b)
 {
 	return a < b ? a : b;

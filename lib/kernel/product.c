@@ -124,7 +124,7 @@ static size_t pages(size_t bytes)
 static void *weight_memory(size_t bytes)
 {
 	if (bytes < 2 * HUGE_PAGE)
-		return aligned_alloc(64, (bytes + 63) / 64 * 64);
+		return aligned_alloc(64, qd_whole_lines(bytes));
 	char *memory = mmap(NULL, pages(bytes) + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		return NULL;
@@ -277,22 +277,17 @@ static void copy_all(size_t n, const float *from, float *to)
 	}
 }
 
-static size_t round_up(size_t bytes)
-{
-	return (bytes + 63) / 64 * 64;
-}
-
 enum qd_status qd_product_run(struct qd_product *p, const float *x, const float *bias, const float *other, float *y)
 {
 	const struct qd_product_spec *s = &p->spec;
 	size_t n_x = (size_t)(s->n * s->height * s->width * s->in), n_y = (size_t)(s->n * s->out_height * s->out_width * s->out),
-	       half = round_up(n_x * sizeof(uint16_t)),
-	       scratch = p->winograd ? round_up(qd_winograd_scratch_bytes(p->winograd)) : 0;
+	       half = qd_whole_lines(n_x * sizeof(uint16_t)),
+	       scratch = p->winograd ? qd_whole_lines(qd_winograd_scratch_bytes(p->winograd)) : 0;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < QD_COUNT(p->steps) && p->steps[i]; i++)
-		if (scratch < round_up(qd_dnnl_scratch_bytes(p->steps[i])))
-			scratch = round_up(qd_dnnl_scratch_bytes(p->steps[i]));
+		if (scratch < qd_whole_lines(qd_dnnl_scratch_bytes(p->steps[i])))
+			scratch = qd_whole_lines(qd_dnnl_scratch_bytes(p->steps[i]));
 	char *memory = aligned_alloc(64, scratch + (p->bfloat16 ? 2 * half : 0) + 64);
 	if (!memory)
 		return qd_fail(QD_ENOMEM, "out of memory for a product's scratch");

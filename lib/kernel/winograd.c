@@ -86,14 +86,9 @@ void qd_winograd_free(struct qd_winograd *winograd)
 	free(winograd);
 }
 
-static size_t round_up(size_t bytes)
-{
-	return (bytes + 63) / 64 * 64;
-}
-
 size_t qd_winograd_weight_bytes(const struct qd_winograd *winograd)
 {
-	return POINTS * round_up(qd_dnnl_weight_bytes(winograd->product));
+	return POINTS * qd_whole_lines(qd_dnnl_weight_bytes(winograd->product));
 }
 
 /* Transformed input and transformed output of a chunk, a pixel of zeros, and oneDNN's own. */
@@ -102,7 +97,7 @@ size_t qd_winograd_scratch_bytes(const struct qd_winograd *winograd)
 	size_t in = (size_t)winograd->spec.in, out = (size_t)winograd->spec.out;
 
 	return (POINTS * (size_t)tiles(winograd) * (in + out) + in) * sizeof(float) +
-	       round_up(qd_dnnl_scratch_bytes(winograd->product));
+	       qd_whole_lines(qd_dnnl_scratch_bytes(winograd->product));
 }
 
 /* ---- weights: G g G^T ---- */
@@ -137,7 +132,7 @@ static void transform_kernels(int r, int64_t n, const float *w, float *u)
 enum qd_status qd_winograd_pack(struct qd_winograd *winograd, const float *w, void *packed)
 {
 	int64_t n = winograd->spec.in * winograd->spec.out;
-	size_t each = round_up(qd_dnnl_weight_bytes(winograd->product));
+	size_t each = qd_whole_lines(qd_dnnl_weight_bytes(winograd->product));
 	float *u = malloc(4 * (size_t)n * sizeof(*u) + 1);
 	enum qd_status st = QD_OK;
 
@@ -244,7 +239,7 @@ enum qd_status qd_winograd_run(struct qd_winograd *winograd, const float *x, con
 	const float *other, float *y, void *scratch)
 {
 	int64_t in = tiles(winograd) * winograd->spec.in, out = tiles(winograd) * winograd->spec.out;
-	size_t each = round_up(qd_dnnl_weight_bytes(winograd->product));
+	size_t each = qd_whole_lines(qd_dnnl_weight_bytes(winograd->product));
 	float *v = scratch, *m = v + POINTS * in, *zeros = m + POINTS * out;
 	void *own = zeros + winograd->spec.in;
 	enum qd_status st = QD_OK;

@@ -132,8 +132,8 @@ QD_CHECK enum qd_status qt_cast(qt_tensor x, enum qd_dtype dtype, qt_tensor *out
 QD_CHECK enum qd_status qt_mse(qt_tensor a, qt_tensor b, qt_tensor *out); /* mean squared difference, a scalar */
 
 /*
- * For runs without gradients on the CPU: lib/kernel's, see kernel.h. x, other and results are float32, channels-last in memory where
- * they have four dimensions (what comes otherwise is copied first).
+ * For runs without gradients on the CPU: lib/kernel's, see kernel.h. x, other and results are float32, channels-last in memory
+ * where they have four dimensions (what comes otherwise is copied first).
  */
 /* Whether such runs are what is asked for now: no gradients, the CPU, exact products. */
 bool qt_is_inference(void);

@@ -11,7 +11,7 @@ while [ $# -gt 0 ]; do
 	*) echo "bench.sh forward: unknown option '$1'" >&2; exit 2 ;;
 	esac
 done
-build=${BUILD:-build}
+build=$(dirname "${QUAD:-build/quad}")
 make --no-print-directory BUILD="$build" -j"$(nproc)" "$build/quad" "$build/bench-forward" >&2
 
 if [ -z "$model" ]; then
@@ -36,7 +36,7 @@ printf '%s\n%s\n' "$ours" "$theirs" | awk '
 		printf "limit         %.3f s for %.1f GFLOP\n", limit, ours["gflop"]
 		printf "libtorch      %.3f s, %.2f times the limit, %d MiB at most\n", theirs["fastest"], theirs["fastest"] / limit, theirs["peak"]
 		printf "first run     %.3f s, weights packed\n", ours["first"]
-		printf "forward       %.3f s (median %.3f)\n", ours["fastest"], ours["median"]
+		printf "forward       %.3f s (median %.3f s, %.2f times the limit)\n", ours["fastest"], ours["median"], ours["median"] / limit
 		printf "peak memory   %d MiB, weights %d MiB and %d\n", ours["peak"], ours["weights"], ours["peak"] - ours["weights"]
-		printf "ratio         %.2f (median %.2f)\n", ours["fastest"] / limit, ours["median"] / limit
+		printf "ratio         %.2f\n", ours["fastest"] / limit
 	}'
