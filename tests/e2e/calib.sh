@@ -1,0 +1,169 @@
+#!/bin/bash
+# quad calib: images with captions through a pipeline of random weights, arrays, trajectories; what it makes feeds quad qss; a killed run
+# goes on to the same bytes; everything that is wrong with a folder is said in one line.
+. "$(dirname "$0")/check.bash"
+root=$(pwd)
+case $QUAD in /*) ;; *) QUAD=$root/$QUAD ;; esac
+case $QUAD_GOLDEN in /*) ;; *) QUAD_GOLDEN=$root/$QUAD_GOLDEN ;; esac
+png=$root/tests/fuzz/corpus/png
+cd "$work" || exit 1
+mkdir o
+
+# ---- a pipeline ----
+unet='"_class_name": "UNet2DConditionModel", "sample_size": 8, "out_channels": 4, "block_out_channels": [16, 16],
+  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+  "attention_head_dim": 2, "cross_attention_dim": 12, "norm_num_groups": 4'
+echo "{ $unet, \"in_channels\": 4 }" >unet.json
+echo "{ $unet, \"in_channels\": 9 }" >inpaint.json
+cat >vae.json <<'JSON'
+{ "_class_name": "AutoencoderKL", "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": [8, 8, 8],
+  "layers_per_block": 1, "norm_num_groups": 4,
+  "down_block_types": ["DownEncoderBlock2D", "DownEncoderBlock2D", "DownEncoderBlock2D"],
+  "up_block_types": ["UpDecoderBlock2D", "UpDecoderBlock2D", "UpDecoderBlock2D"] }
+JSON
+cat >text.json <<'JSON'
+{ "architectures": ["CLIPTextModel"], "hidden_size": 12, "intermediate_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2,
+  "max_position_embeddings": 16, "vocab_size": 514, "eos_token_id": 2 }
+JSON
+pipeline() # NAME UNET.json
+{
+	expect 0 "" "$QUAD" init --config "$2" --seed 1 -o "$1"
+	expect 0 "" "$QUAD" init --config vae.json --seed 2 -o "$1/vae"
+	expect 0 "" "$QUAD" init --config text.json --seed 3 -o "$1/text_encoder"
+	mkdir "$1/tokenizer"
+	# the 512 byte symbols of GPT-2's table and the two special strings
+	LC_ALL=C awk 'BEGIN {
+		printf "{"
+		for (end = 0; end < 2; end++)
+			for (b = n = 0; b < 256; b++) {
+				self = b >= 33 && b <= 126 || b >= 161 && b <= 172 || b >= 174
+				point = self ? b : 256 + n++
+				text = point < 128 ? sprintf("%c", point) : sprintf("%c%c", 192 + int(point / 64), 128 + point % 64)
+				if (text == "\"" || text == "\\")
+					text = "\\" text
+				printf "\"%s%s\": %d, ", text, end ? "</w>" : "", id++
+			}
+		printf "\"<|startoftext|>\": 512, \"<|endoftext|>\": 513}"
+	}' >"$1/tokenizer/vocab.json"
+	echo "#version: 0.2" >"$1/tokenizer/merges.txt"
+	echo '{"model_max_length": 16}' >"$1/tokenizer/tokenizer_config.json"
+}
+pipeline m unet.json
+pipeline inpaint inpaint.json
+expect 0 "" "$QUAD" init --config unet.json --lora 2 --seed 4 -o a.safetensors
+expect 0 "" "$QUAD" init --config unet.json --lora 4 --seed 5 -o b.safetensors
+
+# ---- images of every kind ----
+mkdir images
+cp "$png/rgb" images/rgb.png
+cp "$png/rgba" images/rgba.png
+cp "$png/grey16_alpha" images/grey16.png
+cp "$png/palette" images/palette.png
+cp "$png/interlaced" images/interlaced.png
+for f in rgb rgba grey16 palette interlaced; do
+	echo "{\"file_name\": \"$f.png\", \"text\": \"a ${f%%[0-9]*}\", \"mask_file_name\": \"rgb.png\"}"
+done >images/metadata.jsonl
+calib=("$QUAD" calib --model m --data images)
+
+expect 0 "would make 5 samples of 5 rows, latents 8 x 8, 16 tokens" "${calib[@]}" -o o/dry.safetensors --dry-run
+[ -z "$(ls o)" ] || fault "a dry run leaves $(ls o)"
+expect 0 "5 samples of 5 rows" "${calib[@]}" -o o/a.safetensors
+expect 0 '"samples": 5' "${calib[@]}" -o o/b.safetensors --json
+cmp o/a.safetensors o/b.safetensors || fault "the same command gives other bytes"
+expect 0 "" "${calib[@]}" -o o/b.safetensors --force --seed 1
+cmp -s o/a.safetensors o/b.safetensors && fault "another seed gives the same bytes"
+expect 0 "latents 8 x 16" "${calib[@]}" -o o/wide.safetensors --count 7 --size 64x32 --mode --dtype f16
+expect 0 "F16   [7,4,8,16]" "$QUAD" inspect o/wide.safetensors
+expect 0 "5 samples" "$QUAD" calib --model inpaint --data images -o o/inpaint.safetensors
+expect 0 "[5,5,8,8]" "$QUAD" inspect o/inpaint.safetensors
+expect 0 "[5,9,8,8]" "$QUAD" inspect o/inpaint.safetensors
+
+# ---- what it is for ----
+expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/a.safetensors --calib o/b.safetensors
+expect 0 "12 samples of 5 rows" "${calib[@]}" --trajectory euler:4 --count 12 --guidance 3 --adapter a.safetensors --adapter b.safetensors -o o/walk.safetensors
+expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/walk.safetensors
+
+# ---- killed and gone on ----
+long=("${calib[@]}" --trajectory ddim:60 --count 240)
+expect 0 "" "${long[@]}" -o o/whole.safetensors
+"${long[@]}" -o o/killed.safetensors 2>/dev/null &
+pid=$!
+for _ in $(seq 600); do
+	[ "$(ls o/killed.safetensors.partial 2>/dev/null | grep -c walk)" -ge 1 ] && break
+	kill -0 $pid 2>/dev/null || break
+	sleep 0.05
+done
+kill -KILL $pid 2>/dev/null
+wait $pid 2>/dev/null
+if [ -e o/killed.safetensors ]; then
+	echo "the run ended before it could be killed"
+else
+	refused "holds parts of a run with other data or options" "${calib[@]}" --trajectory ddim:60 --count 240 --seed 9 -o o/killed.safetensors
+	expect 0 '"samples": 240' "${long[@]}" -o o/killed.safetensors --json
+	grep -q '"kept": 0,\?$' out && fault "nothing of the killed run was used"
+	cmp o/whole.safetensors o/killed.safetensors || fault "a resumed run gives other bytes"
+fi
+[ ! -e o/killed.safetensors.partial ] || fault "parts are left behind"
+
+# ---- arrays ----
+expect 0 "5 samples of 5 rows" "$QUAD" calib --model m --data o/a.safetensors -o o/c.safetensors
+expect 0 "9 samples of 5 rows" "$QUAD" calib --model m --data o/a.safetensors --count 9 -o o/d.safetensors
+refused "13 samples of 12 noisy ones" "$QUAD" calib --model m --data o/walk.safetensors --count 13 -o o/x.safetensors
+refused "their size is what it is" "$QUAD" calib --model m --data o/a.safetensors --size 8 -o o/x.safetensors
+refused "guidance needs a folder of images" "$QUAD" calib --model m --data o/a.safetensors --guidance 2 -o o/x.safetensors
+refused "has samples of [4,8,8], the model takes [9,?,?]" "$QUAD" calib --model inpaint --data o/walk.safetensors -o o/x.safetensors
+
+# ---- what is wrong with a folder ----
+bad() # TEXT METADATA: a folder of good images and this metadata
+{
+	rm -rf bad
+	cp -r images bad
+	printf '%s\n' "$2" >bad/metadata.jsonl
+	refused "$1" "$QUAD" calib --model "${3:-m}" --data bad -o o/x.safetensors
+	rm -rf o/x.safetensors.partial
+}
+bad "metadata.jsonl' line 2: " '{"file_name": "rgb.png"}
+{"file_name": rgb.png}'
+bad "line 1: has no 'file_name'" '{"text": "x"}'
+bad "'file_name' is 'none.png', and there is no such file" '{"file_name": "none.png"}'
+bad "line 2: 'file_name' is 'rgb.png', as in line 1" '{"file_name": "rgb.png"}
+{"file_name": "rgb.png"}'
+bad "has no 'mask_file_name', which the model's 5 further channels are made of" '{"file_name": "rgb.png"}' inpaint
+mkdir nothing
+refused "'nothing' holds neither metadata.jsonl nor images" "$QUAD" calib --model m --data nothing -o o/x.safetensors
+refused "none" "$QUAD" calib --model m --data none -o o/x.safetensors
+head -c 60 images/rgb.png >images/cut.png
+rm images/metadata.jsonl
+expect 3 "cut.png' is not a readable PNG" "${calib[@]}" -o o/x.safetensors
+[ "$(wc -l <err)" -eq 1 ] || fault "a broken image takes more than one line"
+[ -d o/x.safetensors.partial ] || fault "what was done before the broken image is not kept"
+rm -r images/cut.png o/x.safetensors.partial
+refused "images of 33x33 pixels, the VAE needs multiples of 4" "${calib[@]}" --size 33 -o o/x.safetensors
+mv m/text_encoder away
+refused "has no folder 'text_encoder'" "${calib[@]}" -o o/x.safetensors
+mv away m/text_encoder
+mv m/vae away
+refused "vae/config.json" "${calib[@]}" -o o/x.safetensors
+mv away m/vae
+refused "'o/a.safetensors' already exists" "${calib[@]}" -o o/a.safetensors
+expect 2 "quad calib: needs --model" "$QUAD" calib
+expect 2 "quad calib: needs --data" "$QUAD" calib --model m
+expect 2 "--size is '0', needs a whole number" "${calib[@]}" --size 0
+expect 2 "--trajectory is 'heun', needs one of" "${calib[@]}" --trajectory heun:3
+
+# ---- SDXL: both encoders, sizes and crops; captions give what diffusers computes from them ----
+if [ -d "$QUAD_GOLDEN/text" ]; then
+	mkdir xl
+	cp -r "$QUAD_GOLDEN/tinyxl/unet" "$QUAD_GOLDEN/tinyxl/model_index.json" xl
+	cp -r "$QUAD_GOLDEN/text/te1" xl/text_encoder
+	cp -r "$QUAD_GOLDEN/text/te2" xl/text_encoder_2
+	cp -r "$QUAD_GOLDEN/text/tokenizer_tiny" xl/tokenizer
+	cp -r "$QUAD_GOLDEN/text/tokenizer_tiny_2" xl/tokenizer_2
+	cp -r m/vae xl/vae
+	expect 0 "would make" "$QUAD" calib --model xl --data images --size 32 -o o/x.safetensors --dry-run
+	expect 0 "5 samples of 5 rows" "$QUAD" calib --model xl --data images --size 32 -o o/xl.safetensors
+	expect 0 "time_ids               F32   [5,6]" "$QUAD" inspect o/xl.safetensors
+	expect 0 "[5,24]" "$QUAD" inspect o/xl.safetensors
+	expect 0 "" "$QUAD" eval --base xl --inputs o/xl.safetensors
+fi
+finish
