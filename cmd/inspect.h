@@ -27,6 +27,10 @@ QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, co
 void qd_print_beside(const struct qd_model *model);
 json_t *qd_beside_json(const struct qd_model *model);
 
+/* Of a pipeline folder: its components beside the UNet. */
+void qd_print_components(const char *root);
+json_t *qd_components_json(const char *root);
+
 /* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
 const char *qd_family(const struct qd_unet_config *config);
 /* What all tensors of a model are together; zero it to begin. */

@@ -222,6 +222,43 @@ static enum qd_status print_json(const struct facts *f)
 	return qd_print_json(root);
 }
 
+/* ---- beside a UNet ---- */
+
+static const char *const beside[] = { "vae", "text_encoder", "text_encoder_2" };
+
+/* The class of a pipeline's component, or why it is none that can be read; NULL when it is not there. */
+static const char *beside_class(const char *root, const char *name)
+{
+	char path[4096];
+	enum qd_component_kind kind;
+	snprintf(path, sizeof(path), "%s/%s", root, name);
+	if (!qd_is_component(path))
+		return NULL;
+	return qd_component_peek(path, NULL, &kind) == QD_OK ? qd_component_kind_name(kind) : qd_message();
+}
+
+void qd_print_components(const char *root)
+{
+	for (size_t i = 0; i < QD_COUNT(beside); i++) {
+		const char *class = beside_class(root, beside[i]);
+		if (class)
+			printf("  beside      %s: %s (--part %s)\n", beside[i], class, beside[i]);
+	}
+}
+
+json_t *qd_components_json(const char *root)
+{
+	json_t *list = json_array();
+	for (size_t i = 0; i < QD_COUNT(beside); i++) {
+		const char *class = beside_class(root, beside[i]);
+		if (class)
+			json_array_append_new(list, json_pack("{ss, ss}", "part", beside[i], "class", class));
+	}
+	return list;
+}
+
+/* ---- all of it ---- */
+
 enum qd_status qd_inspect_component(const char *path, const char *name, const struct qd_common *common)
 {
 	struct qd_component component = { 0 };

@@ -124,6 +124,8 @@ static enum qd_status print_text(const struct model_facts *f)
 		(double)f->cost.activations * 4e-9);
 	if (single)
 		qd_print_beside(f->model);
+	else if (f->model->kind == QD_MODEL_FOLDER)
+		qd_print_components(f->model->root);
 	return QD_OK;
 }
 
@@ -144,6 +146,8 @@ static enum qd_status print_json(const struct model_facts *f)
 	json_object_set_new(root, "config", qd_unet_config_json(c));
 	if (f->model->kind == QD_MODEL_CHECKPOINT)
 		json_object_set_new(root, "beside", qd_beside_json(f->model));
+	if (f->model->kind == QD_MODEL_FOLDER)
+		json_object_set_new(root, "beside", qd_components_json(f->model->root));
 	return qd_print_json(root);
 }
 

@@ -46,6 +46,9 @@ expect 0 "CLIPTextModelWithProjection" "$QUAD" inspect "$o/p" --part text_encode
 grep -q '^              text_embeds F32 \[1,6\]$' "$work/out" || fault "the encoder's projection"
 expect 0 '"class": "AutoencoderKL"' "$QUAD" inspect "$o/p" --part vae --json
 expect 0 "UNet2DConditionModel" "$QUAD" inspect "$o/p"
+grep -q '^  beside      vae: AutoencoderKL (--part vae)$' "$work/out" || fault "the pipeline's VAE"
+grep -q '^  beside      text_encoder: CLIPTextModel (--part text_encoder)$' "$work/out" || fault "the pipeline's text encoder"
+expect 0 '"part": "text_encoder"' "$QUAD" inspect "$o/p" --json
 expect 0 "UNet2DConditionModel" "$QUAD" inspect "$o/p" --part unet
 
 # What is written is a file of inputs again.
