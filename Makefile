@@ -77,7 +77,7 @@ TEST_TORCH := $(UNIT_TORCH:tests/unit/%.c=$(BUILD)/test/%)
 TEST_PLAIN := $(UNIT_PLAIN:tests/unit/%.c=$(BUILD)/test/%)
 TEST_FUZZ := $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/test/%)
 
-.PHONY: all check test test-run test-torch tests demo fuzz install uninstall clean format
+.PHONY: all check test test-run test-torch test-clients tests demo fuzz install uninstall clean format
 .SUFFIXES:
 .SECONDARY:
 .DELETE_ON_ERROR:
@@ -203,6 +203,11 @@ test-run: tests
 # Only what executes graphs: for trying another libtorch.
 test-torch: $(BUILD)/quad $(BUILD)/scenes $(TEST_TORCH)
 	@tests/run.sh --build $(BUILD) $(TEST_TORCH) $(SCRIPTS)
+
+# The programs that quad's files come from and go to, where PYTHON has them.
+PYTHON ?= python3
+test-clients: $(BUILD)/quad
+	@PYTHON=$(PYTHON) QUAD=$(BUILD)/quad tests/clients/run.sh
 
 # Search, not replay: one libFuzzer program per target, to be run by hand as $(BUILD)/fuzz/NAME tests/fuzz/corpus/NAME.
 fuzz:
