@@ -110,9 +110,14 @@ QD_CHECK enum qd_status qd_product_new(struct qd_product **out, const struct qd_
 void qd_product_free(struct qd_product *product);
 /* Copies w (F32, F16 or BF16; its bytes are not needed after) into the product's own order, replacing what it had. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_product_pack(struct qd_product *product, const struct qd_tensor *w);
-/* x, y, other (as y, not y itself) and bias [out] f32; bias and other NULL where the spec has none. One run at a time. QD_ENOMEM.
+/* The memory a run works in. */
+size_t qd_product_scratch_bytes(const struct qd_product *product);
+/*
+ * x, y, other (as y, not y itself) and bias [out] f32; bias and other NULL where the spec has none; scratch of that many bytes,
+ * aligned to 64, which may serve many products. One run of a product at a time.
  */
-QD_CHECK enum qd_status qd_product_run(struct qd_product *product, const float *x, const float *bias, const float *other, float *y);
+QD_CHECK enum qd_status qd_product_run(
+	struct qd_product *product, const float *x, const float *bias, const float *other, float *y, void *scratch);
 
 /* ---- what lies between the products, on channels-last data ---- */
 

@@ -13,7 +13,6 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 
 struct qd_product {
 	struct qd_product_spec spec;
@@ -110,40 +109,6 @@ out:
 
 /* ---- weights ---- */
 
-enum { PAGE = 4096, HUGE_PAGE = 2 << 20 };
-
-static size_t pages(size_t bytes)
-{
-	return (bytes + PAGE - 1) / PAGE * PAGE;
-}
-
-/*
- * Memory for packed weights. Large ones begin with a huge page and end where their last ordinary page does: beside others in one
- * heap the system would fill the rest of the last huge page too.
- */
-static void *weight_memory(size_t bytes)
-{
-	if (bytes < 2 * HUGE_PAGE)
-		return aligned_alloc(64, qd_whole_lines(bytes));
-	char *memory = mmap(NULL, pages(bytes) + HUGE_PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	if (memory == MAP_FAILED)
-		return NULL;
-	size_t before = (HUGE_PAGE - (uintptr_t)memory % HUGE_PAGE) % HUGE_PAGE;
-	if (before > 0)
-		(void)munmap(memory, before);
-	(void)munmap(memory + before + pages(bytes), HUGE_PAGE - before);
-	(void)madvise(memory + before, pages(bytes), MADV_HUGEPAGE);
-	return memory + before;
-}
-
-static void weight_free(void *memory, size_t bytes)
-{
-	if (memory && bytes >= 2 * HUGE_PAGE)
-		(void)munmap(memory, pages(bytes));
-	else
-		free(memory);
-}
-
 static size_t weight_bytes(const struct qd_product *p)
 {
 	return p->winograd ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
@@ -154,9 +119,9 @@ void qd_product_free(struct qd_product *p)
 	if (!p)
 		return;
 	if (p->high)
-		weight_free(p->high, weight_bytes(p));
+		qd_large_free(p->high, weight_bytes(p));
 	if (p->low)
-		weight_free(p->low, weight_bytes(p));
+		qd_large_free(p->low, weight_bytes(p));
 	for (size_t i = 0; i < QD_COUNT(p->steps); i++)
 		qd_dnnl_free(p->steps[i]);
 	qd_winograd_free(p->winograd);
@@ -222,7 +187,7 @@ static void split(size_t n, const float *x, uint16_t *high, uint16_t *low)
 
 static enum qd_status pack_halves(struct qd_product *p, const float *w, size_t n)
 {
-	uint16_t *high = malloc(2 * n * sizeof(*high) + 1), *low = high + n;
+	uint16_t *high = qd_large_alloc(2 * n * sizeof(*high)), *low = high + n;
 	enum qd_status st;
 
 	if (!high)
@@ -231,7 +196,7 @@ static enum qd_status pack_halves(struct qd_product *p, const float *w, size_t n
 	QD_TRY(st, qd_dnnl_pack(p->steps[0], high, p->high));
 	QD_TRY(st, qd_dnnl_pack(p->steps[0], low, p->low));
 out:
-	free(high);
+	qd_large_free(high, 2 * n * sizeof(*high));
 	return st;
 }
 
@@ -244,13 +209,13 @@ enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 	enum qd_status st = QD_OK;
 
 	if (!p->high)
-		p->high = weight_memory(bytes);
+		p->high = qd_large_alloc(bytes);
 	if (!p->low && p->bfloat16)
-		p->low = weight_memory(bytes);
+		p->low = qd_large_alloc(bytes);
 	if (!p->high || (p->bfloat16 && !p->low))
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %zu bytes of weights", bytes));
 	if (w->dtype != QD_F32 || (uintptr_t)w->data % sizeof(float) != 0) {
-		plain = copy = malloc(n * sizeof(*copy) + 1);
+		plain = copy = qd_large_alloc(n * sizeof(*copy));
 		if (!copy)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for packing weights"));
 		QD_TRY(st, to_float(w, copy));
@@ -260,7 +225,7 @@ enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 	else
 		QD_TRY(st, p->bfloat16 ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
 out:
-	free(copy);
+	qd_large_free(copy, n * sizeof(*copy));
 	return st;
 }
 
@@ -277,36 +242,53 @@ static void copy_all(size_t n, const float *from, float *to)
 	}
 }
 
-enum qd_status qd_product_run(struct qd_product *p, const float *x, const float *bias, const float *other, float *y)
+/* oneDNN's scratch, the largest of the steps'; the halves of x lie behind it. */
+static size_t own_scratch_bytes(const struct qd_product *p)
 {
-	const struct qd_product_spec *s = &p->spec;
-	size_t n_x = (size_t)(s->n * s->height * s->width * s->in), n_y = (size_t)(s->n * s->out_height * s->out_width * s->out),
-	       half = qd_whole_lines(n_x * sizeof(uint16_t)),
-	       scratch = p->winograd ? qd_whole_lines(qd_winograd_scratch_bytes(p->winograd)) : 0;
-	enum qd_status st = QD_OK;
+	size_t most = 0;
 
 	for (size_t i = 0; i < QD_COUNT(p->steps) && p->steps[i]; i++)
-		if (scratch < qd_whole_lines(qd_dnnl_scratch_bytes(p->steps[i])))
-			scratch = qd_whole_lines(qd_dnnl_scratch_bytes(p->steps[i]));
-	char *memory = aligned_alloc(64, scratch + (p->bfloat16 ? 2 * half : 0) + 64);
-	if (!memory)
-		return qd_fail(QD_ENOMEM, "out of memory for a product's scratch");
-	if (p->winograd) {
-		QD_TRY(st, qd_winograd_run(p->winograd, x, p->high, bias, other, y, memory));
-		goto out;
-	}
-	if (adds_in_place(s))
-		copy_all(n_y, other, y);
-	if (!p->bfloat16) {
-		QD_TRY(st, qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, memory));
-		goto out;
-	}
-	uint16_t *high = (uint16_t *)(memory + scratch), *low = (uint16_t *)(memory + scratch + half);
-	split(n_x, x, high, low);
-	QD_TRY(st, qd_dnnl_run(p->steps[0], high, p->high, bias, NULL, y, memory));
-	QD_TRY(st, qd_dnnl_run(p->steps[1], high, p->low, NULL, NULL, y, memory));
-	QD_TRY(st, qd_dnnl_run(p->steps[2], low, p->high, NULL, other, y, memory));
+		if (most < qd_dnnl_scratch_bytes(p->steps[i]))
+			most = qd_dnnl_scratch_bytes(p->steps[i]);
+	return qd_whole_lines(most);
+}
+
+static size_t x_elements(const struct qd_product_spec *s)
+{
+	return (size_t)(s->n * s->height * s->width * s->in);
+}
+
+size_t qd_product_scratch_bytes(const struct qd_product *p)
+{
+	size_t half = qd_whole_lines(x_elements(&p->spec) * sizeof(uint16_t));
+
+	return p->winograd ? qd_winograd_scratch_bytes(p->winograd) : own_scratch_bytes(p) + (p->bfloat16 ? 2 * half : 0);
+}
+
+static enum qd_status run_halves(
+	struct qd_product *p, const float *x, const float *bias, const float *other, float *y, char *scratch)
+{
+	size_t n = x_elements(&p->spec);
+	uint16_t *high = (uint16_t *)(scratch + own_scratch_bytes(p)),
+		 *low = high + qd_whole_lines(n * sizeof(*high)) / sizeof(*high);
+	enum qd_status st;
+
+	split(n, x, high, low);
+	QD_TRY(st, qd_dnnl_run(p->steps[0], high, p->high, bias, NULL, y, scratch));
+	QD_TRY(st, qd_dnnl_run(p->steps[1], high, p->low, NULL, NULL, y, scratch));
+	QD_TRY(st, qd_dnnl_run(p->steps[2], low, p->high, NULL, other, y, scratch));
 out:
-	free(memory);
 	return st;
+}
+
+enum qd_status qd_product_run(struct qd_product *p, const float *x, const float *bias, const float *other, float *y, void *scratch)
+{
+	const struct qd_product_spec *s = &p->spec;
+
+	if (p->winograd)
+		return qd_winograd_run(p->winograd, x, p->high, bias, other, y, scratch);
+	if (adds_in_place(s))
+		copy_all((size_t)(s->n * s->out_height * s->out_width * s->out), other, y);
+	return p->bfloat16 ? run_halves(p, x, bias, other, y, scratch)
+			   : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch);
 }

@@ -133,7 +133,8 @@ enum qd_status qd_winograd_pack(struct qd_winograd *winograd, const float *w, vo
 {
 	int64_t n = winograd->spec.in * winograd->spec.out;
 	size_t each = qd_whole_lines(qd_dnnl_weight_bytes(winograd->product));
-	float *u = malloc(4 * (size_t)n * sizeof(*u) + 1);
+	size_t bytes = 4 * (size_t)n * sizeof(float);
+	float *u = qd_large_alloc(bytes);
 	enum qd_status st = QD_OK;
 
 	if (!u)
@@ -144,7 +145,7 @@ enum qd_status qd_winograd_pack(struct qd_winograd *winograd, const float *w, vo
 			QD_TRY(st, qd_dnnl_pack(winograd->product, u + j * n, (char *)packed + (size_t)(4 * r + j) * each));
 	}
 out:
-	free(u);
+	qd_large_free(u, bytes);
 	return st;
 }
 

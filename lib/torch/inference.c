@@ -17,6 +17,7 @@ struct qd_inference {
 	const struct qd_graph *g;
 	const struct qd_plan *plan;
 	struct packed *steps;
+	void *scratch; /* for any of them */
 };
 
 static struct qd_product_spec conv_spec(const struct qd_graph *g, const struct qd_node *node)
@@ -86,6 +87,20 @@ out:
 	return st;
 }
 
+static enum qd_status make_scratch(struct qd_inference *inference)
+{
+	size_t most = 0;
+
+	for (size_t s = 0; s < inference->plan->n; s++)
+		for (size_t i = 0; i < 2; i++) {
+			const struct qd_product *product = inference->steps[s].product[i];
+			size_t bytes = product ? qd_product_scratch_bytes(product) : 0;
+			most = bytes > most ? bytes : most;
+		}
+	inference->scratch = aligned_alloc(64, (most + 64) / 64 * 64);
+	return inference->scratch ? QD_OK : qd_fail(QD_ENOMEM, "out of memory for %zu bytes to work in", most);
+}
+
 enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph *g, const struct qd_plan *plan)
 {
 	struct qd_inference *inference = calloc(1, sizeof(*inference));
@@ -100,6 +115,7 @@ enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph
 	inference->plan = plan;
 	for (size_t s = 0; s < plan->n; s++)
 		QD_TRY(st, make_products(g, &plan->steps[s], &inference->steps[s]));
+	QD_TRY(st, make_scratch(inference));
 	*out = inference;
 	inference = NULL;
 out:
@@ -115,6 +131,7 @@ void qd_inference_free(struct qd_inference *inference)
 		qd_product_free(inference->steps[s].product[0]);
 		qd_product_free(inference->steps[s].product[1]);
 	}
+	free(inference->scratch);
 	free(inference->steps);
 	free(inference);
 }
@@ -185,8 +202,8 @@ static enum qd_status product(struct qd_inference *inference, size_t s, const qt
 	enum qd_status st;
 
 	if (qd_inference_packs(inference, s))
-		return qt_product(
-			inference->steps[s].product[0], &inference->g->values[node->out[0]].shape, in[0], in[2], in[3], out);
+		return qt_product(inference->steps[s].product[0], &inference->g->values[node->out[0]].shape, in[0], in[2], in[3],
+			inference->scratch, out);
 	QD_TRY(st, plain_product(inference, step, in, in[3] ? &alone : out));
 	if (in[3])
 		QD_TRY(st, qt_binary(QT_ADD, alone, in[3], out));
@@ -211,8 +228,8 @@ static enum qd_status gated_linear(struct qd_inference *inference, size_t s, con
 	}
 	for (int64_t i = 0; in[2] && i < 2; i++)
 		QD_TRY(st, qt_slice(in[2], 0, i * shape->dim[1], (i + 1) * shape->dim[1], 1, &bias[i]));
-	QD_TRY(st, qt_product(products[1], shape, in[0], bias[1], NULL, &gate));
-	QD_TRY(st, qt_product(products[0], shape, in[0], bias[0], gate, out));
+	QD_TRY(st, qt_product(products[1], shape, in[0], bias[1], NULL, inference->scratch, &gate));
+	QD_TRY(st, qt_product(products[0], shape, in[0], bias[0], gate, inference->scratch, out));
 out:
 	qt_free(wide);
 	qt_free(gate);

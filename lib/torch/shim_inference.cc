@@ -53,13 +53,13 @@ bool qt_is_inference(void)
 	return !at::GradMode::is_enabled() && current_device().is_cpu() && !bfloat16();
 }
 
-enum qd_status qt_product(
-	struct qd_product *product, const struct qd_shape *shape, qt_tensor x, qt_tensor bias, qt_tensor other, qt_tensor *out)
+enum qd_status qt_product(struct qd_product *product, const struct qd_shape *shape, qt_tensor x, qt_tensor bias, qt_tensor other,
+	void *scratch, qt_tensor *out)
 {
 	return fill("product", out, [&](at::Tensor &y) {
 		at::Tensor in = ordered(x->tensor), b = optional_ordered(bias), more = optional_ordered(other);
 		y = unfilled(dims(shape));
-		return qd_product_run(product, data(in), data(b), data(more), y.data_ptr<float>());
+		return qd_product_run(product, data(in), data(b), data(more), y.data_ptr<float>(), scratch);
 	});
 }
 

@@ -138,13 +138,17 @@ static void run_product(struct qd_product_spec s)
 	      *other = s.after == QD_AFTER_ADD || s.after == QD_AFTER_MULTIPLY ? normal(n_y) : NULL;
 	struct qd_tensor weights = weight_view(&s, w);
 	struct qd_product *p = NULL;
+	void *scratch = NULL;
 
 	if (qd_product_new(&p, &s) != QD_OK || qd_product_pack(p, &weights) != QD_OK ||
-		qd_product_run(p, x, bias, other, y) != QD_OK || qd_product_run(p, x, bias, other, again) != QD_OK)
+		!(scratch = aligned_alloc(64, (qd_product_scratch_bytes(p) + 64) / 64 * 64)) ||
+		qd_product_run(p, x, bias, other, y, scratch) != QD_OK ||
+		qd_product_run(p, x, bias, other, again, scratch) != QD_OK)
 		fail_msg("%s", qd_message());
 	check_product(&s, x, w, bias, other, y);
 	assert_memory_equal(y, again, (size_t)n_y * sizeof(*y));
 	qd_product_free(p);
+	free(scratch);
 	free(x);
 	free(w);
 	free(bias);
@@ -275,6 +279,7 @@ static void test_weights_of_other_types(void **state)
 	struct qd_product *p = NULL;
 
 	assert_int_equal(qd_product_new(&p, &s), QD_OK);
+	void *scratch = aligned_alloc(64, (qd_product_scratch_bytes(p) + 64) / 64 * 64);
 	for (size_t i = 0; i < QD_COUNT(types); i++) {
 		struct qd_tensor plain = weight_view(&s, w), other = qd_tensor_view("w", types[i], plain.shape, bytes);
 		if (types[i] == QD_F32) {
@@ -286,11 +291,12 @@ static void test_weights_of_other_types(void **state)
 		}
 		for (int k = 0; k < 2; k++) {
 			assert_int_equal(qd_product_pack(p, k ? &other : &plain), QD_OK);
-			assert_int_equal(qd_product_run(p, x, NULL, NULL, y[k]), QD_OK);
+			assert_int_equal(qd_product_run(p, x, NULL, NULL, y[k], scratch), QD_OK);
 		}
 		assert_memory_equal(y[0], y[1], sizeof(y[0]));
 	}
 	qd_product_free(p);
+	free(scratch);
 	free(x);
 	free(w);
 	free(bytes);
