@@ -33,7 +33,6 @@ static const char *const dtypes[] = { "f32", "f16", NULL };
 struct calib {
 	struct qd_calib_options options;
 	const char *model;
-	char trajectory[16];
 };
 
 /* "512" or "768x512", width first. */
@@ -47,18 +46,15 @@ static void parse_size(struct qd_calib_options *o, const char *arg, struct argp_
 	o->height = x != NULL ? qd_parse_int(state, "size", x + 1, 1, 16384) : o->width;
 }
 
-static void parse_trajectory(struct calib *calib, const char *arg, struct argp_state *state)
+static void parse_trajectory(struct qd_calib_options *o, const char *arg, struct argp_state *state)
 {
 	static const char *const names[] = { "ddim", "euler", "lcm", "olss:FILE", NULL };
-	const char *colon = strchr(arg, ':');
 
-	if (qd_starts_with(arg, "olss:")) {
-		calib->options.trajectory = arg;
+	o->trajectory = arg;
+	if (qd_starts_with(arg, "olss:"))
 		return;
-	}
-	snprintf(calib->trajectory, sizeof(calib->trajectory), "%.*s", colon != NULL ? (int)(colon - arg) : 15, arg);
-	calib->options.trajectory = names[qd_parse_choice(state, "trajectory", calib->trajectory, names)];
-	calib->options.trajectory_steps = colon != NULL ? (int)qd_parse_int(state, "trajectory", colon + 1, 1, 1000) : 8;
+	o->trajectory_steps = 8;
+	o->trajectory = qd_parse_trajectory(state, arg, names, &o->trajectory_steps);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -86,7 +82,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		o->mode = true;
 		return 0;
 	case KEY_TRAJECTORY:
-		parse_trajectory(calib, arg, state);
+		parse_trajectory(o, arg, state);
 		return 0;
 	case KEY_GUIDANCE:
 		o->guidance = qd_parse_number(state, "guidance", arg, 0, 1000);

@@ -71,6 +71,8 @@ int64_t qd_parse_int(struct argp_state *state, const char *option, const char *a
 double qd_parse_number(struct argp_state *state, const char *option, const char *arg, double low, double high);
 /* Index of `arg` in NULL-terminated `names`, or argp_error listing them. */
 int qd_parse_choice(struct argp_state *state, const char *option, const char *arg, const char *const *names);
+/* "NAME:STEPS" or "NAME" (`*steps` stays), NAME among NULL-terminated `names`, whose text is returned; else argp_error. */
+const char *qd_parse_trajectory(struct argp_state *state, const char *arg, const char *const *names, int *steps);
 /* Prints "quad COMMAND: MESSAGE" to stderr and returns the exit code for `st` (QD_ECHECK 1, others 3; QD_OK 0). */
 int qd_finish(const char *command, enum qd_status st);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */

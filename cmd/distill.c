@@ -41,9 +41,10 @@ static const struct argp_option distill_options[] = {
 	{ 0 }
 };
 
+static const char *const trajectories[] = { "ddim", "euler", NULL };
+
 struct distill {
 	struct qd_distill_options options;
-	char trajectory[16];
 	const char **data;
 	size_t n_data, cap_data;
 };
@@ -55,19 +56,6 @@ static error_t add_data(struct distill *distill, const char *path)
 	QD_PUSH(st, distill->data, distill->n_data, distill->cap_data, path);
 out:
 	return st == QD_OK ? 0 : ENOMEM;
-}
-
-/* "euler:8" */
-static void parse_trajectory(struct distill *distill, const char *arg, struct argp_state *state)
-{
-	static const char *const names[] = { "ddim", "euler", NULL };
-	const char *colon = strchr(arg, ':');
-	size_t n = colon != NULL ? (size_t)(colon - arg) : strlen(arg);
-
-	snprintf(distill->trajectory, sizeof(distill->trajectory), "%.*s", (int)(n < 16 ? n : 15), arg);
-	distill->options.trajectory = names[qd_parse_choice(state, "trajectory", distill->trajectory, names)];
-	if (colon != NULL)
-		distill->options.trajectory_steps = (int)qd_parse_int(state, "trajectory", colon + 1, 1, 1000);
 }
 
 static error_t parse_optimizer(int key, char *arg, struct argp_state *state, struct qd_distill_options *o)
@@ -110,7 +98,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	case KEY_DATA:
 		return add_data(distill, arg);
 	case KEY_TRAJECTORY:
-		parse_trajectory(distill, arg, state);
+		o->trajectory = qd_parse_trajectory(state, arg, trajectories, &o->trajectory_steps);
 		return 0;
 	case KEY_EVALUATE:
 		o->evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);

@@ -83,6 +83,18 @@ int qd_parse_choice(struct argp_state *state, const char *option, const char *ar
 	return -1;
 }
 
+const char *qd_parse_trajectory(struct argp_state *state, const char *arg, const char *const *names, int *steps)
+{
+	const char *colon = strchr(arg, ':');
+	size_t n = colon != NULL ? (size_t)(colon - arg) : strlen(arg);
+	char name[16];
+
+	snprintf(name, sizeof(name), "%.*s", (int)(n < sizeof(name) ? n : sizeof(name) - 1), arg);
+	if (colon != NULL)
+		*steps = (int)qd_parse_int(state, "trajectory", colon + 1, 1, 1000);
+	return names[qd_parse_choice(state, "trajectory", name, names)];
+}
+
 /* ---- parsing ---- */
 
 struct context {

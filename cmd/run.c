@@ -1,50 +1,25 @@
 /* quad run: samples with an adapter, in float, under a profile, or from an export; compares two engines step by step. */
-#include "cmd/cmd.h"
-#include "export/export.h"
+#include "cmd/sampling_options.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	KEY_INPUTS = 0x400,
-	KEY_SCHEDULER,
-	KEY_STEPS,
-	KEY_GUIDANCE,
-	KEY_ENGINE,
-	KEY_ORT_LIB,
-	KEY_ORT_PROFILE,
-	KEY_LIMIT,
-	KEY_BATCH,
-	KEY_HEIGHT,
-	KEY_WIDTH,
-	KEY_TRACE,
-	KEY_CHECK_TRACE,
-	KEY_CHECK
-};
+enum { KEY_SCHEDULER = 0x400, KEY_STEPS, KEY_ENGINE, KEY_ORT_LIB, KEY_ORT_PROFILE, KEY_TRACE, KEY_CHECK_TRACE, KEY_CHECK };
 
 static const char *const schedulers[] = { "ddim", "euler", "lcm", "olss:FILE", NULL };
 static const char *const engines[] = { "torch", "ort", NULL };
 
-static const struct argp_option run_options[] = {
-	{ "inputs", KEY_INPUTS, "FILE", 0,
-		"safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W] (else drawn)", 1 },
+static const struct argp_option run_options[] = { QD_SAMPLING_OPTIONS,
 	{ "scheduler", KEY_SCHEDULER, "NAME", 0, "ddim, euler (default), lcm, or olss:FILE, a sampler made by quad olss", 1 },
 	{ "steps", KEY_STEPS, "N", 0, "steps (default 8, or those of the FILE)", 1 },
-	{ "guidance", KEY_GUIDANCE, "G", 0, "classifier-free guidance towards negative_hidden_states [N,L,D] (default 1: none)",
-		1 },
 	{ "engine", KEY_ENGINE, "NAME", 0, "what executes an export: torch (default) or ort", 1 },
 	{ "ort-lib", KEY_ORT_LIB, "FILE", 0, "the ONNX Runtime library (default: $QUAD_ORT_LIB, the system's, build/ort)", 1 },
 	{ "profile-ort", KEY_ORT_PROFILE, "PREFIX", 0, "let ONNX Runtime write operator times to PREFIX_*.json", 1 },
-	{ "limit", KEY_LIMIT, "N", 0, "only the first N samples", 1 },
-	{ "batch", KEY_BATCH, "N", 0, "samples per call (default: at most 8; an export has its own)", 1 },
-	{ "height", KEY_HEIGHT, "N", 0, "of the latents, where the inputs do not tell", 1 },
-	{ "width", KEY_WIDTH, "N", 0, "of the latents", 1 },
 	{ "trace", KEY_TRACE, "FILE", 0, "store every step's model input and output", 1 },
 	{ "check-trace", KEY_CHECK_TRACE, "FILE", 0,
 		"instead of sampling, feed the inputs of a stored trace and compare the outputs", 1 },
-	{ "check", KEY_CHECK, "TOL", 0, "largest difference allowed, as a part of the output's range (default 0.001)", 1 }, { 0 }
-};
+	{ "check", KEY_CHECK, "TOL", 0, "largest difference allowed, as a part of the output's range (default 0.001)", 1 }, { 0 } };
 
 struct run {
 	struct qd_sampling_options options;
@@ -52,45 +27,18 @@ struct run {
 	double tolerance;
 };
 
-static error_t parse_sampling(int key, char *arg, struct argp_state *state, struct run *run)
-{
-	struct qd_sampling_options *o = &run->options;
-	switch (key) {
-	case KEY_INPUTS:
-		o->inputs = arg;
-		return 0;
-	case KEY_SCHEDULER:
-		if (!qd_starts_with(arg, "olss:"))
-			qd_parse_choice(state, "scheduler", arg, schedulers);
-		o->scheduler = arg;
-		return 0;
-	case KEY_STEPS:
-		o->steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
-		return 0;
-	case KEY_GUIDANCE:
-		o->guidance = qd_parse_number(state, "guidance", arg, 0, 1000);
-		return 0;
-	case KEY_LIMIT:
-		o->limit = qd_parse_int(state, "limit", arg, 1, INT32_MAX);
-		return 0;
-	case KEY_BATCH:
-		o->batch = qd_parse_int(state, "batch", arg, 1, 4096);
-		return 0;
-	case KEY_HEIGHT:
-		o->height = qd_parse_int(state, "height", arg, 1, 16384);
-		return 0;
-	case KEY_WIDTH:
-		o->width = qd_parse_int(state, "width", arg, 1, 16384);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct run *run = state->input;
 	switch (key) {
+	case KEY_SCHEDULER:
+		if (!qd_starts_with(arg, "olss:"))
+			qd_parse_choice(state, "scheduler", arg, schedulers);
+		run->options.scheduler = arg;
+		return 0;
+	case KEY_STEPS:
+		run->options.steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
+		return 0;
 	case KEY_ENGINE:
 		run->options.engine.ort = qd_parse_choice(state, "engine", arg, engines) == 1;
 		return 0;
@@ -114,7 +62,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 			argp_error(state, "--inputs FILE is needed");
 		return 0;
 	default:
-		return parse_sampling(key, arg, state, run);
+		return qd_sampling_parse(key, arg, state, &run->options);
 	}
 }
 
@@ -189,21 +137,16 @@ int qd_cmd_run(int argc, char **argv)
 {
 	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
-	enum qd_status st = QD_OK;
+	enum qd_status st;
 	qd_parse(argc, argv, "Sample with an adapter: float, simulated under a profile, or from an export.", NULL,
 		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS,
 		run_options, parse, &run, &common);
-	run.options.seed = common.seed;
-	run.options.engine.base = common.base;
 	run.options.engine.profile = common.profile;
-	run.options.engine.threads = common.threads;
-	run.options.engine.adapter = common.n_adapters > 0 ? common.adapters[0] : NULL;
 	qd_need("run", "--base", common.base);
 	if (run.check_trace == NULL)
 		qd_need("run", "-o FILE, or --check-trace FILE,", common.output);
-	if (common.n_adapters > 1)
-		st = qd_fail(QD_EINPUT, "one sample has one adapter, %zu given: join files as NAME=PATH+PATH", common.n_adapters);
-	else
+	st = qd_sampling_take(&run.options, &common);
+	if (st == QD_OK)
 		st = run.check_trace != NULL ? compare(&run, &common) : sample(&run.options, &common);
 	qd_common_release(&common);
 	return qd_finish("run", st);

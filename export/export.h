@@ -123,8 +123,8 @@ QD_CHECK enum qd_status qd_engine_run(struct qd_engine *engine, const struct qd_
 /* ---- sampling from files (sampling.c) ---- */
 struct qd_sampling_options {
 	struct qd_engine_options engine;
-	const char *inputs; /* safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W],
-			       negative_hidden_states, ... */
+	const char *inputs;    /* safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W],
+				  negative_hidden_states, ... */
 	const char *scheduler; /* as qd_scheduler_new takes it */
 	int steps;             /* 0: those of a fitted sampler, else 8 */
 	double guidance;

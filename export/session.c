@@ -26,7 +26,7 @@ void qd_session_release(struct qd_session *s)
 	free(s->out);
 	free(s->traced);
 	qd_engine_free(s->engine);
-	qd_safetensors_release(&s->file);
+	qd_tensor_set_release(&s->file);
 	qd_arena_release(&s->arena);
 }
 
@@ -39,14 +39,14 @@ static enum qd_status measure(struct qd_session *s, struct qd_sizes *sizes)
 	const struct qd_sampling_options *o = s->options;
 	const struct qd_tensor *text;
 	enum qd_status st;
-	QD_TRY(st, qd_safetensors_get(&s->file, "encoder_hidden_states", &text));
+	QD_TRY(st, qd_tensor_set_get(&s->file, "encoder_hidden_states", &text));
 	if (text->shape.rank != 3)
 		return qd_fail(
 			QD_EINPUT, "'%s': tensor 'encoder_hidden_states' has %d dimensions, needs 3", o->inputs, text->shape.rank);
 	s->n = text->shape.dim[0];
 	*sizes = (struct qd_sizes){ .height = o->height, .width = o->width, .tokens = text->shape.dim[1] };
 	for (size_t i = 0; i < QD_COUNT(images); i++) {
-		const struct qd_tensor *image = qd_safetensors_find(&s->file, images[i]);
+		const struct qd_tensor *image = qd_tensor_set_find(&s->file, images[i]);
 		if (image == NULL)
 			continue;
 		if (image->shape.rank != 4)
@@ -74,7 +74,7 @@ enum qd_status qd_session_rows(const struct qd_session *s, const char *name, con
 	const struct qd_tensor *stored;
 	struct qd_shape needed = *like;
 	char a[QD_SHAPE_TEXT], b[QD_SHAPE_TEXT];
-	QD_TRY(st, qd_safetensors_get(&s->file, name, &stored));
+	QD_TRY(st, qd_tensor_set_get(&s->file, name, &stored));
 	needed.dim[0] = stored->shape.rank > 0 ? stored->shape.dim[0] : 0;
 	if (!qd_shape_equal(&stored->shape, &needed) || (needed.dim[0] != 1 && needed.dim[0] < s->n)) {
 		needed.dim[0] = s->n;
@@ -166,7 +166,7 @@ enum qd_status qd_session_open(struct qd_session *s, const struct qd_sampling_op
 	enum qd_status st;
 	struct qd_engine_options engine = options->engine;
 	s->options = options;
-	QD_TRY(st, qd_safetensors_open(&s->file, options->inputs));
+	QD_TRY(st, qd_tensor_set_open(&s->file, options->inputs));
 	QD_TRY(st, measure(s, &engine.sizes));
 	QD_TRY(st, qd_engine_open(&s->engine, &engine));
 	QD_TRY(st, measure_graph(s, &engine.sizes));
@@ -271,7 +271,7 @@ enum qd_status qd_session_noise(const struct qd_session *s, struct qd_tensor *la
 	struct qd_tensor noise = { 0 };
 	int64_t each = qd_shape_elements(&shape) / s->n;
 	QD_TRY(st, qd_tensor_new(latents, "latents", QD_F32, &shape));
-	if (qd_safetensors_find(&s->file, "noise") == NULL) {
+	if (qd_tensor_set_find(&s->file, "noise") == NULL) {
 		qd_sample_noise(s->options->seed, 0, s->n, each, latents->data);
 		return QD_OK;
 	}

@@ -17,7 +17,7 @@ struct qd_column {
 
 struct qd_session {
 	const struct qd_sampling_options *options;
-	struct qd_safetensors file;
+	struct qd_tensor_set file;
 	struct qd_engine *engine;
 	struct qd_sizes sizes; /* of the graph */
 	int64_t n;             /* samples */

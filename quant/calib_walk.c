@@ -134,6 +134,7 @@ static enum qd_status walk(struct walker *w, int64_t j, const struct qd_calib_st
 		.height = shape->dim[2],
 		.width = shape->dim[3],
 		.condition = w->condition,
+		.quiet = true,
 		.guidance = walks->options->guidance,
 		.seed = walks->options->seed + (uint64_t)j };
 	struct qd_tensor parts[2] = { w->samples, w->timesteps };
@@ -221,12 +222,14 @@ enum qd_status qd_calib_walk(const struct qd_calib_walks *walks, struct qd_calib
 	QD_TRY(st, qd_scheduler_new(&w.scheduler, walks->schedule, walks->options->trajectory, walks->options->trajectory_steps));
 	QD_TRY(st, allocate(&w));
 	for (int64_t j = 0; j < walks->n; j++) {
+		qd_progress("trajectories", (uint64_t)j, (uint64_t)walks->n, NULL);
 		if (qd_calib_store_has(store, "walk", j))
 			continue;
 		if (w.exec == NULL)
 			QD_TRY(st, build(&w));
 		QD_TRY(st, walk(&w, j, store));
 	}
+	qd_progress("trajectories", (uint64_t)walks->n, (uint64_t)walks->n, NULL);
 out:
 	walker_release(&w);
 	return st;

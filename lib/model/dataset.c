@@ -86,7 +86,7 @@ static int field_rank(enum qd_field field)
 
 static bool is_float(const struct qd_tensor *tensor)
 {
-	return tensor->dtype == QD_F32 || tensor->dtype == QD_F16 || tensor->dtype == QD_BF16;
+	return tensor->dtype == QD_F32 || tensor->dtype == QD_F16 || tensor->dtype == QD_BF16 || tensor->dtype == QD_F64;
 }
 
 static enum qd_status check_tensor(const struct qd_tensor *tensor, enum qd_field field, int64_t n)
@@ -97,7 +97,7 @@ static enum qd_status check_tensor(const struct qd_tensor *tensor, enum qd_field
 	if (tensor->shape.rank != field_rank(field))
 		return qd_fail(QD_EINPUT, "tensor '%s' has %d dimensions, needs %d", name, tensor->shape.rank, field_rank(field));
 	if (!is_float(tensor) && !(whole && field == QD_FIELD_TIMESTEP))
-		return qd_fail(QD_EINPUT, "tensor '%s' is %s, needs F32, F16 or BF16", name, qd_dtype_name(tensor->dtype));
+		return qd_fail(QD_EINPUT, "tensor '%s' is %s, needs F32, F16, BF16 or F64", name, qd_dtype_name(tensor->dtype));
 	if (tensor->shape.dim[0] != n)
 		return qd_fail(QD_EINPUT, "tensor '%s' has %lld samples, the file's others have %lld", name,
 			(long long)tensor->shape.dim[0], (long long)n);

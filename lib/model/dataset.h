@@ -11,7 +11,7 @@
 
 #include "lib/model/model.h"
 
-/* X(id, tensor name): what a data file may hold. float32, float16 or bfloat16; timestep also as integers. */
+/* X(id, tensor name): what a data file may hold. float32, float16, bfloat16 or float64; timestep also as integers. */
 #define QD_FIELD_LIST(X)                                                                                                           \
 	X(LATENTS, "latents")               /* [N,Cl,H,W] clean */                                                                 \
 	X(CONDITION, "condition")           /* [N,Cc,H,W] put after the noisy latents */                                           \

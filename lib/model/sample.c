@@ -86,7 +86,8 @@ enum qd_status qd_sample(const struct qd_sampling *s, qd_denoise denoise, void *
 	for (size_t i = 0; i < latent; i++)
 		latents[i] *= (float)s->scheduler->init_sigma;
 	for (int step = 0; step < s->scheduler->steps; step++) {
-		qd_progress("sampling", (uint64_t)step, (uint64_t)s->scheduler->steps, NULL);
+		if (!s->quiet)
+			qd_progress("sampling", (uint64_t)step, (uint64_t)s->scheduler->steps, NULL);
 		assemble(s, step, latents, b.input);
 		QD_TRY(st, model_out(s, step, &b, latent, denoise, context));
 		if (s->observe != NULL)
@@ -94,7 +95,8 @@ enum qd_status qd_sample(const struct qd_sampling *s, qd_denoise denoise, void *
 		qd_sample_noise(s->seed, (uint64_t)step + 1, s->n, each, b.noise);
 		QD_TRY(st, qd_scheduler_step(s->scheduler, step, latent, latents, b.out, b.noise));
 	}
-	qd_progress("sampling", (uint64_t)s->scheduler->steps, (uint64_t)s->scheduler->steps, NULL);
+	if (!s->quiet)
+		qd_progress("sampling", (uint64_t)s->scheduler->steps, (uint64_t)s->scheduler->steps, NULL);
 out:
 	buffers_release(&b);
 	return st;

@@ -29,6 +29,7 @@ struct qd_sampling {
 	const float *condition; /* [N,Cc,H,W]; NULL when Cc is 0 */
 	double guidance;        /* out = uncond + guidance (cond - uncond) (Ho & Salimans 2022); 1: one pass, no guidance */
 	uint64_t seed;          /* of the noise that stochastic schedulers add; sample i's noise depends on seed and i alone */
+	bool quiet;             /* no progress: the caller counts runs */
 	qd_sample_hook observe; /* NULL: none */
 	void *observe_context;
 };

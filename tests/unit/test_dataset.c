@@ -350,7 +350,7 @@ struct refusal {
 static const struct refusal refusals[] = {
 	{ "has neither tensor 'latents' nor 'sample'", QD_FIELD_LATENTS, QD_F32, { 4, { 0 } } },
 	{ "tensor 'latents' has 3 dimensions, needs 4", QD_FIELD_LATENTS, QD_F32, { 3, { 2, 2, 16 } } },
-	{ "tensor 'latents' is I32, needs F32, F16 or BF16", QD_FIELD_LATENTS, QD_I32, { 4, { 2, 2, 4, 4 } } },
+	{ "tensor 'latents' is I32, needs F32, F16, BF16 or F64", QD_FIELD_LATENTS, QD_I32, { 4, { 2, 2, 4, 4 } } },
 	{ "tensor 'latents' has samples of [3,4,4], the model takes [2,?,?]", QD_FIELD_LATENTS, QD_F32, { 4, { 2, 3, 4, 4 } } },
 	{ "tensor 'condition' has samples of [1,4,4], the model takes [3,?,?]", QD_FIELD_CONDITION, QD_F32, { 4, { 2, 1, 4, 4 } } },
 	{ "has no tensor 'condition'", QD_FIELD_CONDITION, QD_F32, { 4, { 0 } } },

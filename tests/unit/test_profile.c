@@ -373,7 +373,7 @@ static void calibration_files_must_fit(void **state)
 		{ CHANNELS, "cannot use '%s': tensor 'sample' has samples of [8,2,1], the model takes [4,?,?]" },
 		{ RANK, "cannot use '%s': tensor 'sample' has 2 dimensions, needs 4" },
 		{ SAMPLES, "cannot use '%s': tensor 'encoder_hidden_states' has 1 samples, the file's others have 2" },
-		{ DTYPE, "cannot use '%s': tensor 'sample' is I32, needs F32, F16 or BF16" },
+		{ DTYPE, "cannot use '%s': tensor 'sample' is I32, needs F32, F16, BF16 or F64" },
 	};
 	struct qd_unet_config config = { .in_channels = 4, .out_channels = 4, .cross_dim = { 6 } };
 	struct qd_quant_options options = qd_quant_options_default();
