@@ -3,8 +3,8 @@
 
     tests/clients/tokenizer.py --quad PATH --tokenizer DIR [--texts N] [--settings N] [--seed N]
 
-Each of the three is one case. Ends with "N passed, N failed"; exit 1 when anything differs, 77 where transformers cannot be imported. transformers 5 is the
-reference; unicodedata's Unicode version decides what is assigned.
+Each of the three is one case. Ends with "N passed, N failed"; exit 1 when anything differs, 77 where transformers cannot be
+imported. transformers 5 is the reference; unicodedata's Unicode version decides what is assigned.
 """
 import argparse
 import json
