@@ -1,6 +1,6 @@
 /*
- * Opening ONNX files: the bytes are scanned, unpacked and asked for an operator set that is read; external data is mapped when the
- * first tensor in it is asked for.
+ * Opening ONNX files: the bytes are scanned, unpacked and asked for an operator set that is read; large tensors stay in the mapped
+ * file, external data is mapped when the first tensor in it is asked for.
  */
 #include "lib/model/onnx_internal.h"
 
@@ -43,15 +43,13 @@ static enum qd_status check_names(const Onnx__ModelProto *model)
 	return good ? QD_OK : qd_fail(QD_EINPUT, "holds something without a name");
 }
 
-static enum qd_status parse(struct qd_onnx_file *file, const void *bytes, size_t size)
+static enum qd_status parse(struct qd_onnx_file *file, const void *bytes, size_t size, bool kept)
 {
 	enum qd_status st;
 	if (qd_is_lfs_pointer(bytes, size))
 		return qd_fail(QD_EINPUT, "is a Git-LFS pointer, not the file itself");
 	QD_TRY(st, qd_onnx_scan(bytes, size));
-	file->model = onnx__model_proto__unpack(NULL, size, bytes);
-	if (file->model == NULL || !file->model->has_ir_version)
-		return qd_fail(QD_EINPUT, "is not an ONNX file");
+	QD_TRY(st, qd_onnx_unpack(file, bytes, size, kept));
 	QD_TRY(st, check_names(file->model));
 	if (file->model->graph == NULL)
 		return qd_fail(QD_EINPUT, "holds no graph");
@@ -60,38 +58,51 @@ out:
 	return st;
 }
 
-enum qd_status qd_onnx_load_bytes(struct qd_onnx_file **out, const char *name, const char *folder, const void *bytes, size_t size)
+/* A file without bytes yet. */
+static enum qd_status file_new(struct qd_onnx_file **out, const char *name, const char *folder)
 {
-	enum qd_status st;
 	struct qd_onnx_file *file = calloc(1, sizeof(*file));
 	*out = NULL;
 	if (file == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	file->name = qd_arena_strdup(&file->arena, name);
 	file->folder = folder != NULL ? qd_arena_strdup(&file->arena, folder) : NULL;
-	if (file->name == NULL || (folder != NULL && file->folder == NULL))
-		QD_TRY(st, QD_ENOMEM);
-	QD_TRY(st, qd_prefix(parse(file, bytes, size), "'%s'", name));
+	if (file->name == NULL || (folder != NULL && file->folder == NULL)) {
+		qd_onnx_free(file);
+		return QD_ENOMEM;
+	}
 	*out = file;
-	file = NULL;
+	return QD_OK;
+}
+
+enum qd_status qd_onnx_load_bytes(struct qd_onnx_file **out, const char *name, const char *folder, const void *bytes, size_t size)
+{
+	enum qd_status st;
+	QD_TRY(st, file_new(out, name, folder));
+	QD_TRY(st, qd_prefix(parse(*out, bytes, size, false), "'%s'", name));
+	return QD_OK;
 out:
-	qd_onnx_free(file);
+	qd_onnx_free(*out);
+	*out = NULL;
 	return st;
 }
 
 enum qd_status qd_onnx_load(struct qd_onnx_file **out, const char *path)
 {
 	enum qd_status st;
-	struct qd_mapping mapping = { 0 };
+	struct qd_onnx_file *file = NULL;
 	const char *slash = strrchr(path, '/');
 	char *folder = slash == NULL ? strdup(".") : strndup(path, slash == path ? 1 : (size_t)(slash - path));
 	*out = NULL;
 	if (folder == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_mapping_open(&mapping, path));
-	QD_TRY(st, qd_onnx_load_bytes(out, path, folder, mapping.data, mapping.size));
+	QD_TRY(st, file_new(&file, path, folder));
+	QD_TRY(st, qd_mapping_open(&file->mapping, path));
+	QD_TRY(st, qd_prefix(parse(file, file->mapping.data, file->mapping.size, true), "'%s'", path));
+	*out = file;
+	file = NULL;
 out:
-	qd_mapping_release(&mapping);
+	qd_onnx_free(file);
 	free(folder);
 	return st;
 }
@@ -100,11 +111,11 @@ void qd_onnx_free(struct qd_onnx_file *file)
 {
 	if (file == NULL)
 		return;
-	if (file->model != NULL)
-		onnx__model_proto__free_unpacked(file->model, NULL);
+	qd_onnx_unpacked_free(file);
 	for (size_t i = 0; i < file->n_beside; i++)
 		qd_mapping_release(&file->beside[i].mapping);
 	free(file->beside);
+	qd_mapping_release(&file->mapping);
 	qd_arena_release(&file->arena);
 	free(file);
 }

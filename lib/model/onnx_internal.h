@@ -10,10 +10,27 @@ struct qd_onnx_beside {
 	struct qd_mapping mapping;
 };
 
+/* A stretch of bytes in the wire format. */
+struct qd_onnx_cursor {
+	const unsigned char *at, *end;
+};
+/* Steps over one field; a length-delimited one is left in `body`. False at the end and for malformed bytes, which unpacking
+ * reports. (onnx_scan.c) */
+bool qd_onnx_field(struct qd_onnx_cursor *c, unsigned *field, struct qd_onnx_cursor *body);
+
+/* The bytes of initializer `index`, in the mapped file. */
+struct qd_onnx_raw {
+	size_t index;
+	struct qd_onnx_cursor bytes;
+};
+
 struct qd_onnx_file {
-	Onnx__ModelProto *model; /* weights point into it */
-	const char *name;        /* in messages */
-	const char *folder;      /* of external data; NULL: none is read */
+	struct qd_mapping mapping; /* of the file itself; empty when it came from memory */
+	Onnx__ModelProto *model;   /* weights point into it */
+	struct qd_onnx_raw *raw;   /* of large initializers, not in the message */
+	size_t n_raw, cap_raw;
+	const char *name;   /* in messages */
+	const char *folder; /* of external data; NULL: none is read */
 	int64_t opset;
 	struct qd_onnx_beside *beside;
 	size_t n_beside, cap_beside;
@@ -33,6 +50,10 @@ struct qd_onnx_build {
 /* Refuses, before anything is unpacked, what would nest without bound or is not read: subgraphs, sequence types, functions
  * (onnx_scan.c). */
 QD_CHECK enum qd_status qd_onnx_scan(const void *bytes, size_t size);
+
+/* Unpacks file->model; with `kept` bytes, which stay, large initializers point into them (onnx_split.c). */
+QD_CHECK enum qd_status qd_onnx_unpack(struct qd_onnx_file *file, const void *bytes, size_t size, bool kept);
+void qd_onnx_unpacked_free(struct qd_onnx_file *file);
 
 /* A TensorProto's elements as a tensor whose bytes lie in the message, in a mapped file, or in the graph's arena (onnx_tensor.c).
  */

@@ -42,11 +42,7 @@ static const struct rule rules[] = {
 	{ TYPE, 9, REFUSED, "optional types" },
 };
 
-struct cursor {
-	const unsigned char *at, *end;
-};
-
-static bool varint(struct cursor *c, uint64_t *out)
+static bool varint(struct qd_onnx_cursor *c, uint64_t *out)
 {
 	*out = 0;
 	for (unsigned shift = 0; shift < 64 && c->at < c->end; shift += 7) {
@@ -58,13 +54,11 @@ static bool varint(struct cursor *c, uint64_t *out)
 	return false;
 }
 
-/* Steps over one field; a length-delimited one is left in `body`. False at the end and for malformed bytes, which unpacking
- * reports. */
-static bool next_field(struct cursor *c, unsigned *field, struct cursor *body)
+bool qd_onnx_field(struct qd_onnx_cursor *c, unsigned *field, struct qd_onnx_cursor *body)
 {
 	static const unsigned char fixed[8] = { [1] = 8, [5] = 4 };
 	uint64_t tag, length;
-	*body = (struct cursor){ c->at, c->at };
+	*body = (struct qd_onnx_cursor){ c->at, c->at };
 	if (c->at >= c->end || !varint(c, &tag) || tag >> 3 > 536870911u)
 		return false;
 	*field = (unsigned)(tag >> 3);
@@ -73,7 +67,7 @@ static bool next_field(struct cursor *c, unsigned *field, struct cursor *body)
 	if ((tag & 7) == 2) {
 		if (!varint(c, &length) || length > (uint64_t)(c->end - c->at))
 			return false;
-		*body = (struct cursor){ c->at, c->at + length };
+		*body = (struct qd_onnx_cursor){ c->at, c->at + length };
 		c->at += length;
 		return true;
 	}
@@ -92,12 +86,12 @@ static const struct rule *rule_for(enum message in, unsigned field)
 }
 
 /* The text of a field of a message; "" when it is not there. */
-static const char *text_field(struct cursor c, unsigned wanted, char *text, size_t size)
+static const char *text_field(struct qd_onnx_cursor c, unsigned wanted, char *text, size_t size)
 {
-	struct cursor body;
+	struct qd_onnx_cursor body;
 	unsigned field;
 	text[0] = '\0';
-	while (next_field(&c, &field, &body))
+	while (qd_onnx_field(&c, &field, &body))
 		if (field == wanted)
 			snprintf(text, size, "%.*s",
 				(int)((size_t)(body.end - body.at) < size ? body.end - body.at : (ptrdiff_t)size),
@@ -106,14 +100,14 @@ static const char *text_field(struct cursor c, unsigned wanted, char *text, size
 }
 
 /* A failure inside of a node names it and its operator. */
-static enum qd_status in_node(enum qd_status st, struct cursor node)
+static enum qd_status in_node(enum qd_status st, struct qd_onnx_cursor node)
 {
 	char name[256], op[64];
 	return qd_prefix(
 		st, "node '%s' (%s)", text_field(node, NODE_NAME, name, sizeof(name)), text_field(node, NODE_OP, op, sizeof(op)));
 }
 
-static enum qd_status refuse(const struct rule *rule, struct cursor body)
+static enum qd_status refuse(const struct rule *rule, struct qd_onnx_cursor body)
 {
 	char name[256];
 	enum qd_status st = qd_fail(QD_EUNSUPPORTED, "%s are not read", rule->what);
@@ -123,13 +117,13 @@ static enum qd_status refuse(const struct rule *rule, struct cursor body)
 }
 
 /* Recursion ends: the rules make no message contain itself. */
-static enum qd_status scan(enum message kind, struct cursor c)
+static enum qd_status scan(enum message kind, struct qd_onnx_cursor c)
 {
-	const struct cursor whole = c;
-	struct cursor body;
+	const struct qd_onnx_cursor whole = c;
+	struct qd_onnx_cursor body;
 	unsigned field;
 	enum qd_status st = QD_OK;
-	while (st == QD_OK && next_field(&c, &field, &body)) {
+	while (st == QD_OK && qd_onnx_field(&c, &field, &body)) {
 		const struct rule *rule = rule_for(kind, field);
 		if (rule == NULL)
 			continue;
@@ -140,5 +134,5 @@ static enum qd_status scan(enum message kind, struct cursor c)
 
 enum qd_status qd_onnx_scan(const void *bytes, size_t size)
 {
-	return scan(MODEL, (struct cursor){ bytes, (const unsigned char *)bytes + size });
+	return scan(MODEL, (struct qd_onnx_cursor){ bytes, (const unsigned char *)bytes + size });
 }
