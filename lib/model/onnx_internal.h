@@ -69,6 +69,10 @@ bool qd_onnx_is_lora(const char *name);
 /* The type that is computed in: every float is float32. */
 enum qd_dtype qd_onnx_dtype(enum qd_dtype dtype);
 
+/* Operators that are written with others (onnx_spell.c): whether `op_type` is one, and the nodes of one. `in` has its inputs. */
+bool qd_onnx_is_spelled(const char *op_type);
+QD_CHECK enum qd_status qd_onnx_spell(struct qd_graph *g, const Onnx__NodeProto *node, const qd_id *in);
+
 /* What a node is called in the graph: its name in the file, or its first output's, behind the module path that its metadata has;
  * unique, in the graph's arena (onnx_names.c). NULL when memory is out. */
 const char *qd_onnx_node_name(struct qd_graph *g, const Onnx__NodeProto *node);

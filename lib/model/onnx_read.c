@@ -202,9 +202,14 @@ static size_t wanted_outputs(const Onnx__NodeProto *node, enum qd_op op)
 	return n;
 }
 
+static bool is_standard(const Onnx__NodeProto *node)
+{
+	return node->domain == NULL || node->domain[0] == '\0' || !strcmp(node->domain, "ai.onnx");
+}
+
 static enum qd_status check_node(const Onnx__NodeProto *node, int64_t opset, enum qd_op op)
 {
-	if (node->domain != NULL && node->domain[0] != '\0' && strcmp(node->domain, "ai.onnx") != 0)
+	if (!is_standard(node))
 		return qd_fail(QD_EUNSUPPORTED, "operator '%s' of domain '%s' is not read", node->op_type, node->domain);
 	if (op == QD_OP_COUNT)
 		return qd_fail(QD_EUNSUPPORTED, "operator '%s' is not read", node->op_type);
@@ -253,10 +258,24 @@ out:
 	return st;
 }
 
+static enum qd_status spell_node(struct qd_onnx_build *b, const Onnx__NodeProto *node)
+{
+	enum qd_status st;
+	qd_id in[2] = { QD_NONE, QD_NONE };
+	if (node->n_input > 2 || node->n_output != 1)
+		return qd_fail(QD_EINPUT, "has %zu inputs and %zu outputs", node->n_input, node->n_output);
+	QD_TRY(st, read_inputs(b, node, in));
+	QD_TRY(st, qd_onnx_spell(b->g, node, in));
+out:
+	return st;
+}
+
 static enum qd_status read_node(struct qd_onnx_build *b, const Onnx__NodeProto *node)
 {
 	if (!strcmp(node->op_type, "Constant"))
 		return qd_prefix(read_constant(b, node), "node '%s'", node_name(node));
+	if (is_standard(node) && qd_onnx_is_spelled(node->op_type))
+		return qd_prefix(spell_node(b, node), "node '%s'", node_name(node));
 	return add_node(b, node, qd_op_by_name(node->op_type));
 }
 

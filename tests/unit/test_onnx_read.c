@@ -574,6 +574,44 @@ static void nodes_carry_their_module_paths(void **state)
 	}
 }
 
+/* Comparisons that are written with others. */
+static void reads_comparisons_that_have_no_row(void **state)
+{
+	static const struct {
+		const char *op;
+		int wants[6]; /* for 0, 0.5, 1, 1.5, 2, 2.5 against 1 */
+	} cases[] = { { "GreaterOrEqual", { 0, 0, 1, 1, 1, 1 } }, { "LessOrEqual", { 1, 1, 1, 0, 0, 0 } }, { "IsNaN", { 0 } } };
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct model m;
+		struct qd_onnx onnx;
+		struct ir_run run;
+		float one[6] = { 1, 1, 1, 1, 1, 1 };
+		Onnx__TensorProto w2, *both[2];
+		make_model(&m);
+		w2 = m.w;
+		w2.name = (char *)(uintptr_t) "one";
+		w2.raw_data.data = (uint8_t *)one;
+		both[0] = &m.w;
+		both[1] = &w2;
+		m.graph.n_initializer = 2;
+		m.graph.initializer = both;
+		make_node(&m, 0, cases[i].op, "w", i < 2 ? "one" : NULL, "a");
+		make_node(&m, 1, "Where", "a", "one", "y");
+		m.names[1][2] = (char *)(uintptr_t) "x";
+		m.names[1][3] = (char *)(uintptr_t) "y";
+		m.nodes[1].n_input = 3;
+		m.nodes[1].output = &m.names[1][3];
+		assert_int_equal(read_model(&m, NULL, &onnx), QD_OK);
+		assert_int_equal(ir_run(&onnx.graph, 1, &run), QD_OK);
+		const int64_t *found = run.value[qd_graph_find(&onnx.graph, "a")].data;
+		for (int k = 0; k < 6; k++)
+			assert_int_equal(found[k], cases[i].wants[k]);
+		ir_run_release(&run);
+		qd_onnx_release(&onnx);
+	}
+}
+
 static void refuses_an_output_of_another_shape(void **state)
 {
 	struct model m;
@@ -699,6 +737,7 @@ int main(void)
 		cmocka_unit_test(computes_float16_in_float32),
 		cmocka_unit_test(reads_axes_that_are_an_attribute),
 		cmocka_unit_test(nodes_carry_their_module_paths),
+		cmocka_unit_test(reads_comparisons_that_have_no_row),
 		cmocka_unit_test(refuses_an_output_of_another_shape),
 		cmocka_unit_test(refuses_subgraphs),
 		cmocka_unit_test(survives_deep_nesting),
