@@ -1,7 +1,7 @@
 /*
- * ONNX files as graphs. The reader takes every operator that has a row in ops.def with the attributes listed there, constants in
- * any of TensorProto's spellings, and external data. A graph has fixed shapes: the sizes of dimensions that a file leaves open are
- * given by the caller. Whatever else a file holds is refused by name.
+ * ONNX files as graphs. The reader takes every operator that has a row in ops.def with the attributes listed there, the few that
+ * others express (onnx_spell.c), constants in any of TensorProto's spellings, and external data. A graph has fixed shapes: the
+ * sizes of dimensions that a file leaves open are given by the caller. Whatever else a file holds is refused by name.
  */
 #ifndef QUAD_LIB_MODEL_ONNX_H
 #define QUAD_LIB_MODEL_ONNX_H
