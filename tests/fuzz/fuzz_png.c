@@ -1,5 +1,5 @@
 /*
- * Any bytes as a PNG: refused with a message, or read with a pixel at every place.
+ * Any bytes as a PNG or a JPEG: refused with a message, or read with a pixel at every place.
  */
 #include <stdlib.h>
 

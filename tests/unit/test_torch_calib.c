@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include "lib/math/math.h"
 #include "lib/model/tokenizer.h"
@@ -455,6 +456,74 @@ static void follows_trajectories(void **state)
 	close_model(&m);
 }
 
+/* ---- captions of a real tokenizer ---- */
+
+static void link_golden(const char *from, const char *to)
+{
+	char *real = realpath(golden_path(from), NULL);
+
+	assert_non_null(real);
+	assert_int_equal(symlink(real, scratch_path(to)), 0);
+	free(real);
+}
+
+/* SDXL's two encoders on the golden prompts: contexts and pooled vectors as diffusers computes them, within 2e-5. */
+static void encodes_as_diffusers(void **state)
+{
+	enum { L = 77, D = 40, P = 24 };
+	struct qd_calib_options o = options_for("xl.safetensors");
+	struct qd_safetensors expected;
+	struct qd_mapping prompts;
+	struct made m;
+	const struct qd_tensor *context, *embeds;
+	FILE *f;
+
+	(void)state;
+	if (golden_path("text/te2/expected.safetensors") == NULL)
+		skip();
+	mkdir(scratch_path("xl"), 0700);
+	link_golden("tinyxl/unet", "xl/unet");
+	link_golden("text/te1", "xl/text_encoder");
+	link_golden("text/te2", "xl/text_encoder_2");
+	link_golden("text/tokenizer_tiny", "xl/tokenizer");
+	link_golden("text/tokenizer_tiny_2", "xl/tokenizer_2");
+	component_folder("xl/vae", vae_config, component_golden_values, NULL);
+	OK(qd_mapping_open(&prompts, golden_path("text/tokens_tiny.jsonl")));
+	mkdir(scratch_path("xl/images"), 0700);
+	f = fopen(scratch_path("xl/images/metadata.jsonl"), "w");
+	assert_non_null(f);
+	for (const char *at = (const char *)prompts.data, *end = at + prompts.size; at < end;
+		at = memchr(at, '\n', (size_t)(end - at)), at++) {
+		static int i;
+		struct qd_image image = { SIDE, SIDE, pixels[i] };
+		char name[40];
+		json_t *line = json_loadb(at, (size_t)(end - at), JSON_DISABLE_EOF_CHECK, NULL), *row;
+		snprintf(name, sizeof(name), "%d.png", i++);
+		row = json_pack("{s:s,s:O}", "file_name", name, "text", json_object_get(line, "text"));
+		assert_non_null(row);
+		json_dumpf(row, f, JSON_COMPACT);
+		fputc('\n', f);
+		json_decref(row);
+		json_decref(line);
+		snprintf(name, sizeof(name), "xl/images/%d.png", i - 1);
+		OK(qd_image_write(scratch_path(name), &image, false));
+	}
+	fclose(f);
+	qd_mapping_release(&prompts);
+	open_model(&m, "xl");
+	o.data = scratch_path("xl/images");
+	o.height = o.width = SIDE;
+	make(&m, &o);
+	OK(qd_safetensors_open(&expected, golden_path("text/te2/expected.safetensors")));
+	OK(qd_safetensors_get(&expected, "context", &context));
+	OK(qd_safetensors_get(&expected, "text_embeds", &embeds));
+	expect_near(stored(&m, "encoder_hidden_states", 0, L * D), context->data, 2 * L * D, 2e-5);
+	expect_near(stored(&m, "text_embeds", 0, P), embeds->data, 2 * P, 2e-5);
+	expect_near(stored(&m, "time_ids", 1, 6), (const float[]){ SIDE, SIDE, 0, 0, SIDE, SIDE }, 6, 0);
+	qd_safetensors_release(&expected);
+	close_model(&m);
+}
+
 /* ---- refusals ---- */
 
 static void expect_refused(const struct made *m, const struct qd_calib_options *o, const char *message)
@@ -509,6 +578,7 @@ int main(void)
 		cmocka_unit_test(draws_by_the_seed),
 		cmocka_unit_test(makes_inpainting_conditions),
 		cmocka_unit_test(follows_trajectories),
+		cmocka_unit_test(encodes_as_diffusers),
 		cmocka_unit_test(refuses_what_does_not_fit),
 	};
 	return cmocka_run_group_tests(tests, prepare, NULL);
