@@ -194,15 +194,6 @@ static dnnl_status_t append_sum(dnnl_post_ops_t ops)
 #endif
 }
 
-static dnnl_status_t append_gelu(dnnl_post_ops_t ops)
-{
-#if VERSION_3
-	return dnnl_post_ops_append_eltwise(ops, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
-#else
-	return dnnl_post_ops_append_eltwise(ops, 1.0f, dnnl_eltwise_gelu_erf, 0.0f, 0.0f);
-#endif
-}
-
 /* Scratch memory from the caller; what is done to each sum before it is stored. */
 static enum qd_status make_attributes(struct making *m)
 {
@@ -214,13 +205,8 @@ static enum qd_status make_attributes(struct making *m)
 	DNNL_TRY(st, dnnl_post_ops_create(&ops), "product");
 	if (m->options->sum)
 		DNNL_TRY(st, append_sum(ops), "product");
-	if (m->options->after == QD_AFTER_GELU)
-		DNNL_TRY(st, append_gelu(ops), "product");
-	else if (m->options->after != QD_AFTER_NOTHING)
-		DNNL_TRY(st,
-			dnnl_post_ops_append_binary(
-				ops, m->options->after == QD_AFTER_ADD ? dnnl_binary_add : dnnl_binary_mul, REF(m->y)),
-			"product");
+	if (m->options->add)
+		DNNL_TRY(st, dnnl_post_ops_append_binary(ops, dnnl_binary_add, REF(m->y)), "product");
 	DNNL_TRY(st, dnnl_primitive_attr_set_post_ops(m->attr, ops), "product");
 out:
 	if (ops)
@@ -270,7 +256,6 @@ out:
 
 static enum qd_status add_operands(struct qd_dnnl *d, struct making *m)
 {
-	bool other = m->options->after == QD_AFTER_ADD || m->options->after == QD_AFTER_MULTIPLY;
 	layout_ref scratch = dnnl_primitive_desc_query_md(m->desc, dnnl_query_scratchpad_md, 0),
 		   packed = dnnl_primitive_desc_query_md(m->desc, dnnl_query_weights_md, 0);
 	enum qd_status st;
@@ -284,7 +269,7 @@ static enum qd_status add_operands(struct qd_dnnl *d, struct making *m)
 	QD_TRY(st, add_operand(d, SCRATCH, DNNL_ARG_SCRATCHPAD, scratch));
 	if (m->options->bias)
 		QD_TRY(st, add_operand(d, BIAS, DNNL_ARG_BIAS, REF(m->bias)));
-	if (other)
+	if (m->options->add)
 		QD_TRY(st, add_operand(d, OTHER, DNNL_ARG_ATTR_MULTIPLE_POST_OP(m->options->sum) | DNNL_ARG_SRC_1, REF(m->y)));
 out:
 	return st;

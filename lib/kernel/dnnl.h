@@ -12,8 +12,8 @@ struct qd_dnnl_options {
 	bool bfloat16; /* x and w are bfloat16; y, bias and other stay float32 */
 	bool sum;      /* added to what y holds */
 	bool bias;
-	enum qd_product_after after; /* a convolution does not take ADD and MULTIPLY */
-	const struct qd_dnnl *like;  /* NULL, or whose order of weights to take */
+	bool add;                   /* of other; not by a convolution */
+	const struct qd_dnnl *like; /* NULL, or whose order of weights to take */
 };
 /* QD_EUNSUPPORTED when the library cannot compute it. */
 QD_CHECK enum qd_status qd_dnnl_new(

@@ -80,15 +80,10 @@ QD_CHECK enum qd_status qd_attention_backward_f32(const struct qd_attention *a, 
 /* ---- products whose weights are packed once and used often, for inference ---- */
 
 /*
- * y = x * w (+ bias), then `after`. A convolution of x [n, height, width, in] by w [out, in, kernel_h, kernel_w] gives
- * y [n, out_height, out_width, out]; a linear layer of `n` rows has height, width, kernel, output size and strides 1.
+ * y = x * w (+ bias) (+ other). A convolution of x [n, height, width, in] by w [out, in, kernel_h, kernel_w] gives y [n,
+ * out_height, out_width, out]; a linear layer of `n` rows has height, width, kernel, output size and strides 1. Adding `other` here
+ * gives the same bits as adding it afterwards.
  */
-enum qd_product_after {
-	QD_AFTER_NOTHING,
-	QD_AFTER_ADD,      /* y + other */
-	QD_AFTER_MULTIPLY, /* y * other */
-	QD_AFTER_GELU,     /* y (1 + erf(y / sqrt 2)) / 2 */
-};
 /* How float32 products are made. All are float32-accurate. */
 enum qd_product_way {
 	QD_WAY_BEST,     /* whichever is fastest on this processor */
@@ -98,8 +93,7 @@ enum qd_product_way {
 struct qd_product_spec {
 	int64_t n, height, width, in, out, kernel_h, kernel_w, out_height, out_width;
 	int64_t stride_h, stride_w, dilation_h, dilation_w, top, left, bottom, right; /* the last four: zeros around x */
-	bool bias;
-	enum qd_product_after after;
+	bool bias, add;
 	enum qd_product_way way;
 };
 /* The spec of x [rows, in] times w [out, in] transposed. */

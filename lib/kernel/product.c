@@ -39,37 +39,35 @@ struct qd_product_spec qd_linear_spec(int64_t rows, int64_t in, int64_t out)
 		.dilation_w = 1 };
 }
 
-/* oneDNN's convolutions sum onto what y holds; its matrix products take another operand. */
-static bool adds_in_place(const struct qd_product_spec *spec)
+/* Only oneDNN's matrix products take another operand after their own sum; what its convolutions can do is begin with one, which
+ * rounds in another order than the definition of qd_product_spec. */
+static bool adds_after(const struct qd_product_spec *spec)
 {
-	return spec->after == QD_AFTER_ADD && !qd_product_is_linear(spec);
+	return spec->add && !qd_product_is_linear(spec);
 }
 
 static enum qd_status make_float(struct qd_product *p)
 {
-	const struct qd_dnnl_options options = { .bias = p->spec.bias,
-		.sum = adds_in_place(&p->spec),
-		.after = adds_in_place(&p->spec) ? QD_AFTER_NOTHING : p->spec.after };
+	const struct qd_dnnl_options options = { .bias = p->spec.bias, .add = p->spec.add && !adds_after(&p->spec) };
 
 	return qd_dnnl_new(&p->steps[0], &p->spec, &options);
 }
 
 static enum qd_status make_bfloat16(struct qd_product *p)
 {
-	bool in_place = adds_in_place(&p->spec);
-	struct qd_dnnl_options options = { .bfloat16 = true, .sum = in_place, .bias = p->spec.bias };
+	struct qd_dnnl_options options = { .bfloat16 = true, .bias = p->spec.bias };
 	enum qd_status st;
 
 	QD_TRY(st, qd_dnnl_new(&p->steps[0], &p->spec, &options));
 	options = (struct qd_dnnl_options){ .bfloat16 = true, .sum = true, .like = p->steps[0] };
 	QD_TRY(st, qd_dnnl_new(&p->steps[1], &p->spec, &options));
-	options.after = in_place ? QD_AFTER_NOTHING : p->spec.after;
+	options.add = p->spec.add && !adds_after(&p->spec);
 	QD_TRY(st, qd_dnnl_new(&p->steps[2], &p->spec, &options));
 out:
 	return st;
 }
 
-/* Some windows see nothing but padding: there oneDNN 2.6 forgets what it should add to. No network has such layers. */
+/* Some windows see nothing but padding: there oneDNN 2.6 forgets what it should add to. */
 static bool sees_only_padding(const struct qd_product_spec *s)
 {
 	int64_t high = (s->kernel_h - 1) * s->dilation_h, wide = (s->kernel_w - 1) * s->dilation_w;
@@ -93,8 +91,6 @@ enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_s
 	if (!p)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	p->spec = *spec;
-	if (adds_in_place(spec) && sees_only_padding(spec))
-		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "no sum onto a convolution with more padding than its kernel covers"));
 	p->bfloat16 = wants_bfloat16(spec);
 	if (!p->bfloat16 && qd_winograd_fits(spec))
 		QD_TRY(st, qd_winograd_new(&p->winograd, spec));
@@ -231,14 +227,20 @@ out:
 
 /* ---- a run ---- */
 
-static void copy_all(size_t n, const float *from, float *to)
+QD_VECTOR static void add_chunk(size_t n, const float *other, float *y)
+{
+	for (size_t i = 0; i < n; i++)
+		y[i] += other[i];
+}
+
+static void add_all(size_t n, const float *other, float *y)
 {
 	size_t n_chunks = qd_chunks(n);
 
 #pragma omp parallel for schedule(static) if (n >= QD_PARALLEL_MIN)
 	for (size_t chunk = 0; chunk < n_chunks; chunk++) {
 		size_t at = chunk * QD_CHUNK;
-		memcpy(to + at, from + at, qd_min_size(QD_CHUNK, n - at) * sizeof(*to));
+		add_chunk(qd_min_size(QD_CHUNK, n - at), other + at, y + at);
 	}
 }
 
@@ -285,10 +287,14 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 {
 	const struct qd_product_spec *s = &p->spec;
 
+	enum qd_status st;
+
 	if (p->winograd)
 		return qd_winograd_run(p->winograd, x, p->high, bias, other, y, scratch);
-	if (adds_in_place(s))
-		copy_all((size_t)(s->n * s->out_height * s->out_width * s->out), other, y);
-	return p->bfloat16 ? run_halves(p, x, bias, other, y, scratch)
-			   : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch);
+	QD_TRY(st, p->bfloat16 ? run_halves(p, x, bias, other, y, scratch)
+			       : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch));
+	if (adds_after(s))
+		add_all((size_t)(s->n * s->out_height * s->out_width * s->out), other, y);
+out:
+	return st;
 }

@@ -37,8 +37,7 @@ bool qd_winograd_fits(const struct qd_product_spec *s)
 
 	/* The transforms cost as much as a few dozen channels do, and few tiles leave the products narrow. */
 	return form && s->in % QD_LANES == 0 && s->out % QD_LANES == 0 && s->in >= 64 && s->out >= 64 && s->height % 2 == 0 &&
-	       s->width % 2 == 0 && s->n * s->height * s->width >= 1024 && s->after != QD_AFTER_MULTIPLY &&
-	       s->after != QD_AFTER_GELU;
+	       s->width % 2 == 0 && s->n * s->height * s->width >= 1024;
 }
 
 static int64_t tiles(const struct qd_winograd *winograd)

@@ -7,9 +7,8 @@
 
 #include <stdlib.h>
 
-/* A step's products: one, or for GATED_LINEAR the value's and the gate's. */
 struct packed {
-	struct qd_product *product[2];
+	struct qd_product *product; /* NULL: the step is none, or the library does not have it */
 	bool ready;
 };
 
@@ -56,47 +55,28 @@ static struct qd_product_spec spec_of(const struct qd_graph *g, const struct qd_
 	struct qd_product_spec spec = node->op == QD_OP_CONV ? conv_spec(g, node) : qd_linear_spec(x[0], x[1], w[0]);
 
 	spec.bias = step->in[2] != QD_NONE;
-	spec.after = step->in[3] != QD_NONE ? QD_AFTER_ADD : QD_AFTER_NOTHING;
+	spec.add = step->in[3] != QD_NONE;
 	return spec;
 }
 
-/* A product that the library does not have stays NULL. */
-static enum qd_status make_product(struct qd_product **out, const struct qd_product_spec *spec)
+static enum qd_status make_product(const struct qd_graph *g, const struct qd_step *step, struct packed *packed)
 {
-	enum qd_status st = qd_product_new(out, spec);
-
-	return st == QD_EUNSUPPORTED ? QD_OK : st;
-}
-
-static enum qd_status make_products(const struct qd_graph *g, const struct qd_step *step, struct packed *packed)
-{
-	struct qd_product_spec spec;
-	enum qd_status st = QD_OK;
-
-	if (step->kind != QD_STEP_PRODUCT && step->kind != QD_STEP_GATED_LINEAR)
+	if (step->kind != QD_STEP_PRODUCT)
 		return QD_OK;
-	spec = spec_of(g, step);
-	if (step->kind == QD_STEP_PRODUCT)
-		return make_product(&packed->product[0], &spec);
-	spec.out /= 2;
-	spec.after = QD_AFTER_MULTIPLY;
-	QD_TRY(st, make_product(&packed->product[0], &spec));
-	spec.after = QD_AFTER_GELU;
-	QD_TRY(st, make_product(&packed->product[1], &spec));
-out:
-	return st;
+	struct qd_product_spec spec = spec_of(g, step);
+	enum qd_status st = qd_product_new(&packed->product, &spec);
+	return st == QD_EUNSUPPORTED ? QD_OK : st;
 }
 
 static enum qd_status make_scratch(struct qd_inference *inference)
 {
 	size_t most = 0;
 
-	for (size_t s = 0; s < inference->plan->n; s++)
-		for (size_t i = 0; i < 2; i++) {
-			const struct qd_product *product = inference->steps[s].product[i];
-			size_t bytes = product ? qd_product_scratch_bytes(product) : 0;
-			most = bytes > most ? bytes : most;
-		}
+	for (size_t s = 0; s < inference->plan->n; s++) {
+		const struct qd_product *product = inference->steps[s].product;
+		size_t bytes = product ? qd_product_scratch_bytes(product) : 0;
+		most = bytes > most ? bytes : most;
+	}
 	inference->scratch = aligned_alloc(64, (most + 64) / 64 * 64);
 	return inference->scratch ? QD_OK : qd_fail(QD_ENOMEM, "out of memory for %zu bytes to work in", most);
 }
@@ -114,7 +94,7 @@ enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph
 	inference->g = g;
 	inference->plan = plan;
 	for (size_t s = 0; s < plan->n; s++)
-		QD_TRY(st, make_products(g, &plan->steps[s], &inference->steps[s]));
+		QD_TRY(st, make_product(g, &plan->steps[s], &inference->steps[s]));
 	QD_TRY(st, make_scratch(inference));
 	*out = inference;
 	inference = NULL;
@@ -127,10 +107,8 @@ void qd_inference_free(struct qd_inference *inference)
 {
 	if (!inference)
 		return;
-	for (size_t s = 0; inference->plan && s < inference->plan->n; s++) {
-		qd_product_free(inference->steps[s].product[0]);
-		qd_product_free(inference->steps[s].product[1]);
-	}
+	for (size_t s = 0; inference->plan && s < inference->plan->n; s++)
+		qd_product_free(inference->steps[s].product);
 	free(inference->scratch);
 	free(inference->steps);
 	free(inference);
@@ -140,7 +118,7 @@ void qd_inference_free(struct qd_inference *inference)
 
 bool qd_inference_packs(const struct qd_inference *inference, size_t step)
 {
-	return inference->steps[step].product[0] != NULL;
+	return inference->steps[step].product != NULL;
 }
 
 bool qd_inference_is_packed(const struct qd_inference *inference, size_t step)
@@ -154,31 +132,12 @@ void qd_inference_unpack(struct qd_inference *inference)
 		inference->steps[s].ready = false;
 }
 
-/* Half of a matrix's rows. */
-static struct qd_tensor half(const struct qd_tensor *w, bool second)
-{
-	struct qd_shape shape = w->shape;
-	const char *data = w->data;
-
-	shape.dim[0] /= 2;
-	return qd_tensor_view(w->name, w->dtype, shape, second ? data + w->bytes / 2 : data);
-}
-
 enum qd_status qd_inference_pack(struct qd_inference *inference, size_t step, const struct qd_tensor *w)
 {
 	struct packed *packed = &inference->steps[step];
-	enum qd_status st;
+	enum qd_status st = qd_product_pack(packed->product, w);
 
-	packed->ready = false;
-	if (!packed->product[1]) {
-		QD_TRY(st, qd_product_pack(packed->product[0], w));
-	} else {
-		struct qd_tensor value = half(w, false), gate = half(w, true);
-		QD_TRY(st, qd_product_pack(packed->product[0], &value));
-		QD_TRY(st, qd_product_pack(packed->product[1], &gate));
-	}
-	packed->ready = true;
-out:
+	packed->ready = st == QD_OK;
 	return st;
 }
 
@@ -202,39 +161,13 @@ static enum qd_status product(struct qd_inference *inference, size_t s, const qt
 	enum qd_status st;
 
 	if (qd_inference_packs(inference, s))
-		return qt_product(inference->steps[s].product[0], &inference->g->values[node->out[0]].shape, in[0], in[2], in[3],
+		return qt_product(inference->steps[s].product, &inference->g->values[node->out[0]].shape, in[0], in[2], in[3],
 			inference->scratch, out);
 	QD_TRY(st, plain_product(inference, step, in, in[3] ? &alone : out));
 	if (in[3])
 		QD_TRY(st, qt_binary(QT_ADD, alone, in[3], out));
 out:
 	qt_free(alone);
-	return st;
-}
-
-/* The gate first: the value's product multiplies its sums with it. */
-static enum qd_status gated_linear(struct qd_inference *inference, size_t s, const qt_tensor *in, qt_tensor *out)
-{
-	const struct qd_step *step = &inference->plan->steps[s];
-	const struct qd_shape *shape = &inference->g->values[inference->g->nodes[step->node].out[0]].shape;
-	struct qd_product *const *products = inference->steps[s].product;
-	qt_tensor wide = NULL, gate = NULL, bias[2] = { NULL, NULL };
-	enum qd_status st = QD_OK;
-
-	if (!qd_inference_packs(inference, s)) {
-		QD_TRY(st, plain_product(inference, step, in, &wide));
-		QD_TRY(st, qt_gated_gelu(wide, out));
-		goto out;
-	}
-	for (int64_t i = 0; in[2] && i < 2; i++)
-		QD_TRY(st, qt_slice(in[2], 0, i * shape->dim[1], (i + 1) * shape->dim[1], 1, &bias[i]));
-	QD_TRY(st, qt_product(products[1], shape, in[0], bias[1], NULL, inference->scratch, &gate));
-	QD_TRY(st, qt_product(products[0], shape, in[0], bias[0], gate, inference->scratch, out));
-out:
-	qt_free(wide);
-	qt_free(gate);
-	qt_free(bias[0]);
-	qt_free(bias[1]);
 	return st;
 }
 
@@ -247,8 +180,6 @@ enum qd_status qd_inference_run(struct qd_inference *inference, size_t s, const 
 	switch (step->kind) {
 	case QD_STEP_PRODUCT:
 		return product(inference, s, in, out);
-	case QD_STEP_GATED_LINEAR:
-		return gated_linear(inference, s, in, out);
 	case QD_STEP_GATED_GELU:
 		return qt_gated_gelu(in[0], out);
 	case QD_STEP_GROUP_NORM:

@@ -14,12 +14,11 @@ enum qd_step_kind {
 	QD_STEP_ATTENTION,     /* q, k transposed, v */
 	QD_STEP_FAKE_QUANTIZE, /* x, scale, zero point or QD_NONE */
 	/* inference only */
-	QD_STEP_PRODUCT,      /* x, weight, bias or QD_NONE, what is added to the result or QD_NONE */
-	QD_STEP_GATED_LINEAR, /* x, weight, bias or QD_NONE: the first half of the columns times gelu of the second */
-	QD_STEP_GATED_GELU,   /* x: the same of given columns */
-	QD_STEP_GROUP_NORM,   /* x, scale, bias, what is added to x per channel or QD_NONE */
-	QD_STEP_LAYER_NORM,   /* x, scale, bias or QD_NONE */
-	QD_STEP_CONCAT,       /* channels of images */
+	QD_STEP_PRODUCT,    /* x, weight, bias or QD_NONE, what is added to the result or QD_NONE */
+	QD_STEP_GATED_GELU, /* x: the first half of its columns times gelu of the second */
+	QD_STEP_GROUP_NORM, /* x, scale, bias, what is added to x per channel or QD_NONE */
+	QD_STEP_LAYER_NORM, /* x, scale, bias or QD_NONE */
+	QD_STEP_CONCAT,     /* channels of images */
 };
 
 enum { QD_STEP_INPUTS = 4 };

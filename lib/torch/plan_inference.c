@@ -2,12 +2,12 @@
  * Finding what lib/kernel computes as one step where no gradient is wanted:
  *
  *   Conv or Gemm, [Add(., r)] of the same shape                      -> product with packed weights, r added to its sums
- *   Gemm -> h;  Mul(Slice(h, first half), Gelu(Slice(h, second)))    -> two products, one gated by the other
- *   the same slices of another h                                     -> the gate alone
+ *   Mul(Slice(h, first half of columns), Gelu(Slice(h, second)))     -> the gate of a feed-forward in one pass
  *   [Add(x, t) with t one number per channel], GroupNormalization, [Sigmoid, Mul]   -> one normalization over channels-last pixels
  *   LayerNormalization over the last axis;  Concat of images along channels         -> the kernels of that name
  *
- * Gemm means transB 1 and nothing else, Conv two dimensions and one group.
+ * Gemm means transB 1 and nothing else, Conv two dimensions and one group. A step gives the bits that its nodes would one by one,
+ * so that a graph with LoRA branches of gain 0, where other nodes are neighbours, equals the one without them.
  */
 #include "lib/torch/plan.h"
 
@@ -95,7 +95,7 @@ static bool match_sum(struct qd_planner *p, const struct qd_node *add, struct qd
 	return false;
 }
 
-/* ---- gated products ---- */
+/* ---- gates ---- */
 
 /* Whether `node` is columns [begin, begin + count) of two-dimensional data, all rows. */
 static bool is_columns(const struct qd_planner *p, const struct qd_node *node, int64_t begin, int64_t count)
@@ -109,7 +109,7 @@ static bool is_columns(const struct qd_planner *p, const struct qd_node *node, i
 
 static bool match_gate(struct qd_planner *p, const struct qd_node *mul, struct qd_step *step)
 {
-	const struct qd_node *gelu = NULL, *value = NULL, *gate, *product;
+	const struct qd_node *gelu = NULL, *value = NULL, *gate;
 
 	for (size_t i = 0; i < 2 && !(gelu && value); i++) {
 		gelu = qd_plan_hidden(p, mul->in[i], QD_OP_GELU, 1);
@@ -125,12 +125,6 @@ static bool match_gate(struct qd_planner *p, const struct qd_node *mul, struct q
 	qd_plan_swallow(p, gelu);
 	qd_plan_swallow(p, value);
 	qd_plan_swallow(p, gate);
-	product = qd_plan_hidden(p, value->in[0], QD_OP_GEMM, 2);
-	if (product && is_product(p, product)) {
-		qd_plan_swallow(p, product);
-		set_inputs(step, QD_STEP_GATED_LINEAR, p, product, QD_NONE);
-		return true;
-	}
 	step->kind = QD_STEP_GATED_GELU;
 	step->own_in[0] = value->in[0];
 	step->n_in = 1;

@@ -138,7 +138,7 @@ QD_CHECK enum qd_status qt_mse(qt_tensor a, qt_tensor b, qt_tensor *out); /* mea
 /* Whether such runs are what is asked for now: no gradients, the CPU, exact products. */
 bool qt_is_inference(void);
 struct qd_product;
-/* A packed product of x, plus or times `other`; `shape` is the result's. bias and other may be NULL; scratch as its run asks. */
+/* A packed product of x, plus `other`; `shape` is the result's. bias and other may be NULL; scratch as its run asks. */
 QD_CHECK enum qd_status qt_product(struct qd_product *product, const struct qd_shape *shape, qt_tensor x, qt_tensor bias,
 	qt_tensor other, void *scratch, qt_tensor *out);
 /* Group normalization of x + shift [1 or N,C,1,1] (or NULL), x [N,C,H,W]; silu: times its own sigmoid. */
