@@ -2,6 +2,7 @@
  * quad inspect: what a model, an adapter or any safetensors file holds.
  */
 #include "cmd/inspect.h"
+#include "export/export.h"
 #include "lib/model/checkpoint.h"
 #include "lib/model/component.h"
 
@@ -9,12 +10,9 @@
 
 static const char doc[] = "Show what a model or adapter file holds.\v"
 			  "PATH is a diffusers folder (of a pipeline, a UNet, a VAE or a text encoder), a single-file checkpoint, "
-			  "an ONNX file, an adapter (file or PEFT folder), or any "
-			  "safetensors file. Without --base "
-			  "an adapter is matched "
-			  "with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter, also of one that does not fit. A model "
-			  "with --adapter (repeated) "
-			  "shows the one graph that they make together.";
+			  "an ONNX file, an export's folder, an adapter (file or PEFT folder), or any safetensors file. Without "
+			  "--base an adapter is matched with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter, also of "
+			  "one that does not fit. A model with --adapter (repeated) shows the one graph that they make together.";
 
 struct inspect_options {
 	struct qd_common common;
@@ -271,6 +269,8 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
 		return qd_ends_with(path, ".onnx") ? qd_inspect_onnx(path, common) : inspect_file(path, common);
+	if (qd_is_export(path))
+		return qd_inspect_export(path, common);
 	if (!qd_is_file(config))
 		return part || means_component(path) ? qd_inspect_component(path, part, common) : qd_inspect_model(path, common);
 	enum qd_status st = inspect_adapter(path, common, &fits);

@@ -9,6 +9,8 @@
 QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
 /* An ONNX file; a UNet's is told as qd_inspect_model does. */
 QD_CHECK enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common);
+/* The folder of an export. */
+QD_CHECK enum qd_status qd_inspect_export(const char *path, const struct qd_common *common);
 /* A component's folder, or folder `name` (NULL: unet) of a pipeline; a UNet is told as qd_inspect_model does. */
 QD_CHECK enum qd_status qd_inspect_component(const char *path, const char *name, const struct qd_common *common);
 /*

@@ -1,6 +1,6 @@
 #!/bin/bash
 # Measures one thing and holds it against its limit: scripts/bench.sh MODE [argument ...], MODE one of the scripts in scripts/bench.
-# The last line of each is "ratio R", measured over limit: at most 1 is within it. QUAD names the program (build/quad).
+# The last line of each is "ratio R": what was measured over the limit that the script names. QUAD names the program (build/quad).
 set -u
 cd "$(dirname "$0")/.." || exit 3
 if [ ! -f "scripts/bench/${1:-}.sh" ]; then

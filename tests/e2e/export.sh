@@ -41,6 +41,8 @@ done
 # Another adapter joins; the graph is not touched, the adapter is what a whole export would have made of it.
 before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
 expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
+expect 0 "adapter     b " "$QUAD" inspect o/x
+expect 0 '"kind": "export"' "$QUAD" inspect o/x --json
 [ "$before" = "$(cat o/x/model.onnx o/x/model.encodings.json | cksum)" ] || fault "adding an adapter changes the graph"
 expect 0 "" "$QUAD" export --base m --profile profile.json --adapter b=b.safetensors --batch 2 --tokens 8 -o o/y
 cmp -s o/x/adapters/b.safetensors o/y/adapters/b.safetensors || fault "an added adapter differs from an exported one"
