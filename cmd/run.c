@@ -19,7 +19,11 @@ static const struct argp_option run_options[] = { QD_SAMPLING_OPTIONS,
 	{ "trace", KEY_TRACE, "FILE", 0, "store every step's model input and output", 1 },
 	{ "check-trace", KEY_CHECK_TRACE, "FILE", 0,
 		"instead of sampling, feed the inputs of a stored trace and compare the outputs", 1 },
-	{ "check", KEY_CHECK, "TOL", 0, "largest difference allowed, as a part of the output's range (default 0.001)", 1 }, { 0 } };
+	{ "check", KEY_CHECK, "TOL", 0,
+		"largest difference allowed, as a part of the output's range, which is its encoding's where the trace was "
+		"simulated (default 0.001)",
+		1 },
+	{ 0 } };
 
 struct run {
 	struct qd_sampling_options options;
@@ -101,11 +105,12 @@ static enum qd_status print_trace(const struct qd_trace_step *steps, size_t n, d
 	for (size_t i = 0; i < n; i++) {
 		if (steps[i].difference > steps[worst].difference)
 			worst = i;
-		json_array_append_new(rows, json_pack("{s:i,s:f,s:f,s:f}", "step", (int)i, "timestep", steps[i].timestep,
-						    "difference", steps[i].difference, "range", steps[i].range));
+		json_array_append_new(
+			rows, json_pack("{s:i,s:f,s:f,s:f,s:f}", "step", (int)i, "timestep", steps[i].timestep, "difference",
+				      steps[i].difference, "root_mean_square", steps[i].root_mean_square, "range", steps[i].range));
 		if (!as_json)
-			printf("step %3zu  timestep %7.2f  largest difference %.3e of the range %.4g\n", i, steps[i].timestep,
-				steps[i].difference, steps[i].range);
+			printf("step %3zu  timestep %7.2f  largest difference %.3e (root mean square %.1e) of the range %.4g\n", i,
+				steps[i].timestep, steps[i].difference, steps[i].root_mean_square, steps[i].range);
 	}
 	double largest = n > 0 ? steps[worst].difference : 0;
 	json_t *document = json_pack("{s:i,s:o,s:f,s:f}", "schema", 1, "steps", rows, "largest", largest, "tolerance", tolerance);

@@ -139,9 +139,12 @@ QD_CHECK enum qd_status qd_sampling_steps(const struct qd_sampling_options *opti
  * another guidance or model.
  */
 QD_CHECK enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents);
-/* The largest difference of one step, relative to the range of the stored output. */
+/*
+ * The largest difference of one step and the root of the mean square, both relative to the output's range: what its encoding covers
+ * where the trace was simulated (one range for all steps), else that of the step's stored values.
+ */
 struct qd_trace_step {
-	double timestep, difference, range;
+	double timestep, difference, root_mean_square, range;
 };
 /* Feeds the inputs stored in a trace, step by step, and compares the outputs; without a limit, for as many samples as the trace
  * holds. `*steps` is a heap array of *n. */

@@ -6,6 +6,7 @@
 #include "lib/model/olss.h"
 
 #include <stdlib.h>
+#include <stdio.h>
 #include <string.h>
 
 enum { DEFAULT_STEPS = 8 };
@@ -55,6 +56,27 @@ out:
 	return st;
 }
 
+/* Of the output; a view has its input's. NULL: not simulated. */
+static const struct qd_encoding *output_encoding(const struct qd_graph *g)
+{
+	qd_id value = g->outputs[0];
+	while (g->values[value].kind == QD_RESULT && g->nodes[g->values[value].producer].op == QD_OP_IDENTITY)
+		value = g->nodes[g->values[value].producer].in[0];
+	return qd_encoding_of(g, value);
+}
+
+/* With the range that the output's encoding covers: differences are held against it. */
+static enum qd_status write_trace(const struct qd_session *s)
+{
+	const struct qd_encoding *e = output_encoding(qd_engine_graph(s->engine));
+	char range[32];
+	const char *const metadata[] = { QD_TRACE_RANGE, range };
+	if (e != NULL)
+		snprintf(range, sizeof(range), "%.9g", (double)((qd_encoding_high(e) - qd_encoding_low(e)) * e->scale[0]));
+	return qd_safetensors_write(
+		s->options->trace, s->traced, s->n_traced, e != NULL ? metadata : NULL, e != NULL, true, NULL, NULL);
+}
+
 enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents)
 {
 	enum qd_status st;
@@ -75,7 +97,7 @@ enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct 
 	sampling = qd_session_sampling(&s, &scheduler);
 	QD_TRY(st, qd_sample(&sampling, qd_session_denoise, &s, latents->data));
 	if (options->trace != NULL)
-		QD_TRY(st, qd_safetensors_write(options->trace, s.traced, s.n_traced, NULL, 0, true, NULL, NULL));
+		QD_TRY(st, write_trace(&s));
 out:
 	if (st != QD_OK)
 		qd_tensor_release(latents);

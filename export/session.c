@@ -6,7 +6,7 @@
  *
  * A trace holds, for each step s, step.SSS.sample f32 [N,C,H,W] and step.SSS.timestep f32 [1] as the model was given them, and
  * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): another engine can then be asked the same questions, so that
- * differences do not add up.
+ * differences do not add up. Metadata "range", where the model was simulated: what the output's encoding covers.
  */
 #include "export/session.h"
 

@@ -15,6 +15,9 @@ struct qd_column {
 	struct qd_tensor tensor; /* f32, owned */
 };
 
+/* Metadata key of a trace. */
+#define QD_TRACE_RANGE "range"
+
 struct qd_session {
 	const struct qd_sampling_options *options;
 	struct qd_tensor_set file;

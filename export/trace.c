@@ -26,20 +26,35 @@ out:
 	return st;
 }
 
-static void compare(const float *a, const float *b, size_t n, struct qd_trace_step *step)
+/* `range` 0: that of the stored values. */
+static void compare(const float *a, const float *b, size_t n, double range, struct qd_trace_step *step)
 {
-	double low = b[0], high = b[0], largest = 0;
+	double low = b[0], high = b[0], largest = 0, squares = 0;
 	for (size_t i = 0; i < n; i++) {
+		double difference = fabs((double)a[i] - b[i]);
 		low = fmin(low, b[i]);
 		high = fmax(high, b[i]);
-		largest = fmax(largest, fabs((double)a[i] - b[i]));
+		largest = fmax(largest, difference);
+		squares += difference * difference;
 	}
-	step->range = high - low;
-	step->difference = high > low ? largest / (high - low) : largest;
+	step->range = range > 0 ? range : high > low ? high - low : 1;
+	step->difference = largest / step->range;
+	step->root_mean_square = sqrt(squares / (double)n) / step->range;
+}
+
+/* Of the output's encoding, from the trace's metadata; 0 where it has none. */
+static enum qd_status encoded_range(const struct qd_safetensors *trace, double *range)
+{
+	const char *text = qd_safetensors_metadata(trace, QD_TRACE_RANGE);
+	char *end = NULL;
+	*range = text != NULL ? strtod(text, &end) : 0;
+	if (text != NULL && (end == text || *end != '\0' || !isfinite(*range) || *range <= 0))
+		return qd_fail(QD_EINPUT, "'%s': metadata '%s' is '%s', needs a number above 0", trace->path, QD_TRACE_RANGE, text);
+	return QD_OK;
 }
 
 static enum qd_status check_step(
-	struct qd_session *s, const struct qd_safetensors *trace, int step, float *out, struct qd_trace_step *result)
+	struct qd_session *s, const struct qd_safetensors *trace, int step, double range, float *out, struct qd_trace_step *result)
 {
 	enum qd_status st;
 	const float *sample, *timestep, *wanted;
@@ -49,7 +64,7 @@ static enum qd_status check_step(
 	QD_TRY(st, trace_tensor(s, trace, step, "out", shape, &wanted));
 	struct qd_denoise_call call = { .step = step, .timestep = *timestep, .conditional = true, .sample = sample, .out = out };
 	QD_TRY(st, qd_session_denoise(s, &call));
-	compare(out, wanted, (size_t)qd_shape_elements(&shape), result);
+	compare(out, wanted, (size_t)qd_shape_elements(&shape), range, result);
 	result->timestep = call.timestep;
 out:
 	return st;
@@ -61,11 +76,13 @@ enum qd_status qd_trace_check(const struct qd_sampling_options *options, const c
 	struct qd_session s = { 0 };
 	struct qd_safetensors trace = { 0 };
 	float *out = NULL;
+	double range = 0;
 	*steps = NULL;
 	*n = 0;
 	struct qd_sampling_options limited = *options;
 	const struct qd_tensor *sample;
 	QD_TRY(st, qd_safetensors_open(&trace, path));
+	QD_TRY(st, encoded_range(&trace, &range));
 	QD_TRY(st, qd_safetensors_get(&trace, "step.000.sample", &sample));
 	if (limited.limit == 0 && sample->shape.rank > 0)
 		limited.limit = sample->shape.dim[0];
@@ -77,7 +94,7 @@ enum qd_status qd_trace_check(const struct qd_sampling_options *options, const c
 		goto out;
 	}
 	for (; *n < trace.n / 3; (*n)++)
-		QD_TRY(st, check_step(&s, &trace, (int)*n, out, &(*steps)[*n]));
+		QD_TRY(st, check_step(&s, &trace, (int)*n, range, out, &(*steps)[*n]));
 out:
 	free(out);
 	qd_safetensors_release(&trace);

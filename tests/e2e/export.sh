@@ -62,6 +62,8 @@ for name in a b; do
 	cmp -s o/sim.safetensors o/file.safetensors || fault "adapter $name: the exported file samples something else"
 	expect 0 "largest difference 0.000e+00" "$QUAD" run --base o/ext --adapter $name=o/x/adapters/$name.safetensors "${common[@]}" --check-trace o/trace
 	expect 1 "of the output's range, allowed 0" "$QUAD" run --base o/x "${common[@]}" --check-trace o/trace --check 0
+	# what the output's encoding covers is the same at every step
+	[ "$(grep -o 'of the range .*' "$work/out" | sort -u | wc -l)" -eq 1 ] || fault "steps are held against several ranges"
 	if "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force >/dev/null 2>"$work/err"; then
 		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" --check-trace o/trace --check 1e-3
 	else
