@@ -97,10 +97,11 @@ static void print_summary(const char *path, const json_t *manifest, bool dry_run
 
 static void default_sizes(struct qd_sizes *sizes, const struct qd_model *model)
 {
-	sizes->batch = sizes->batch > 0 ? sizes->batch : 1;
-	sizes->height = sizes->height > 0 ? sizes->height : model->config.sample_size;
-	sizes->width = sizes->width > 0 ? sizes->width : model->config.sample_size;
-	sizes->tokens = sizes->tokens > 0 ? sizes->tokens : 77;
+	struct qd_sizes native = qd_model_native_sizes(model);
+	sizes->batch = sizes->batch > 0 ? sizes->batch : native.batch;
+	sizes->height = sizes->height > 0 ? sizes->height : native.height;
+	sizes->width = sizes->width > 0 ? sizes->width : native.width;
+	sizes->tokens = sizes->tokens > 0 ? sizes->tokens : native.tokens;
 }
 
 static enum qd_status run(struct export_args *args, const struct qd_common *common)
