@@ -71,6 +71,8 @@ done
 
 # Open sizes take any, fixed ones their own.
 expect 0 "largest difference" "$QUAD" eval --base "$g/nano15_legacy_dynamic.onnx" --inputs "$g/nano15_12x10.safetensors" --check 2e-5
+# Sizes that neither the file nor the user says are those of the model class.
+expect 0 "nothing written" "$QUAD" export --base "$g/nano15_legacy_dynamic.onnx" --profile "$o/profile.json" "${ab[@]}" --dry-run -o "$o/sizes"
 refused "input 'sample' was exported as [2,4,8,8], asked for is [1,4,12,10]" "$QUAD" eval --base "$g/nano15_legacy.onnx" --inputs "$g/nano15_12x10.safetensors"
 refused "input 'sample' was exported as [2,4,8,8], asked for is [1,4,8,8]" \
 	"$QUAD" qss --base "$g/nano15_legacy.onnx" "${ab[@]}" --calib "$work/data.safetensors" --batch 1
