@@ -8,7 +8,7 @@ loads()
 	local want=$1 found=no
 	shift
 	LD_DEBUG=files LD_DEBUG_OUTPUT=$work/files "$@" >/dev/null 2>&1
-	grep -q libtorch "$work"/files.* && found=yes
+	grep -q "libtorch[a-z_]*\.so" "$work"/files.* && found=yes
 	rm -f "$work"/files.*
 	[ $found = "$want" ] || fault "loads libtorch: $found, needs $want: $*"
 }
