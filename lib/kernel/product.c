@@ -75,11 +75,22 @@ static bool sees_only_padding(const struct qd_product_spec *s)
 	return s->top > high || s->bottom > high || s->left > wide || s->right > wide;
 }
 
+/*
+ * Two bfloat16 halves hold 16 bits of a float32: a network of such products is right to some 1e-5 of its range, one in float32 to
+ * 1e-6. That is paid only where there is time to win: below a billion operations products stay in float32.
+ */
+static bool is_large(const struct qd_product_spec *s)
+{
+	double sums = (double)s->n * (double)s->out_height * (double)s->out_width * (double)s->out;
+
+	return 2 * sums * (double)s->in * (double)s->kernel_h * (double)s->kernel_w >= 1e9;
+}
+
 static bool wants_bfloat16(const struct qd_product_spec *spec)
 {
-	bool wanted = spec->way == QD_WAY_BFLOAT16 || (spec->way == QD_WAY_BEST && qd_dnnl_has_matrix_units());
+	bool best = spec->way == QD_WAY_BEST && qd_dnnl_has_matrix_units() && is_large(spec);
 
-	return wanted && !sees_only_padding(spec);
+	return (best || spec->way == QD_WAY_BFLOAT16) && !sees_only_padding(spec);
 }
 
 enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_spec *spec)
