@@ -8,8 +8,7 @@
 
 static const char *text_of(const json_t *object, const char *key)
 {
-	const char *text = json_string_value(json_object_get(object, key));
-	return text ? text : "?";
+	return json_string_value(json_object_get(object, key));
 }
 
 /* "[1,4,16,16]" */
@@ -89,6 +88,49 @@ static void print_manifest(const char *path, const json_t *manifest)
 	print_files(json_object_get(manifest, "files"));
 }
 
+/* Every item of a list that is printed has a text and a number (NULL: none) under these keys. */
+static enum qd_status check_list(const char *file, const json_t *object, const char *list, const char *text, const char *number)
+{
+	const json_t *items = json_object_get(object, list);
+	size_t i;
+	json_t *item;
+	if (!json_is_array(items))
+		return qd_fail(QD_EINPUT, "'%s' is no manifest of an export: it has no list '%s'", file, list);
+	json_array_foreach(items, i, item)
+	{
+		if (!text_of(item, text))
+			return qd_fail(QD_EINPUT, "'%s': %s[%zu] has no text '%s'", file, list, i, text);
+		if (number && !json_is_integer(json_object_get(item, number)))
+			return qd_fail(QD_EINPUT, "'%s': %s[%zu] has no number '%s'", file, list, i, number);
+	}
+	return QD_OK;
+}
+
+static enum qd_status check_texts(const char *file, const json_t *object, const char *const *keys, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (!text_of(object, keys[i]))
+			return qd_fail(QD_EINPUT, "'%s' is no manifest of an export: it has no text '%s'", file, keys[i]);
+	return QD_OK;
+}
+
+/* All that is printed is there. */
+static enum qd_status check_manifest(const char *file, const json_t *manifest)
+{
+	static const char *const own[] = { "program", "base" }, *const of_profile[] = { "hash", "method", "align" };
+	const json_t *graph = json_object_get(manifest, "graph");
+	enum qd_status st;
+	QD_TRY(st, check_texts(file, manifest, own, QD_COUNT(own)));
+	QD_TRY(st, check_texts(file, json_object_get(manifest, "profile"), of_profile, QD_COUNT(of_profile)));
+	QD_TRY(st, check_list(file, graph, "inputs", "name", NULL));
+	QD_TRY(st, check_list(file, graph, "inputs", "dtype", NULL));
+	QD_TRY(st, check_list(file, manifest, "slots", "path", "rank"));
+	QD_TRY(st, check_list(file, manifest, "adapters", "name", "slots"));
+	QD_TRY(st, check_list(file, manifest, "files", "path", "bytes"));
+out:
+	return st;
+}
+
 enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
 {
 	char file[4096];
@@ -96,8 +138,7 @@ enum qd_status qd_inspect_export(const char *path, const struct qd_common *commo
 	enum qd_status st;
 	snprintf(file, sizeof(file), "%s/manifest.json", path);
 	QD_TRY(st, qd_json_read(file, &manifest));
-	if (!json_is_object(manifest) || !json_is_array(json_object_get(manifest, "slots")))
-		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is no manifest of an export: it has no list 'slots'", file));
+	QD_TRY(st, check_manifest(file, manifest));
 	if (common->json)
 		QD_TRY(st, qd_print_json(json_pack(
 				   "{si, ss, ss, sO}", "schema", 1, "kind", "export", "path", path, "manifest", manifest)));

@@ -43,6 +43,11 @@ before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
 expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
 expect 0 "adapter     b " "$QUAD" inspect o/x
 expect 0 '"kind": "export"' "$QUAD" inspect o/x --json
+mkdir broken
+sed 's/"rank": [0-9]*/"rank": "x"/' o/x/manifest.json >broken/manifest.json
+refused "'broken/manifest.json': slots[0] has no number 'rank'" "$QUAD" inspect broken
+echo '{"program": "quad"}' >broken/manifest.json
+refused "'broken/manifest.json' is no manifest of an export: it has no text 'base'" "$QUAD" inspect broken
 [ "$before" = "$(cat o/x/model.onnx o/x/model.encodings.json | cksum)" ] || fault "adding an adapter changes the graph"
 expect 0 "" "$QUAD" export --base m --profile profile.json --adapter b=b.safetensors --batch 2 --tokens 8 -o o/y
 cmp -s o/x/adapters/b.safetensors o/y/adapters/b.safetensors || fault "an added adapter differs from an exported one"
