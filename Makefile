@@ -111,7 +111,7 @@ $(BUILD)/gen/shim-calls.h: lib/torch/shim.h scripts/shim-calls.awk
 
 # ---- objects ----
 $(LOAD_OBJ): $(BUILD)/gen/shim-calls.h
-$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/quant/%.o: CFLAGS += -O3
+$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/lib/ir/encoding%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
 VECTOR_OBJ := lib/kernel/attention.o lib/kernel/norm.o lib/kernel/winograd.o

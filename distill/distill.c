@@ -82,7 +82,7 @@ static enum qd_status add_matrix(struct distiller *d, size_t slot, int which)
 	const struct qd_slot *s = &d->net.slots.items[slot];
 	qd_id input = which == 0 ? s->down : s->up;
 	const struct qd_value *value = &d->net.graph.values[input];
-	const struct qd_encoding *e = qd_encoding_of(&d->net.graph, input);
+	const struct qd_encoding *e = d->net.graph.values[input].encoding;
 	struct trained *t = &d->slots[slot];
 	qt_tensor leaf = NULL;
 	enum qd_status st;
@@ -458,7 +458,7 @@ static enum qd_status read_matrix(struct distiller *d, size_t slot, size_t which
 		(size_t)qd_shape_elements(&value->shape) * sizeof(*out));
 
 	if (st == QD_OK)
-		qd_quantize(qd_encoding_of(&d->net.graph, input), &value->shape, out, NULL, out);
+		qd_quantize(d->net.graph.values[input].encoding, &value->shape, out, NULL, out);
 	return st;
 }
 

@@ -82,7 +82,7 @@ static bool is_signal(const struct qd_graph *g, qd_id value)
 static void add_value(const struct qd_graph *g, qd_id value, json_t *activations, json_t *params)
 {
 	const struct qd_value *v = &g->values[value];
-	const struct qd_encoding *e = qd_encoding_of(g, value);
+	const struct qd_encoding *e = g->values[value].encoding;
 	if (v->dead)
 		return;
 	if (e != NULL)

@@ -124,7 +124,7 @@ static enum qd_status lower_codes(struct qd_graph *g, struct qd_lowering *loweri
 	if (dq != QD_NONE)
 		qd_graph_replace(g, value, dq, g->values[dq].producer);
 	QD_TRY(st, qd_graph_status(g));
-	g->values[value].note = NULL;
+	g->values[value].encoding = NULL;
 out:
 	return st;
 }
@@ -154,7 +154,7 @@ static enum qd_status lower_signal(struct qd_graph *g, qd_id value, const struct
 		QD_TRY(st, qd_graph_rename(g, value, qd_arena_strf(&g->arena, "%s.float", name)));
 		QD_TRY(st, qd_graph_rename(g, dq, name));
 	}
-	g->values[value].note = NULL;
+	g->values[value].encoding = NULL;
 out:
 	return st;
 }
@@ -171,7 +171,7 @@ static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
 	/* new values carry no encodings */
 	size_t n = g->n_values;
 	for (qd_id v = 0; v < n; v++) {
-		const struct qd_encoding *e = qd_encoding_of(g, v);
+		const struct qd_encoding *e = g->values[v].encoding;
 		if (e == NULL || g->values[v].dead)
 			continue;
 		if (code_type(e) == QD_DTYPE_COUNT)

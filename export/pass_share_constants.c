@@ -12,7 +12,7 @@ enum { LARGEST = 64 };
 static bool is_small_constant(const struct qd_graph *g, qd_id value)
 {
 	const struct qd_value *v = &g->values[value];
-	return !v->dead && v->kind == QD_WEIGHT && v->note == NULL && v->data.data != NULL && v->data.bytes > 0 &&
+	return !v->dead && v->kind == QD_WEIGHT && v->encoding == NULL && v->data.data != NULL && v->data.bytes > 0 &&
 	       v->data.bytes <= LARGEST;
 }
 

@@ -62,7 +62,7 @@ static const struct qd_encoding *output_encoding(const struct qd_graph *g)
 	qd_id value = g->outputs[0];
 	while (g->values[value].kind == QD_RESULT && g->nodes[g->values[value].producer].op == QD_OP_IDENTITY)
 		value = g->nodes[g->values[value].producer].in[0];
-	return qd_encoding_of(g, value);
+	return g->values[value].encoding;
 }
 
 /* With the range that the output's encoding covers: differences are held against it. */

@@ -199,7 +199,7 @@ static void hang_lora(struct calibration *c, bool on)
 {
 	for (qd_id v = 0; v < c->net.graph.n_values; v++)
 		if (c->kinds[v] == QD_ENTRY_LORA)
-			c->net.graph.values[v].note = on ? encoding_of(c, v) : NULL;
+			c->net.graph.values[v].encoding = on ? encoding_of(c, v) : NULL;
 }
 
 static enum qd_status observe_adapter(struct calibration *c, struct qd_exec *exec, const struct qd_adapter *adapter)

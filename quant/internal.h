@@ -1,26 +1,11 @@
 /*
- * What the files of this folder share and nobody else sees: ranges, per-slot encodings, observers, and the parts of scoring that do
+ * What the files of this folder share and nobody else sees: per-slot encodings, observers, and the parts of scoring that do
  * not execute a graph.
  */
 #ifndef QUAD_QUANT_INTERNAL_H
 #define QUAD_QUANT_INTERNAL_H
 
 #include "quant/quant.h"
-
-/* Zeroed encoding of n scales; signed exactly when symmetric. */
-QD_CHECK enum qd_status qd_encoding_new(
-	struct qd_arena *arena, int bits, bool symmetric, int axis, size_t n, struct qd_encoding **out);
-
-/* ---- ranges (encoding_from.c) ---- */
-/* Of the numbers seen so far and 0: start from { 0 }. */
-struct qd_range {
-	float low, high;
-	bool bad; /* a NaN or an infinity was seen */
-};
-void qd_range_add(struct qd_range *range, size_t n, const float *x);
-void qd_range_join(struct qd_range *range, const struct qd_range *other);
-/* The range of a float tensor of any dtype. QD_EINPUT names a tensor that holds NaN or infinity. */
-QD_CHECK enum qd_status qd_tensor_range(const struct qd_tensor *tensor, struct qd_range *out);
 
 /* ---- observers (observer.c) ---- */
 #define QD_OBSERVER_BINS 2048

@@ -92,7 +92,7 @@ static enum qd_status check_complete(const struct qd_profile *profile, const str
 	for (qd_id v = 0; v < g->n_values; v++) {
 		bool needs = kinds[v] != QD_ENTRY_NONE && (kinds[v] != QD_ENTRY_ACTIVATION || profile->options.act_bits > 0);
 
-		if (needs && g->values[v].note == NULL)
+		if (needs && g->values[v].encoding == NULL)
 			return qd_fail(QD_EINPUT, "tensor '%s' of the graph has no entry in the profile", g->values[v].name);
 	}
 	return QD_OK;
@@ -115,7 +115,7 @@ enum qd_status qd_profile_apply(const struct qd_profile *profile, struct qd_net 
 			QD_TRY(st,
 				qd_fail(QD_EINPUT, "the profile has an entry for '%s', the graph has no such tensor", entry->name));
 		QD_TRY(st, check_axis(&g->values[v], entry));
-		g->values[v].note = entry->encoding;
+		g->values[v].encoding = entry->encoding;
 	}
 	QD_TRY(st, check_complete(profile, g, kinds));
 out:

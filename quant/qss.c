@@ -117,10 +117,10 @@ static void hang(struct scoring *s, size_t i)
 	struct qd_graph *g = &s->net.graph;
 
 	for (size_t v = 0; v < g->n_values; v++)
-		g->values[v].note = i == s->n ? NULL : s->weights[v] != NULL ? s->weights[v] : s->activations[i][v];
+		g->values[v].encoding = i == s->n ? NULL : s->weights[v] != NULL ? s->weights[v] : s->activations[i][v];
 	for (size_t k = 0; k < s->net.slots.n && i < s->n; k++) {
-		g->values[s->net.slots.items[k].down].note = s->own[i][k].down;
-		g->values[s->net.slots.items[k].up].note = s->own[i][k].up;
+		g->values[s->net.slots.items[k].down].encoding = s->own[i][k].down;
+		g->values[s->net.slots.items[k].up].encoding = s->own[i][k].up;
 	}
 }
 

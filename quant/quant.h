@@ -3,10 +3,8 @@
  * the sensitivity score QSS and the choice of the shared encodings (anchor or Unified-LoRA), alignment of adapters to them, and the
  * profile file that records the result.
  *
- * The one convention, everywhere:  real = (q - zero_point) * scale,  q = clamp(round_half_even(real / scale) + zero_point, low,
- * high), in float32 with a true division. Ranges always contain 0.
- *
- * Encodings hang on graph values (struct qd_value.note), never as nodes: what is simulated, trained and shipped is one thing.
+ * Encodings hang on graph values (struct qd_value.encoding, lib/ir/ir.h, with the one convention of what they mean), never as
+ * nodes: what is simulated, trained and shipped is one thing.
  */
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
@@ -14,37 +12,6 @@
 #include "lib/model/dataset.h"
 #include "lib/model/model.h"
 #include "lib/torch/torch.h"
-
-/* ---- encodings (encoding.c) ---- */
-struct qd_encoding {
-	int bits;          /* 4, 8, 16 or 32 */
-	bool is_signed;    /* grid [-2^(b-1), 2^(b-1)-1] or [0, 2^b-1] */
-	bool symmetric;    /* zero points all 0 on a signed grid */
-	int axis;          /* -1 per tensor, else the channel axis */
-	size_t n;          /* scales: 1, or the length of the axis */
-	float *scale;      /* [n] > 0 */
-	float *zero_point; /* [n], integral */
-};
-/* The encoding of a value, or NULL. */
-static inline const struct qd_encoding *qd_encoding_of(const struct qd_graph *g, qd_id value)
-{
-	return g->values[value].note;
-}
-float qd_encoding_low(const struct qd_encoding *e);
-float qd_encoding_high(const struct qd_encoding *e);
-/*
- * AIMET's min-max rules, stated in encoding_from.c: symmetric on the signed grid, or asymmetric on the unsigned one; the range is
- * widened to contain 0. `arena` holds the result. QD_EINPUT when the range is not finite or empty.
- */
-QD_CHECK enum qd_status qd_encoding_from_range(
-	struct qd_arena *arena, double min, double max, int bits, bool symmetric, struct qd_encoding **out);
-/* Symmetric, one scale per index of axis 0, from a weight's rows (any float dtype, mapped). QD_EINPUT names a tensor that holds NaN
- * or infinity. */
-QD_CHECK enum qd_status qd_encoding_per_channel(
-	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
-/* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
-void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
-void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
 
 /* ---- what a quantized model is (options shared by every command) ---- */
 enum qd_share { QD_SHARE_SLOT, QD_SHARE_LAYER };

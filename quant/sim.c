@@ -7,7 +7,7 @@
 
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
 {
-	const struct qd_encoding *e = qd_encoding_of(g, value);
+	const struct qd_encoding *e = g->values[value].encoding;
 	qt_tensor rounded = NULL;
 	enum qd_status st;
 

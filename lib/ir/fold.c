@@ -19,25 +19,17 @@ static bool small(const struct qd_value *v)
 	return qd_shape_elements(&v->shape) <= QD_CONSTANT_ELEMENTS;
 }
 
-static bool is_output(const struct qd_graph *g, qd_id id)
-{
-	for (size_t i = 0; i < g->n_outputs; i++)
-		if (g->outputs[i] == id)
-			return true;
-	return false;
-}
-
 static bool foldable(const struct qd_graph *g, const struct qd_node *node)
 {
 	if (!(qd_op(node->op)->flags & QD_OPF_FOLD))
 		return false;
 	for (size_t i = 0; i < node->n_in && node->op != QD_OP_SHAPE; i++) {
 		const struct qd_value *v = node->in[i] != QD_NONE ? &g->values[node->in[i]] : NULL;
-		if (v != NULL && (v->kind != QD_WEIGHT || v->note != NULL || !small(v)))
+		if (v != NULL && (v->kind != QD_WEIGHT || v->encoding != NULL || !small(v)))
 			return false;
 	}
 	for (size_t i = 0; i < node->n_out; i++)
-		if (!small(&g->values[node->out[i]]) || is_output(g, node->out[i]))
+		if (!small(&g->values[node->out[i]]) || qd_graph_is_output(g, node->out[i]))
 			return false;
 	return true;
 }

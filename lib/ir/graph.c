@@ -501,6 +501,14 @@ qd_id qd_graph_find_node(const struct qd_graph *g, const char *node_name)
 	return qd_strmap_get(&g->node_names, node_name);
 }
 
+bool qd_graph_is_output(const struct qd_graph *g, qd_id value)
+{
+	for (size_t i = 0; i < g->n_outputs; i++)
+		if (g->outputs[i] == value)
+			return true;
+	return false;
+}
+
 size_t qd_graph_uses(const struct qd_graph *g, qd_id value)
 {
 	size_t uses = 0;

@@ -6,7 +6,11 @@
  * Linear layers are Gemm with transB=1 over two-dimensional tokens [rows, in], so that a weight keeps its file's [out, in] layout
  * and its bytes; convolutions are Conv. Dimension letters: N batch, C channels, H W pixels, L tokens, D features, R rank.
  *
- * Encodings hang on values through `note`, which this folder carries along and never looks into.
+ * Encodings hang on values. What one means, everywhere:
+ *
+ *   real = (q - zero_point) * scale        q = clamp(round_half_even(real / scale) + zero_point, low, high)
+ *
+ * in float32 with a true division. Ranges always contain 0.
  *
  * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked
  * dead).
@@ -78,6 +82,45 @@ const struct qd_op_info *qd_op(enum qd_op op);
 /* QD_OP_COUNT when there is no such operator. */
 enum qd_op qd_op_by_name(const char *onnx_name);
 
+/* ---- encodings (encoding.c) ---- */
+struct qd_encoding {
+	int bits;          /* 4, 8, 16 or 32 */
+	bool is_signed;    /* grid [-2^(b-1), 2^(b-1)-1] or [0, 2^b-1] */
+	bool symmetric;    /* zero points all 0 on a signed grid */
+	int axis;          /* -1 per tensor, else the channel axis */
+	size_t n;          /* scales: 1, or the length of the axis */
+	float *scale;      /* [n] > 0 */
+	float *zero_point; /* [n], integral */
+};
+/* Zeroed encoding of n scales in `arena`; signed exactly when symmetric. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_encoding_new(
+	struct qd_arena *arena, int bits, bool symmetric, int axis, size_t n, struct qd_encoding **out);
+float qd_encoding_low(const struct qd_encoding *e);
+float qd_encoding_high(const struct qd_encoding *e);
+/*
+ * AIMET's min-max rules, stated in encoding_range.c: symmetric on the signed grid, or asymmetric on the unsigned one; the range is
+ * widened to contain 0. `arena` holds the result. QD_EINPUT when the range is not finite or empty.
+ */
+QD_CHECK enum qd_status qd_encoding_from_range(
+	struct qd_arena *arena, double min, double max, int bits, bool symmetric, struct qd_encoding **out);
+/* Symmetric, one scale per index of axis 0, from a weight's rows (any float dtype, mapped). QD_EINPUT names a tensor that holds NaN
+ * or infinity. */
+QD_CHECK enum qd_status qd_encoding_per_channel(
+	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
+/* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
+void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
+void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
+
+/* The range of the numbers seen so far and 0 (encoding_range.c): start from { 0 }. */
+struct qd_range {
+	float low, high;
+	bool bad; /* a NaN or an infinity was seen */
+};
+void qd_range_add(struct qd_range *range, size_t n, const float *x);
+void qd_range_join(struct qd_range *range, const struct qd_range *other);
+/* The range of a float tensor of any dtype. QD_EINPUT names a tensor that holds NaN or infinity. */
+QD_CHECK enum qd_status qd_tensor_range(const struct qd_tensor *tensor, struct qd_range *out);
+
 /* ---- the graph ---- */
 enum qd_value_kind { QD_INPUT, QD_WEIGHT, QD_RESULT };
 
@@ -91,7 +134,7 @@ struct qd_value {
 	qd_id producer;        /* QD_RESULT: node */
 	uint32_t output_index; /* which of the producer's outputs */
 	bool dead;
-	const void *note; /* what a higher layer attached (an encoding); carried along, never looked into here */
+	const struct qd_encoding *encoding; /* NULL: the value stays float; passes carry it along */
 };
 
 struct qd_node {
@@ -178,6 +221,7 @@ const struct qd_attr *qd_node_attr(const struct qd_node *node, const char *name)
 int64_t qd_node_int(const struct qd_node *node, const char *name, int64_t absent);
 float qd_node_float(const struct qd_node *node, const char *name, float absent);
 const char *qd_node_string(const struct qd_node *node, const char *name, const char *absent);
+bool qd_graph_is_output(const struct qd_graph *g, qd_id value);
 /* Number of uses of a value by live nodes and graph outputs. */
 size_t qd_graph_uses(const struct qd_graph *g, qd_id value);
 /* A constant integer operand (Reshape's shape, Slice's starts): at most `max` values into `out`. QD_EINPUT when it is not a

@@ -11,7 +11,7 @@
 static bool is_plain(const struct qd_graph *g, const struct qd_node *gemm)
 {
 	return gemm != NULL && gemm->n_in == 2 && qd_node_float(gemm, "alpha", 1) == 1 && qd_node_float(gemm, "beta", 1) == 1 &&
-	       g->values[gemm->out[0]].note == NULL;
+	       g->values[gemm->out[0]].encoding == NULL;
 }
 
 static bool is_bias(const struct qd_graph *g, qd_id value, const struct qd_shape *product)

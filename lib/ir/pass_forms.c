@@ -60,7 +60,7 @@ static size_t split(struct qd_graph *g, qd_id id)
 	int64_t axis = qd_node_int(&node, "axis", 0), begin = 0;
 	axis += axis < 0 ? rank : 0;
 	for (size_t i = 0; i < node.n_out; i++)
-		if (qd_is_output(g, node.out[i]))
+		if (qd_graph_is_output(g, node.out[i]))
 			return 0;
 	for (size_t i = 0; i < node.n_out; i++) {
 		qd_id in[4] = { node.in[0] };

@@ -77,7 +77,7 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	const struct qd_node *node = &g->nodes[id];
 	enum qd_status st;
 	char *key = NULL;
-	if (node->n_out != 1 || qd_is_output(g, node->out[0]) || g->values[node->out[0]].note != NULL)
+	if (node->n_out != 1 || qd_graph_is_output(g, node->out[0]) || g->values[node->out[0]].encoding != NULL)
 		return QD_OK;
 	QD_TRY(st, node_key(g, m, node, &key));
 	uint32_t first = qd_strmap_get(&m->nodes, key);

@@ -86,9 +86,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	qd_id out = node->out[0], in = node->n_out == 1 ? passed_through(g, node) : QD_NONE;
 	(void)context;
 	if (in == QD_NONE || !qd_same_shape(g, in, out) || g->values[in].dtype != g->values[out].dtype ||
-		g->values[out].note != NULL)
+		g->values[out].encoding != NULL)
 		return QD_OK;
-	if (!qd_is_output(g, out))
+	if (!qd_graph_is_output(g, out))
 		*changes += qd_graph_replace(g, out, in, QD_NONE) > 0;
 	else if (node->op != QD_OP_IDENTITY) {
 		qd_graph_change(g, id, QD_OP_IDENTITY, 1, &in, 0, NULL);

@@ -61,7 +61,7 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	if (node.op != QD_OP_GEMM || qd_node_int(&node, "transB", 0) != 0)
 		return QD_OK;
 	const struct qd_value *w = &g->values[node.in[1]];
-	if (w->kind != QD_WEIGHT || w->note != NULL || w->data.data == NULL || qd_dtype_bits(w->data.dtype) % 8 != 0)
+	if (w->kind != QD_WEIGHT || w->encoding != NULL || w->data.data == NULL || qd_dtype_bits(w->data.dtype) % 8 != 0)
 		return QD_OK;
 	struct qd_tensor turned = w->data;
 	QD_TRY(st, copy_of(g, context, &w->data, &turned.data));

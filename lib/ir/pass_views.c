@@ -93,7 +93,7 @@ static qd_id whole_part(const struct qd_graph *g, const struct qd_node *node)
 static size_t slice(struct qd_graph *g, qd_id id)
 {
 	qd_id out = g->nodes[id].out[0], part = whole_part(g, &g->nodes[id]);
-	if (part == QD_NONE || qd_is_output(g, out))
+	if (part == QD_NONE || qd_graph_is_output(g, out))
 		return 0;
 	return qd_graph_replace(g, out, part, QD_NONE) > 0;
 }

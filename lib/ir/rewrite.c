@@ -50,14 +50,6 @@ qd_id qd_times_number(const struct qd_graph *g, const struct qd_node *node, doub
 	return qd_is_uniform(g, node->in[0], number) ? node->in[1] : QD_NONE;
 }
 
-bool qd_is_output(const struct qd_graph *g, qd_id value)
-{
-	for (size_t i = 0; i < g->n_outputs; i++)
-		if (g->outputs[i] == value)
-			return true;
-	return false;
-}
-
 bool qd_same_shape(const struct qd_graph *g, qd_id a, qd_id b)
 {
 	return qd_shape_equal(&g->values[a].shape, &g->values[b].shape);

@@ -16,7 +16,6 @@ bool qd_is_number(const struct qd_graph *g, qd_id value, double number);
 /* For a node of two inputs: the input that is no uniform constant, with the constant's number; QD_NONE when there is no such pair.
  */
 qd_id qd_times_number(const struct qd_graph *g, const struct qd_node *node, double *number);
-bool qd_is_output(const struct qd_graph *g, qd_id value);
 bool qd_same_shape(const struct qd_graph *g, qd_id a, qd_id b);
 
 /*

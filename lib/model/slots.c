@@ -297,14 +297,6 @@ out:
 	return st;
 }
 
-static bool is_output(const struct qd_graph *g, qd_id value)
-{
-	for (size_t i = 0; i < g->n_outputs; i++)
-		if (g->outputs[i] == value)
-			return true;
-	return false;
-}
-
 /* The node called like the layer, or the one that uses "<path>.weight" (in graphs whose nodes were named by others). */
 static qd_id layer_node(struct qd_graph *g, const struct qd_slot *slot)
 {
@@ -333,7 +325,7 @@ static enum qd_status attach(struct qd_slot *slot, struct qd_graph *g)
 	slot->weight = node.in[1];
 	slot->sum = qd_graph_node(g, QD_OP_ADD, branch_name(g, slot, "lora_sum"), 2, (qd_id[]){ slot->base, t }, 0, NULL);
 	QD_TRY(st, qd_graph_status(g));
-	QD_TRY(st, take_over(g, slot, is_output(g, slot->base)));
+	QD_TRY(st, take_over(g, slot, qd_graph_is_output(g, slot->base)));
 out:
 	return qd_prefix(st, "slot '%s'", slot->path);
 }

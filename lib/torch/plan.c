@@ -1,5 +1,5 @@
 /*
- * Finding what can run as one operator. Each group's inner values have one use and no note, so nobody misses them:
+ * Finding what can run as one operator. Each group's inner values have one use and no encoding, so nobody misses them:
  *
  *   Sigmoid(x), Mul(x, .)                                        -> x * sigmoid(x) in one pass
  *   MatMul(q, kt), [Mul by a scalar], Softmax(-1), MatMul(., v)  -> attention, scores never stored
@@ -13,7 +13,7 @@ const struct qd_node *qd_plan_hidden(const struct qd_planner *p, qd_id value, en
 {
 	const struct qd_value *v = value == QD_NONE ? NULL : &p->g->values[value];
 
-	if (!v || v->kind != QD_RESULT || v->note || p->uses[value] != uses || p->g->nodes[v->producer].op != op)
+	if (!v || v->kind != QD_RESULT || v->encoding || p->uses[value] != uses || p->g->nodes[v->producer].op != op)
 		return NULL;
 	return &p->g->nodes[v->producer];
 }
@@ -51,12 +51,12 @@ static bool match_silu(struct qd_planner *p, const struct qd_node *mul, struct q
 	return true;
 }
 
-/* A float constant of one element without a note. */
+/* A float constant of one element without an encoding. */
 static bool scalar_constant(const struct qd_graph *g, qd_id value, float *out)
 {
 	const struct qd_value *v = &g->values[value];
 
-	return v->kind == QD_WEIGHT && !v->note && v->dtype == QD_F32 && qd_shape_elements(&v->shape) == 1 &&
+	return v->kind == QD_WEIGHT && !v->encoding && v->dtype == QD_F32 && qd_shape_elements(&v->shape) == 1 &&
 	       qd_tensor_to_f32(&v->data, out) == QD_OK;
 }
 

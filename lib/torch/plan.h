@@ -47,7 +47,7 @@ enum qd_plan_kind {
 	QD_PLAN_INFERENCE, /* these, and those that have none */
 };
 
-/* Values that carry a note are never hidden inside a group. QD_ENOMEM. */
+/* Values that carry an encoding are never hidden inside a group. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, enum qd_plan_kind kind);
 void qd_plan_release(struct qd_plan *plan);
 
@@ -59,7 +59,7 @@ struct qd_planner {
 	uint32_t *uses;
 	bool *swallowed;
 };
-/* The producer of `value` if it is an `op` whose result has `uses` uses and no note. */
+/* The producer of `value` if it is an `op` whose result has `uses` uses and no encoding. */
 const struct qd_node *qd_plan_hidden(const struct qd_planner *p, qd_id value, enum qd_op op, uint32_t uses);
 void qd_plan_swallow(struct qd_planner *p, const struct qd_node *node);
 /* Whether `mul` is x * sigmoid(x); x and the sigmoid. */

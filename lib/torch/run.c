@@ -335,7 +335,7 @@ static enum qd_status pack(struct qd_exec *exec, size_t s)
 
 	if (exec->steady[weight] && qd_inference_is_packed(exec->inference, s))
 		return QD_OK;
-	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook && v->note) && !exec->kept[weight]) {
+	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook && v->encoding) && !exec->kept[weight]) {
 		QD_TRY(st, qd_inference_pack(exec->inference, s, &v->data));
 		qd_mapping_forget(v->data.data, v->data.bytes);
 		goto out;

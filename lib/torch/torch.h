@@ -25,12 +25,12 @@ struct qd_exec_options {
 	void *hook_context;
 	/*
 	 * false: groups (attention, x * sigmoid(x), quantize and dequantize) run as one operator, and the hook does not see the
-	 * values inside them, except that a value with a note is never inside. true: one step per node, every value is seen.
+	 * values inside them, except that a value with an encoding is never inside. true: one step per node, every value is seen.
 	 */
 	bool see_all;
 	/*
 	 * false: where no gradient is wanted and the CPU computes, convolutions, linear layers and normalizations are lib/kernel's,
-	 * with weights packed at the first run and images channels-last; the hook then does not see weights without a note that are
+	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding that are
 	 * packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's operators.
 	 */
 	bool libtorch;

@@ -42,7 +42,7 @@ static struct qd_encoding *encode(struct qd_graph *g, const char *name, int bits
 		e->scale[i] = 0.1f * (float)(i + 1);
 		e->zero_point[i] = zero;
 	}
-	g->values[value].note = e;
+	g->values[value].encoding = e;
 	return e;
 }
 

@@ -97,14 +97,15 @@ static void results_keep_their_dtype(void **state)
 	qd_graph_release(&g);
 }
 
-static void large_and_annotated_constants_are_left(void **state)
+static void large_and_encoded_constants_are_left(void **state)
 {
+	const struct qd_encoding encoding = { .axis = -1 };
 	struct qd_graph g;
 	(void)state;
 	ir_parse(&g, "graph t\nweight %large f32[4097] ...\nweight %small f32[4096] ...\nweight %marked f32[1] {1}\n"
 		     "weight %n i64[1] {5000}\n%a = Relu(%large)\n%b = Relu(%small)\n%c = Relu(%marked)\n%d = Expand(%marked, %n)\n"
 		     "%e = ConstantOfShape(%n)\n");
-	g.values[qd_graph_find(&g, "marked")].note = "an annotation";
+	g.values[qd_graph_find(&g, "marked")].encoding = &encoding;
 	run_pass(&g, &qd_pass_fold_constants, 1);
 	assert_int_equal(g.values[qd_graph_find(&g, "b")].kind, QD_WEIGHT);
 	assert_int_equal(g.values[qd_graph_find(&g, "c")].kind, QD_RESULT);
@@ -277,7 +278,7 @@ int main(void)
 		cmocka_unit_test(a_weight_that_is_an_output_stays),
 		cmocka_unit_test(shape_arithmetic_folds),
 		cmocka_unit_test(results_keep_their_dtype),
-		cmocka_unit_test(large_and_annotated_constants_are_left),
+		cmocka_unit_test(large_and_encoded_constants_are_left),
 		cmocka_unit_test(all_outputs_of_a_split_fold),
 		cmocka_unit_test(a_division_by_zero_is_refused),
 		cmocka_unit_test(passes_preserve_the_function),

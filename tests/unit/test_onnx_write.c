@@ -258,7 +258,7 @@ static void hang(struct qd_graph *g, const char *name, const struct qd_encoding 
 {
 	qd_id value = qd_graph_find(g, name);
 	assert_int_not_equal(value, QD_NONE);
-	g->values[value].note = e;
+	g->values[value].encoding = e;
 }
 
 static const char layer[] = "graph layer\n"

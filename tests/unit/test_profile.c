@@ -323,7 +323,7 @@ static void applies_to_exactly_its_graph(void **state)
 	OK(qd_profile_add(&p, QD_ENTRY_ACTIVATION, "x", plain_encoding(&p, -1, 1)));
 	OK(qd_profile_add(&p, QD_ENTRY_ACTIVATION, "y", plain_encoding(&p, -1, 1)));
 	OK(qd_profile_apply(&p, &net));
-	assert_ptr_equal(qd_encoding_of(&net.graph, qd_graph_find(&net.graph, "w")), qd_profile_find(&p, "w"));
+	assert_ptr_equal(net.graph.values[qd_graph_find(&net.graph, "w")].encoding, qd_profile_find(&p, "w"));
 	p.entries[0].encoding = plain_encoding(&p, 1, 2);
 	assert_int_equal(qd_profile_apply(&p, &net), QD_EINPUT);
 	assert_string_equal(qd_message(), "tensor 'w' is [2,4], its entry has 2 scales along axis 1");

@@ -81,7 +81,7 @@ static void encode(struct qd_graph *g, uint64_t seed, int act_bits, int lora_bit
 		else if (kinds[v] == QD_ENTRY_ACTIVATION)
 			st = qd_encoding_from_range(&g->arena, low, high, act_bits, v % 5 == 0, &e);
 		assert_int_equal(st, QD_OK);
-		g->values[v].note = e;
+		g->values[v].encoding = e;
 	}
 	free(kinds);
 }
@@ -111,7 +111,7 @@ static void bind_inputs(struct qd_exec *exec, const struct qd_graph *g, const st
 		if (v->dtype == QD_F32) {
 			memcpy(t.data, real, t.bytes);
 		} else {
-			qd_quantize(qd_encoding_of(encoded, qd_graph_find(encoded, v->name)), &v->shape, real, q, NULL);
+			qd_quantize(encoded->values[qd_graph_find(encoded, v->name)].encoding, &v->shape, real, q, NULL);
 			for (size_t k = 0; k < n; k++)
 				if (v->dtype == QD_I8)
 					((int8_t *)t.data)[k] = (int8_t)q[k];
@@ -312,7 +312,7 @@ static void exported_file_runs_under_onnx_runtime(void **state)
 				((float *)feeds[i].data)[k] = real;
 			} else {
 				struct qd_shape one = QD_SHAPE(1);
-				qd_quantize(qd_encoding_of(&simulated, qd_graph_find(&simulated, v->name)), &one, &real, &q, NULL);
+				qd_quantize(simulated.values[qd_graph_find(&simulated, v->name)].encoding, &one, &real, &q, NULL);
 				((int8_t *)feeds[i].data)[k] = (int8_t)q;
 			}
 		}

@@ -246,10 +246,11 @@ static void test_gradients_between_inferences(void **state)
 
 /* ---- hooks ---- */
 
-/* Cuts every value that carries a note and counts what it is shown. */
+/* Cuts every value that carries an encoding and counts what it is shown. */
 struct cutter {
 	unsigned seen[256];
 };
+static const struct qd_encoding mark = { .axis = -1 };
 
 static enum qd_status cut(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
 {
@@ -258,7 +259,7 @@ static enum qd_status cut(void *context, const struct qd_graph *g, qd_id value, 
 	enum qd_status st;
 
 	c->seen[value]++;
-	if (!g->values[value].note)
+	if (!g->values[value].encoding)
 		return QD_OK;
 	QD_TRY(st, qt_clamp(*tensor, -0.05, 0.05, &less));
 	qt_free(*tensor);
@@ -267,14 +268,14 @@ out:
 	return st;
 }
 
-/* Whatever carries a note, weight, inner value or input, is changed as with libtorch. */
-static void test_noted_values_pass_the_hook(void **state)
+/* Whatever carries an encoding, weight, inner value or input, is changed as with libtorch. */
+static void test_encoded_values_pass_the_hook(void **state)
 {
 	(void)state;
-	static const char *const noted[] = { "w1", "wf", "wd", "down", "c1", "m1", "n2", "a2", "c2", "scaled", "o", "wide", "gelu",
+	static const char *const encoded[] = { "w1", "wf", "wd", "down", "c1", "m1", "n2", "a2", "c2", "scaled", "o", "wide", "gelu",
 		"back" };
 
-	for (size_t i = 0; i < QD_COUNT(noted); i++) {
+	for (size_t i = 0; i < QD_COUNT(encoded); i++) {
 		struct cutter fast = { .seen = { 0 } };
 		struct pair p = { 0 };
 		start_pair(&p, net, cut, &fast);
@@ -282,8 +283,8 @@ static void test_noted_values_pass_the_hook(void **state)
 		float *before = run(p.plain, &p.g, &n);
 		qd_exec_free(p.fast);
 		qd_exec_free(p.plain);
-		qd_id id = qd_graph_find(&p.g, noted[i]);
-		p.g.values[id].note = &fast;
+		qd_id id = qd_graph_find(&p.g, encoded[i]);
+		p.g.values[id].encoding = &mark;
 		ok(qd_exec_new(&p.fast, &p.g, &(struct qd_exec_options){ .hook = cut, .hook_context = &fast }));
 		ok(qd_exec_new(&p.plain, &p.g, &(struct qd_exec_options){ .hook = cut, .hook_context = &fast, .libtorch = true }));
 		bind(&p, p.fast);
@@ -294,14 +295,14 @@ static void test_noted_values_pass_the_hook(void **state)
 		for (size_t k = 0; k < n; k++)
 			change = fmaxf(change, fabsf(after[k] - before[k]));
 		if (!(change > 1e-3f))
-			fail_msg("'%s' did not pass the hook", noted[i]);
+			fail_msg("'%s' did not pass the hook", encoded[i]);
 		free(before);
 		free(after);
 		end_pair(&p);
 	}
 }
 
-/* A noted weight is shown once, and again after it was asked to be. */
+/* An encoded weight is shown once, and again after it was asked to be. */
 static void test_weights_are_shown_again(void **state)
 {
 	(void)state;
@@ -311,7 +312,7 @@ static void test_weights_are_shown_again(void **state)
 
 	start_pair(&p, net, cut, &h);
 	qd_id w1 = qd_graph_find(&p.g, "w1"), w2 = qd_graph_find(&p.g, "w2");
-	p.g.values[w1].note = &h;
+	p.g.values[w1].encoding = &mark;
 	for (unsigned i = 1; i <= 2; i++) {
 		free(run(p.fast, &p.g, &n));
 		free(run(p.fast, &p.g, &n));
@@ -337,7 +338,7 @@ int main(void)
 		cmocka_unit_test(test_same_inputs_same_bytes),
 		cmocka_unit_test(test_follows_inputs_and_weights),
 		cmocka_unit_test(test_gradients_between_inferences),
-		cmocka_unit_test(test_noted_values_pass_the_hook),
+		cmocka_unit_test(test_encoded_values_pass_the_hook),
 		cmocka_unit_test(test_weights_are_shown_again),
 	};
 	return cmocka_run_group_tests(tests, start, NULL);

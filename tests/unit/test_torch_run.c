@@ -260,10 +260,11 @@ static void test_hook_sees_every_float_value(void **state)
 	assert_int_equal(qt_live(), 0);
 }
 
-static void test_fused_values_are_hidden_unless_they_carry_a_note(void **state)
+static void test_fused_values_are_hidden_unless_they_carry_an_encoding(void **state)
 {
 	(void)state;
 	static const char *const inner[] = { "scores", "scaled", "soft", "sig" };
+	const struct qd_encoding encoding = { .axis = -1 };
 	struct witness w = { .seen = { 0 } };
 	struct qd_graph g;
 	struct qd_exec *exec;
@@ -278,14 +279,14 @@ static void test_fused_values_are_hidden_unless_they_carry_a_note(void **state)
 	assert_int_equal(seen(&w, &g, "silu"), 2);
 	qd_exec_free(exec);
 	for (size_t i = 0; i < QD_COUNT(inner); i++) {
-		g.values[qd_graph_find(&g, inner[i])].note = &w;
+		g.values[qd_graph_find(&g, inner[i])].encoding = &encoding;
 		memset(&w, 0, sizeof(w));
 		exec = executor(&g, false, witness, &w);
 		bind_random(exec, &g);
 		run_twice(exec);
 		assert_int_equal(seen(&w, &g, inner[i]), 2);
 		qd_exec_free(exec);
-		g.values[qd_graph_find(&g, inner[i])].note = NULL;
+		g.values[qd_graph_find(&g, inner[i])].encoding = NULL;
 	}
 	qd_graph_release(&g);
 	assert_int_equal(qt_live(), 0);
@@ -496,7 +497,7 @@ int main(void)
 		cmocka_unit_test(test_fused_equals_single_steps),
 		cmocka_unit_test(test_fused_gradients_equal_single_steps),
 		cmocka_unit_test(test_hook_sees_every_float_value),
-		cmocka_unit_test(test_fused_values_are_hidden_unless_they_carry_a_note),
+		cmocka_unit_test(test_fused_values_are_hidden_unless_they_carry_an_encoding),
 		cmocka_unit_test(test_hook_replaces_values),
 		cmocka_unit_test(test_failing_hook_names_the_value),
 		cmocka_unit_test(test_replaced_weight_is_trained),

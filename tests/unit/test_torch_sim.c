@@ -99,9 +99,9 @@ static void rounds_what_carries_an_encoding(void **state)
 	layer_new(&l, test_seed());
 	struct qd_encoding *ex = encoding(&l, 8, false, -1, 1, 1.0f / 64, 100), *ew = encoding(&l, 4, true, 0, OUT, 1.0f / 64, 0),
 			   *ey = encoding(&l, 8, true, -1, 1, 1.0f / 128, 0);
-	l.g.values[l.in].note = ex;
-	l.g.values[l.weight].note = ew;
-	l.g.values[l.out].note = ey;
+	l.g.values[l.in].encoding = ex;
+	l.g.values[l.weight].encoding = ew;
+	l.g.values[l.out].encoding = ey;
 	qd_quantize(ex, &x_shape, l.x, NULL, xq);
 	qd_quantize(ew, &w_shape, l.w, NULL, wq);
 	for (size_t r = 0; r < ROWS; r++)
@@ -134,7 +134,7 @@ static void gradients_pass_straight_through(void **state)
 
 	(void)state;
 	layer_new(&l, test_seed() + 1);
-	l.g.values[l.in].note = encoding(&l, 4, true, -1, 1, 1.0f / 16, 0);
+	l.g.values[l.in].encoding = encoding(&l, 4, true, -1, 1, 1.0f / 16, 0);
 	view = qd_tensor_view("x", QD_F32, QD_SHAPE(ROWS, IN), l.x);
 	OK(qd_exec_new(&exec, &l.g, &options));
 	OK(qt_from_tensor(&view, &x));

@@ -7,7 +7,7 @@
  * code.
  */
 #include "lib/kernel/kernel.h"
-#include "quant/internal.h"
+#include "lib/ir/ir.h"
 
 #include <math.h>
 

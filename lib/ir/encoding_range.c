@@ -4,12 +4,12 @@
  *   symmetric    scale = max(max / (2^(b-1) - 1), -min / 2^(b-1))   zero point 0, signed grid: a range that reaches further on its
  *                                                                   negative side uses the lowest code
  *   asymmetric   scale = (max - min) / (2^b - 1)                    zero point -round(min / scale), half away from zero, unsigned
- * grid
+ *                                                                   grid
  *
  * in double; the smallest scale is 2^-23. At 2 bits, where the grid has one positive code, max counts as reaching to 2 scales.
  */
 #include "lib/kernel/kernel.h"
-#include "quant/internal.h"
+#include "lib/ir/ir.h"
 
 #include <math.h>
 
