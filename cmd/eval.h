@@ -7,7 +7,7 @@
 
 #include "cmd/cmd.h"
 #include "lib/model/component.h"
-#include "lib/model/onnx.h"
+#include "lib/onnx/onnx.h"
 
 struct qd_evaluated {
 	const struct qd_common *common;

@@ -167,19 +167,6 @@ static void find_export(const char *base, char *path, size_t bytes)
 		path[0] = 0;
 }
 
-static bool is_lora_input(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
-
-static bool has_lora_inputs(const struct qd_graph *g)
-{
-	for (size_t i = 0; i < g->n_inputs; i++)
-		if (is_lora_input(g->values[g->inputs[i]].name))
-			return true;
-	return false;
-}
-
 /* An ONNX file of a UNet is a model like its folder; an export and any other graph run as they stand. */
 static enum qd_status open_exported(struct qd_evaluated *e, const char *path)
 {
@@ -194,7 +181,7 @@ static enum qd_status open_exported(struct qd_evaluated *e, const char *path)
 		return qd_fail(QD_EINPUT, "'%s' carries its encodings, --profile does not apply", path);
 	e->g = &e->onnx.graph;
 	QD_TRY(st, qd_onnx_graph(&e->onnx.graph, e->onnx.file, e->inputs.tensors, e->inputs.n));
-	if (has_lora_inputs(e->g))
+	if (qd_graph_has_lora_inputs(e->g))
 		return QD_OK;
 	if (e->common->n_adapters)
 		return qd_fail(QD_EINPUT, "'%s' is no UNet and has no LoRA inputs, --adapter does not apply", path);
@@ -221,7 +208,7 @@ static enum qd_status bind_inputs(struct qd_evaluated *e)
 	for (size_t i = 0; i < e->g->n_inputs; i++) {
 		const char *name = e->g->values[e->g->inputs[i]].name;
 		const struct qd_tensor *tensor = NULL;
-		if (is_lora_input(name))
+		if (qd_lora_tensor_of(name) != QD_LORA_NONE)
 			continue;
 		enum qd_status st = qd_safetensors_get(&e->inputs, name, &tensor);
 		if (st == QD_OK)
@@ -241,7 +228,7 @@ static enum qd_status bind_exported(struct qd_evaluated *e, const struct qd_safe
 	enum qd_status st = QD_OK;
 	for (size_t i = 0; i < e->g->n_inputs; i++) {
 		const struct qd_value *value = &e->g->values[e->g->inputs[i]];
-		if (!is_lora_input(value->name))
+		if (qd_lora_tensor_of(value->name) == QD_LORA_NONE)
 			continue;
 		const struct qd_tensor *tensor = adapter ? qd_safetensors_find(adapter, value->name) : NULL;
 		qd_tensor_release(&zero);

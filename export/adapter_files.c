@@ -26,10 +26,10 @@ static void store_codes(struct qd_tensor *t, const int32_t *q, size_t n)
 
 /* Adds one tensor: `real` quantized by the profile's encoding of that name, or as it is without one. */
 static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
-	const char *part, struct qd_shape shape, const float *real, bool as_float)
+	enum qd_lora_tensor tensor, struct qd_shape shape, const float *real, bool as_float)
 {
 	struct qd_tensor *t = &out->items[out->n];
-	const char *name = qd_arena_strf(&out->arena, "%s.%s", slot->path, part);
+	const char *name = qd_arena_strf(&out->arena, "%s%s", slot->path, qd_lora_suffix(tensor));
 	if (name == NULL)
 		return QD_ENOMEM;
 	const struct qd_encoding *e = qd_profile_find(profile, name);
@@ -61,9 +61,9 @@ static enum qd_status add_slot(struct qd_adapter_tensors *out, const struct qd_p
 	enum qd_status st;
 	struct qd_shape down = QD_SHAPE(slot->rank, slot->in, slot->kh, slot->kw), up = QD_SHAPE(slot->out, slot->rank, 1, 1);
 	down.rank = up.rank = slot->conv ? 4 : 2;
-	QD_TRY(st, add(out, profile, slot, "lora_down", down, fitted->down, as_float));
-	QD_TRY(st, add(out, profile, slot, "lora_up", up, fitted->up, as_float));
-	QD_TRY(st, add(out, profile, slot, "lora_gain", QD_SHAPE(slot->rank), fitted->gain, as_float));
+	QD_TRY(st, add(out, profile, slot, QD_LORA_DOWN, down, fitted->down, as_float));
+	QD_TRY(st, add(out, profile, slot, QD_LORA_UP, up, fitted->up, as_float));
+	QD_TRY(st, add(out, profile, slot, QD_LORA_GAIN, QD_SHAPE(slot->rank), fitted->gain, as_float));
 out:
 	return st;
 }
@@ -73,7 +73,7 @@ enum qd_status qd_adapter_tensors_make(
 {
 	enum qd_status st = QD_OK;
 	memset(out, 0, sizeof(*out));
-	out->items = qd_arena_array(&out->arena, 3 * profile->slots.n + 1, sizeof(*out->items));
+	out->items = qd_arena_array(&out->arena, QD_LORA_NONE * profile->slots.n + 1, sizeof(*out->items));
 	if (out->items == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < profile->slots.n; i++)

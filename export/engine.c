@@ -31,11 +31,6 @@ struct qd_engine {
 	struct qd_ort_session *session;
 };
 
-static bool is_lora_input(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
-
 /* ---- a model folder ---- */
 
 /* Layers are looked for in the smallest graph of the model: which they are does not depend on sizes. */
@@ -136,7 +131,7 @@ static enum qd_status lora_feeds(struct qd_engine *e)
 	if (e->lora_feeds == NULL)
 		return qd_fail(QD_ENOMEM, "cannot hold %zu inputs", g->n_inputs);
 	for (size_t i = 0; i < g->n_inputs; i++)
-		if (is_lora_input(g->values[g->inputs[i]].name))
+		if (qd_lora_tensor_of(g->values[g->inputs[i]].name) != QD_LORA_NONE)
 			QD_TRY(st, lora_feed(e, &g->values[g->inputs[i]], &e->lora_feeds[e->n_lora++]));
 out:
 	return st;

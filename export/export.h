@@ -8,44 +8,16 @@
 #ifndef QUAD_EXPORT_EXPORT_H
 #define QUAD_EXPORT_EXPORT_H
 
-#include "lib/model/onnx.h"
+#include "lib/onnx/onnx.h"
 #include "lib/model/sample.h"
 #include "lib/ort/ort.h"
 #include "quant/quant.h"
 
 /* ---- passes (one file each) ---- */
-/* A weight that is stored as codes: made from `source` (any float dtype, mapped) when it is written, so that memory holds one at a
- * time. */
-struct qd_stored {
-	qd_id value;
-	struct qd_tensor source;
-	const struct qd_encoding *encoding;
-};
-/* The context of the export passes. */
-struct qd_lowering {
-	struct qd_stored *stored;
-	size_t n, cap;
-};
-void qd_lowering_release(struct qd_lowering *lowering);
-/* Encodings become nodes: see pass_qdq.c. `context` is a struct qd_lowering. */
+/* Encodings become nodes: see pass_qdq.c. `context` is a struct qd_stored_weights. */
 extern const struct qd_pass qd_pass_qdq;
 /* Equal constants of at most 64 bytes become one. No context. */
 extern const struct qd_pass qd_pass_share_constants;
-
-/* ---- ONNX (onnx_write.c) ---- */
-struct qd_onnx_write_options {
-	bool external;                    /* weights in "<path>.data"; always so when the file would pass 2 GiB */
-	const struct qd_lowering *stored; /* weights to be made from float; NULL: none */
-	const char *const *metadata;      /* key, value pairs */
-	size_t n_metadata;
-};
-/*
- * Writes `g` as an ONNX model: IR version 10, operator set 21. One weight is in memory at a time. Float weights are written as
- * float32. The files are left inside their folder under their own names through qd_output. `external` (may be NULL) tells whether
- * data was put aside.
- */
-QD_CHECK enum qd_status qd_onnx_write(
-	const struct qd_graph *g, const char *path, const struct qd_onnx_write_options *options, bool *external);
 
 /* ---- encodings JSON (encodings_json.c) ---- */
 /* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference. */

@@ -43,12 +43,13 @@ static enum qd_status make_folder(struct job *job, const char *name)
 
 /* ---- the graph ---- */
 
-static enum qd_status write_graph(struct job *job, const struct qd_graph *g, const char *name, const struct qd_lowering *lowering)
+static enum qd_status write_graph(
+	struct job *job, const struct qd_graph *g, const char *name, const struct qd_stored_weights *stored)
 {
 	const char *path = job->folder != NULL ? in_folder(job, name) : NULL;
 	const char *const metadata[] = { "quad.version", job->options->version, "quad.base", job->profile->base_hash };
 	struct qd_onnx_write_options options = {
-		.external = job->options->external, .stored = lowering, .metadata = metadata, .n_metadata = QD_COUNT(metadata) / 2
+		.external = job->options->external, .stored = stored, .metadata = metadata, .n_metadata = QD_COUNT(metadata) / 2
 	};
 	if (job->folder == NULL)
 		return QD_OK;
@@ -78,8 +79,9 @@ static enum qd_status write_weight_list(struct job *job)
 		return QD_OK;
 	QD_TRY(st, qd_output_open(&out, in_folder(job, "lora_weight_list.txt"), true));
 	for (size_t i = 0; i < job->profile->slots.n; i++) {
-		const char *path = job->profile->slots.items[i].path;
-		QD_TRY(st, qd_output_printf(&out, "%s.lora_down\n%s.lora_up\n%s.lora_gain\n", path, path, path));
+		for (int t = 0; t < QD_LORA_NONE; t++)
+			QD_TRY(st, qd_output_printf(&out, "%s%s\n", job->profile->slots.items[i].path,
+					   qd_lora_suffix((enum qd_lora_tensor)t)));
 	}
 	QD_TRY(st, qd_output_commit(&out));
 out:
@@ -114,16 +116,16 @@ static enum qd_status export_graph(struct job *job, json_t **manifest)
 {
 	enum qd_status st;
 	struct qd_net net = { 0 };
-	struct qd_lowering lowering = { 0 };
+	struct qd_stored_weights stored = { 0 };
 	QD_TRY(st, build_net(job, &net));
 	QD_TRY(st, write_encodings(job, &net));
 	QD_TRY(st, write_weight_list(job));
-	QD_TRY(st, qd_pipeline_quantized(&net.graph, job->options, &lowering));
+	QD_TRY(st, qd_pipeline_quantized(&net.graph, job->options, &stored));
 	if ((job->options->format & QD_EXPORT_QDQ) != 0)
-		QD_TRY(st, write_graph(job, &net.graph, "model.onnx", &lowering));
+		QD_TRY(st, write_graph(job, &net.graph, "model.onnx", &stored));
 	QD_TRY(st, qd_manifest_make(NULL, &net.graph, job->profile, job->options, manifest));
 out:
-	qd_lowering_release(&lowering);
+	qd_stored_weights_release(&stored);
 	qd_net_release(&net);
 	return st;
 }

@@ -5,11 +5,11 @@
 #include "export/export.h"
 
 /*
- * The passes of pipeline.c over a graph whose values carry encodings. `lowering` (zeroed; released by the caller) tells the writer
+ * The passes of pipeline.c over a graph whose values carry encodings. `stored` (zeroed; released by the caller) tells the writer
  * which weights are to be made from float. The options say after which pass the graph is dumped.
  */
 QD_CHECK enum qd_status qd_pipeline_quantized(
-	struct qd_graph *g, const struct qd_export_options *options, struct qd_lowering *lowering);
+	struct qd_graph *g, const struct qd_export_options *options, struct qd_stored_weights *stored);
 QD_CHECK enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_export_options *options);
 
 /* An adapter that lies in an export's folder. */

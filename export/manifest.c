@@ -105,16 +105,11 @@ static json_t *value_json(const struct qd_value *v)
 	return json_pack("{s:s,s:s,s:o}", "name", v->name, "dtype", qd_dtype_name(v->dtype), "shape", shape);
 }
 
-static bool is_lora(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
-
 static json_t *graph_json(const struct qd_graph *g)
 {
 	json_t *inputs = json_array(), *outputs = json_array();
 	for (size_t i = 0; i < g->n_inputs; i++)
-		if (!is_lora(g->values[g->inputs[i]].name))
+		if (qd_lora_tensor_of(g->values[g->inputs[i]].name) == QD_LORA_NONE)
 			json_array_append_new(inputs, value_json(&g->values[g->inputs[i]]));
 	for (size_t i = 0; i < g->n_outputs; i++)
 		json_array_append_new(outputs, value_json(&g->values[g->outputs[i]]));
@@ -123,11 +118,10 @@ static json_t *graph_json(const struct qd_graph *g)
 
 static enum qd_status slot_json(const struct qd_graph *g, const struct qd_slot *slot, json_t *slots)
 {
-	static const char *const parts[] = { "lora_down", "lora_up", "lora_gain" };
 	json_t *inputs = json_array();
-	for (size_t i = 0; i < QD_COUNT(parts); i++) {
+	for (int t = 0; t < QD_LORA_NONE; t++) {
 		char name[512];
-		snprintf(name, sizeof(name), "%s.%s", slot->path, parts[i]);
+		snprintf(name, sizeof(name), "%s%s", slot->path, qd_lora_suffix((enum qd_lora_tensor)t));
 		qd_id value = qd_graph_find(g, name);
 		if (value == QD_NONE) {
 			json_decref(inputs);
@@ -142,9 +136,8 @@ static enum qd_status slot_json(const struct qd_graph *g, const struct qd_slot *
 
 static json_t *profile_json(const struct qd_profile *p, const char *hash)
 {
-	static const char *const aligns[] = { "none", "gauge", "gain" };
-	return json_pack(
-		"{s:s,s:s,s:s?,s:s}", "hash", hash, "method", p->method, "anchor", p->anchor, "align", aligns[p->options.align]);
+	return json_pack("{s:s,s:s,s:s?,s:s}", "hash", hash, "method", p->method, "anchor", p->anchor, "align",
+		qd_align_names[p->options.align]);
 }
 
 enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes, const struct qd_profile *profile,

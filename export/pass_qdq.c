@@ -107,7 +107,7 @@ static qd_id quantize(struct qd_graph *g, const struct qd_encoding *e, const str
 }
 
 /* Weights and LoRA inputs: the value itself becomes codes. */
-static enum qd_status lower_codes(struct qd_graph *g, struct qd_lowering *lowering, qd_id value, const struct qd_encoding *e)
+static enum qd_status lower_codes(struct qd_graph *g, struct qd_stored_weights *stored, qd_id value, const struct qd_encoding *e)
 {
 	enum qd_status st = QD_OK;
 	struct qd_value *v = &g->values[value];
@@ -115,9 +115,9 @@ static enum qd_status lower_codes(struct qd_graph *g, struct qd_lowering *loweri
 	v = &g->values[value];
 	v->dtype = grid.type;
 	if (v->kind == QD_WEIGHT) {
-		struct qd_stored stored = { .value = value, .source = v->data, .encoding = e };
-		stored.source.name = v->name;
-		QD_PUSH(st, lowering->stored, lowering->n, lowering->cap, stored);
+		struct qd_stored_weight weight = { .value = value, .source = v->data, .encoding = e };
+		weight.source.name = v->name;
+		QD_PUSH(st, stored->items, stored->n, stored->cap, weight);
 		v->data = (struct qd_tensor){ .name = v->name, .dtype = grid.type, .shape = v->shape };
 	}
 	qd_id dq = dequantize(g, e, &grid, value);
@@ -129,20 +129,12 @@ out:
 	return st;
 }
 
-static bool is_output(const struct qd_graph *g, qd_id value)
-{
-	for (size_t i = 0; i < g->n_outputs; i++)
-		if (g->outputs[i] == value)
-			return true;
-	return false;
-}
-
 /* Results and float inputs: quantized and dequantized where they come into being. */
 static enum qd_status lower_signal(struct qd_graph *g, qd_id value, const struct qd_encoding *e)
 {
 	enum qd_status st;
 	const char *name = g->values[value].name;
-	bool output = is_output(g, value);
+	bool output = qd_graph_is_output(g, value);
 	struct grid grid = make_grid(g, e, name);
 	if (e->bits != 8 && e->bits != 16)
 		return qd_fail(QD_EUNSUPPORTED, "tensor '%s' has %d bits: activations are exported with 8 or 16", name, e->bits);
@@ -159,12 +151,6 @@ out:
 	return st;
 }
 
-static bool is_lora_input(const struct qd_value *v)
-{
-	return v->kind == QD_INPUT &&
-	       (qd_ends_with(v->name, ".lora_down") || qd_ends_with(v->name, ".lora_up") || qd_ends_with(v->name, ".lora_gain"));
-}
-
 static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
 {
 	enum qd_status st = QD_OK;
@@ -177,7 +163,8 @@ static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
 		if (code_type(e) == QD_DTYPE_COUNT)
 			return qd_fail(
 				QD_EUNSUPPORTED, "tensor '%s' has %d bits: codes have at most 16", g->values[v].name, e->bits);
-		if (g->values[v].kind == QD_WEIGHT || is_lora_input(&g->values[v]))
+		if (g->values[v].kind == QD_WEIGHT ||
+			(g->values[v].kind == QD_INPUT && qd_lora_tensor_of(g->values[v].name) != QD_LORA_NONE))
 			QD_TRY(st, lower_codes(g, context, v, e));
 		else
 			QD_TRY(st, lower_signal(g, v, e));
@@ -189,9 +176,3 @@ out:
 }
 
 const struct qd_pass qd_pass_qdq = { "qdq", "encodings become QuantizeLinear and DequantizeLinear nodes", run };
-
-void qd_lowering_release(struct qd_lowering *lowering)
-{
-	free(lowering->stored);
-	memset(lowering, 0, sizeof(*lowering));
-}

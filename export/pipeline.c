@@ -14,18 +14,18 @@ static const struct qd_pass *const quantized[] = { &qd_pass_dead_code, &qd_pass_
 static const struct qd_pass *const in_float[] = { &qd_pass_dead_code, &qd_pass_share_constants };
 
 static enum qd_status run(struct qd_graph *g, const struct qd_pass *const *list, size_t n, const struct qd_export_options *export,
-	struct qd_lowering *lowering)
+	struct qd_stored_weights *stored)
 {
 	struct qd_pass passes[QD_COUNT(quantized)];
 	struct qd_pass_options options = { .verify = true, .dump_after = export->dump_after, .dump = export->dump };
 	for (size_t i = 0; i < n; i++)
 		passes[i] = *list[i];
-	return qd_passes_run(g, passes, n, lowering, &options);
+	return qd_passes_run(g, passes, n, stored, &options);
 }
 
-enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_export_options *options, struct qd_lowering *lowering)
+enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_export_options *options, struct qd_stored_weights *stored)
 {
-	return run(g, quantized, QD_COUNT(quantized), options, lowering);
+	return run(g, quantized, QD_COUNT(quantized), options, stored);
 }
 
 enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_export_options *options)

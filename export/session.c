@@ -88,11 +88,6 @@ out:
 	return st;
 }
 
-static bool is_lora(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
-
 /* Every input of the graph that is neither the sample, the timestep nor a LoRA tensor is a column of the file. */
 static enum qd_status read_columns(struct qd_session *s)
 {
@@ -103,7 +98,7 @@ static enum qd_status read_columns(struct qd_session *s)
 		return qd_fail(QD_ENOMEM, "cannot hold %zu inputs", g->n_inputs);
 	for (size_t i = 0; i < g->n_inputs; i++) {
 		const struct qd_value *v = &g->values[g->inputs[i]];
-		if (!strcmp(v->name, "sample") || !strcmp(v->name, "timestep") || is_lora(v->name))
+		if (!strcmp(v->name, "sample") || !strcmp(v->name, "timestep") || qd_lora_tensor_of(v->name) != QD_LORA_NONE)
 			continue;
 		s->columns[s->n_columns].name = v->name;
 		QD_TRY(st, qd_session_rows(s, v->name, &v->shape, &s->columns[s->n_columns++].tensor));

@@ -38,11 +38,15 @@ static enum qd_entry_kind kind_of_signal(const struct qd_graph *g, qd_id value)
 
 	if (v->dead || v->dtype != QD_F32 || v->kind == QD_WEIGHT || is_view(g, value))
 		return QD_ENTRY_NONE;
-	if (v->kind == QD_INPUT && (qd_ends_with(v->name, ".lora_down") || qd_ends_with(v->name, ".lora_up")))
+	switch (v->kind == QD_INPUT ? qd_lora_tensor_of(v->name) : QD_LORA_NONE) {
+	case QD_LORA_DOWN:
+	case QD_LORA_UP:
 		return QD_ENTRY_LORA;
-	if (v->kind == QD_INPUT && qd_ends_with(v->name, ".lora_gain"))
+	case QD_LORA_GAIN:
 		return QD_ENTRY_NONE;
-	return QD_ENTRY_ACTIVATION;
+	default:
+		return QD_ENTRY_ACTIVATION;
+	}
 }
 
 enum qd_status qd_assign(const struct qd_graph *g, enum qd_entry_kind *kinds)

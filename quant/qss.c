@@ -266,8 +266,9 @@ static enum qd_status add_shared(struct qd_profile *p, const struct qd_slot_enco
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < p->slots.n; i++) {
-		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, ".lora_down"),
-			   *up = qd_profile_tensor(p, path, ".lora_up"), *weight = qd_profile_tensor(p, path, ".weight");
+		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_DOWN)),
+			   *up = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_UP)),
+			   *weight = qd_profile_tensor(p, path, ".weight");
 
 		if (down == NULL || up == NULL || weight == NULL)
 			QD_TRY(st, QD_ENOMEM);

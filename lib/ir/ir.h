@@ -22,6 +22,25 @@
 
 typedef uint32_t qd_id; /* of a value or a node; QD_NONE is "none" (an absent optional input) */
 
+/*
+ * ---- LoRA tensors: graph inputs by name (lora_input.c) ----
+ * A layer's LoRA branch takes its tensors as inputs called "<module path><suffix>". X(id, suffix): the one place that says so.
+ */
+#define QD_LORA_TENSOR_LIST(X)                                                                                                     \
+	X(DOWN, ".lora_down") /* [R,I] or [R,I,kh,kw] */                                                                           \
+	X(UP, ".lora_up")     /* [O,R] or [O,R,1,1] */                                                                             \
+	X(GAIN, ".lora_gain") /* [R] */
+enum qd_lora_tensor {
+#define QD_LORA_TENSOR_ENUM(id, suffix) QD_LORA_##id,
+	QD_LORA_TENSOR_LIST(QD_LORA_TENSOR_ENUM)
+#undef QD_LORA_TENSOR_ENUM
+		QD_LORA_NONE
+};
+/* ".lora_down" and so on; `tensor` is not QD_LORA_NONE. */
+const char *qd_lora_suffix(enum qd_lora_tensor tensor);
+/* Which of them a name is; QD_LORA_NONE for every other name. */
+enum qd_lora_tensor qd_lora_tensor_of(const char *name);
+
 /* ---- operators ---- */
 enum qd_op {
 #define OP(id, ...) QD_OP_##id,
@@ -221,6 +240,8 @@ const struct qd_attr *qd_node_attr(const struct qd_node *node, const char *name)
 int64_t qd_node_int(const struct qd_node *node, const char *name, int64_t absent);
 float qd_node_float(const struct qd_node *node, const char *name, float absent);
 const char *qd_node_string(const struct qd_node *node, const char *name, const char *absent);
+/* Whether it has inputs that carry an adapter. */
+bool qd_graph_has_lora_inputs(const struct qd_graph *g);
 bool qd_graph_is_output(const struct qd_graph *g, qd_id value);
 /* Number of uses of a value by live nodes and graph outputs. */
 size_t qd_graph_uses(const struct qd_graph *g, qd_id value);

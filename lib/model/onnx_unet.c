@@ -30,7 +30,7 @@ static const struct qd_onnx_input *find_input(const struct qd_onnx_input *inputs
 static bool has_lora(const struct qd_onnx_input *inputs, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (qd_ends_with(inputs[i].name, ".lora_down"))
+		if (qd_lora_tensor_of(inputs[i].name) != QD_LORA_NONE)
 			return true;
 	return false;
 }

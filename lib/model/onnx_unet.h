@@ -11,7 +11,7 @@
 #define QUAD_LIB_MODEL_ONNX_UNET_H
 
 #include "lib/model/model.h"
-#include "lib/model/onnx.h"
+#include "lib/onnx/onnx.h"
 
 struct qd_onnx_unet;
 /* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */

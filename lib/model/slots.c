@@ -218,10 +218,10 @@ void qd_slots_release(struct qd_slots *slots)
 
 /* ---- attaching ---- */
 
-/* "<path>.<suffix>" in the graph's arena; "" after a failure, which the graph then remembers. */
+/* "<path><suffix>" in the graph's arena; "" after a failure, which the graph then remembers. */
 static const char *branch_name(struct qd_graph *g, const struct qd_slot *slot, const char *suffix)
 {
-	const char *name = qd_arena_strf(&g->arena, "%s.%s", slot->path, suffix);
+	const char *name = qd_arena_strf(&g->arena, "%s%s", slot->path, suffix);
 	if (name == NULL)
 		qd_graph_stop(g, QD_ENOMEM);
 	return name != NULL ? name : "";
@@ -248,9 +248,9 @@ static void add_inputs(struct qd_graph *g, struct qd_slot *slot)
 		down = QD_SHAPE(slot->rank, slot->in, slot->kh, slot->kw);
 		up = QD_SHAPE(slot->out, slot->rank, 1, 1);
 	}
-	slot->down = qd_graph_input(g, branch_name(g, slot, "lora_down"), QD_F32, down);
-	slot->up = qd_graph_input(g, branch_name(g, slot, "lora_up"), QD_F32, up);
-	slot->gain = qd_graph_input(g, branch_name(g, slot, "lora_gain"), QD_F32, QD_SHAPE(slot->rank));
+	slot->down = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_DOWN)), QD_F32, down);
+	slot->up = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_UP)), QD_F32, up);
+	slot->gain = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_GAIN)), QD_F32, QD_SHAPE(slot->rank));
 }
 
 static qd_id add_linear(struct qd_graph *g, const struct qd_slot *slot, qd_id x)
@@ -258,9 +258,9 @@ static qd_id add_linear(struct qd_graph *g, const struct qd_slot *slot, qd_id x)
 	const struct qd_attr transposed = QD_AI("transB", 1);
 	qd_id t;
 
-	t = qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, "lora_down_out"), 2, (qd_id[]){ x, slot->down }, 1, &transposed);
-	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, "lora_gain_out"), 2, (qd_id[]){ t, slot->gain }, 0, NULL);
-	return qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, "lora_up_out"), 2, (qd_id[]){ t, slot->up }, 1, &transposed);
+	t = qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, ".lora_down_out"), 2, (qd_id[]){ x, slot->down }, 1, &transposed);
+	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, ".lora_gain_out"), 2, (qd_id[]){ t, slot->gain }, 0, NULL);
+	return qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, ".lora_up_out"), 2, (qd_id[]){ t, slot->up }, 1, &transposed);
 }
 
 static qd_id add_conv(struct qd_graph *g, const struct qd_slot *slot, qd_id x, const struct qd_attr *attrs, size_t n_attrs)
@@ -268,12 +268,12 @@ static qd_id add_conv(struct qd_graph *g, const struct qd_slot *slot, qd_id x, c
 	const int64_t channels[] = { 1, slot->rank, 1, 1 };
 	qd_id t, gain, shape;
 
-	shape = qd_graph_const_i64(g, branch_name(g, slot, "lora_gain_shape"), 4, channels);
+	shape = qd_graph_const_i64(g, branch_name(g, slot, ".lora_gain_shape"), 4, channels);
 	gain = qd_graph_node(
-		g, QD_OP_RESHAPE, branch_name(g, slot, "lora_gain_channels"), 2, (qd_id[]){ slot->gain, shape }, 0, NULL);
-	t = qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, "lora_down_out"), 2, (qd_id[]){ x, slot->down }, n_attrs, attrs);
-	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, "lora_gain_out"), 2, (qd_id[]){ t, gain }, 0, NULL);
-	return qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, "lora_up_out"), 2, (qd_id[]){ t, slot->up }, 0, NULL);
+		g, QD_OP_RESHAPE, branch_name(g, slot, ".lora_gain_channels"), 2, (qd_id[]){ slot->gain, shape }, 0, NULL);
+	t = qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, ".lora_down_out"), 2, (qd_id[]){ x, slot->down }, n_attrs, attrs);
+	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, ".lora_gain_out"), 2, (qd_id[]){ t, gain }, 0, NULL);
+	return qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, ".lora_up_out"), 2, (qd_id[]){ t, slot->up }, 0, NULL);
 }
 
 /*
@@ -289,7 +289,7 @@ static enum qd_status take_over(struct qd_graph *g, const struct qd_slot *slot, 
 	if (!output)
 		return QD_OK;
 	if (qd_graph_find(g, own) != QD_NONE)
-		own = qd_graph_unique(g, branch_name(g, slot, "base"));
+		own = qd_graph_unique(g, branch_name(g, slot, ".base"));
 	QD_TRY(st, qd_graph_status(g));
 	QD_TRY(st, qd_graph_rename(g, slot->base, own));
 	QD_TRY(st, qd_graph_rename(g, slot->sum, old));
@@ -300,7 +300,7 @@ out:
 /* The node called like the layer, or the one that uses "<path>.weight" (in graphs whose nodes were named by others). */
 static qd_id layer_node(struct qd_graph *g, const struct qd_slot *slot)
 {
-	qd_id id = qd_graph_find_node(g, slot->path), weight = qd_graph_find(g, branch_name(g, slot, "weight"));
+	qd_id id = qd_graph_find_node(g, slot->path), weight = qd_graph_find(g, branch_name(g, slot, ".weight"));
 
 	for (size_t i = 0; i < g->n_order && id == QD_NONE && weight != QD_NONE; i++)
 		if (g->nodes[g->order[i]].n_in > 1 && g->nodes[g->order[i]].in[1] == weight)
@@ -323,7 +323,7 @@ static enum qd_status attach(struct qd_slot *slot, struct qd_graph *g)
 	t = slot->conv ? add_conv(g, slot, node.in[0], node.attrs, node.n_attrs) : add_linear(g, slot, node.in[0]);
 	slot->base = node.out[0];
 	slot->weight = node.in[1];
-	slot->sum = qd_graph_node(g, QD_OP_ADD, branch_name(g, slot, "lora_sum"), 2, (qd_id[]){ slot->base, t }, 0, NULL);
+	slot->sum = qd_graph_node(g, QD_OP_ADD, branch_name(g, slot, ".lora_sum"), 2, (qd_id[]){ slot->base, t }, 0, NULL);
 	QD_TRY(st, qd_graph_status(g));
 	QD_TRY(st, take_over(g, slot, qd_graph_is_output(g, slot->base)));
 out:
@@ -414,9 +414,9 @@ static enum qd_status find_slot(struct qd_slots *slots, const struct qd_graph *g
 	const struct qd_shape *shape = &g->values[down].shape;
 	enum qd_status st;
 
-	*slot = (struct qd_slot){ .path = path, .down = down, .up = find_value(slots, g, path, ".lora_up") };
+	*slot = (struct qd_slot){ .path = path, .down = down, .up = find_value(slots, g, path, qd_lora_suffix(QD_LORA_UP)) };
 	QD_TRY(st, check_found(g, slot));
-	slot->gain = find_value(slots, g, path, ".lora_gain");
+	slot->gain = find_value(slots, g, path, qd_lora_suffix(QD_LORA_GAIN));
 	slot->weight = find_value(slots, g, path, ".weight");
 	slot->base = find_result(slots, g, path, "");
 	slot->sum = find_result(slots, g, path, ".lora_sum");
@@ -433,7 +433,7 @@ out:
 
 enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_graph *g)
 {
-	static const char suffix[] = ".lora_down";
+	const char *suffix = qd_lora_suffix(QD_LORA_DOWN);
 	enum qd_status st = QD_OK;
 
 	*slots = (struct qd_slots){ 0 };
@@ -442,7 +442,7 @@ enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_graph *g)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < g->n_inputs; i++) {
 		char *path;
-		if (!qd_ends_with(g->values[g->inputs[i]].name, suffix))
+		if (qd_lora_tensor_of(g->values[g->inputs[i]].name) != QD_LORA_DOWN)
 			continue;
 		path = qd_arena_strdup(&slots->arena, g->values[g->inputs[i]].name);
 		if (path == NULL) {

@@ -210,19 +210,19 @@ static void names_survive_quantization(void **state)
 {
 	static const char *const lists[] = { "activation_encodings", "param_encodings" };
 	struct qd_graph g;
-	struct qd_lowering lowering = { 0 };
+	struct qd_stored_weights stored = { 0 };
 	json_t *d = document_of(&g);
 	struct qd_pass pass = qd_pass_qdq;
 	struct qd_pass_options options = { .verify = true };
 	(void)state;
-	assert_int_equal(qd_passes_run(&g, &pass, 1, &lowering, &options), QD_OK);
+	assert_int_equal(qd_passes_run(&g, &pass, 1, &stored, &options), QD_OK);
 	for (size_t l = 0; l < 2; l++) {
 		size_t i;
 		const json_t *e;
 		json_array_foreach(json_object_get(d, lists[l]), i, e)
 			assert_int_not_equal(qd_graph_find(&g, json_string_value(json_object_get(e, "name"))), QD_NONE);
 	}
-	qd_lowering_release(&lowering);
+	qd_stored_weights_release(&stored);
 	json_decref(d);
 	qd_graph_release(&g);
 }

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/model/onnx.h"
+#include "lib/onnx/onnx.h"
 #include "onnx.pb-c.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"

@@ -282,11 +282,11 @@ static void encode_layer(struct qd_graph *g)
 	hang(g, "y", encoding(g, 16, false, -1, 1, 0.25f, 7));
 }
 
-static void run_qdq(struct qd_graph *g, struct qd_lowering *lowering)
+static void run_qdq(struct qd_graph *g, struct qd_stored_weights *stored)
 {
 	struct qd_pass pass = qd_pass_qdq;
 	struct qd_pass_options options = { .verify = true };
-	if (qd_passes_run(g, &pass, 1, lowering, &options) != QD_OK)
+	if (qd_passes_run(g, &pass, 1, stored, &options) != QD_OK)
 		fail_msg("%s", qd_message());
 }
 
@@ -318,18 +318,18 @@ static void encodings_become_nodes(void **state)
 		"output %y",
 	};
 	struct qd_graph g;
-	struct qd_lowering lowering = { 0 };
+	struct qd_stored_weights stored = { 0 };
 	(void)state;
 	encode_layer(&g);
-	run_qdq(&g, &lowering);
+	run_qdq(&g, &stored);
 	char *text = text_of(&g);
 	for (size_t i = 0; i < QD_COUNT(lines); i++)
 		if (strstr(text, lines[i]) == NULL)
 			fail_msg("no '%s' in\n%s", lines[i], text);
 	assert_null(strstr(text, "fc.weight.q_zero_point"));
 	free(text);
-	assert_int_equal(lowering.n, 1);
-	qd_lowering_release(&lowering);
+	assert_int_equal(stored.n, 1);
+	qd_stored_weights_release(&stored);
 	qd_graph_release(&g);
 }
 
@@ -339,11 +339,11 @@ static void weights_are_stored_as_codes(void **state)
 	static const int8_t codes[] = { 4, -4, 2, 0, 2, -4 };
 	struct qd_graph g;
 	struct qd_onnx onnx;
-	struct qd_lowering lowering = { 0 };
-	struct qd_onnx_write_options options = { .stored = &lowering };
+	struct qd_stored_weights stored = { 0 };
+	struct qd_onnx_write_options options = { .stored = &stored };
 	(void)state;
 	encode_layer(&g);
-	run_qdq(&g, &lowering);
+	run_qdq(&g, &stored);
 	write_or_fail(&g, scratch_path("codes.onnx"), &options, NULL);
 	open_or_fail(&onnx, scratch_path("codes.onnx"));
 	const struct qd_value *w = &onnx.graph.values[qd_graph_find(&onnx.graph, "fc.weight")];
@@ -351,22 +351,22 @@ static void weights_are_stored_as_codes(void **state)
 	assert_memory_equal(w->data.data, codes, sizeof(codes));
 	assert_int_equal(onnx.graph.values[qd_graph_find(&onnx.graph, "fc.lora_down")].dtype, QD_I8);
 	qd_onnx_release(&onnx);
-	qd_lowering_release(&lowering);
+	qd_stored_weights_release(&stored);
 	qd_graph_release(&g);
 }
 
 static void expect_qdq_refusal(const char *name, int bits, const char *message)
 {
 	struct qd_graph g;
-	struct qd_lowering lowering = { 0 };
+	struct qd_stored_weights stored = { 0 };
 	struct qd_pass pass = qd_pass_qdq;
 	struct qd_pass_options options = { .verify = true };
 	encode_layer(&g);
 	hang(&g, name, encoding(&g, bits, true, -1, 1, 1, 0));
-	assert_int_equal(qd_passes_run(&g, &pass, 1, &lowering, &options), QD_EUNSUPPORTED);
+	assert_int_equal(qd_passes_run(&g, &pass, 1, &stored, &options), QD_EUNSUPPORTED);
 	if (!qd_ends_with(qd_message(), message))
 		fail_msg("%s", qd_message());
-	qd_lowering_release(&lowering);
+	qd_stored_weights_release(&stored);
 	qd_graph_release(&g);
 }
 

@@ -149,14 +149,14 @@ static float *run(const struct qd_graph *g, const struct qd_graph *encoded, bool
 
 static void export_graph(struct qd_graph *g, const char *path)
 {
-	struct qd_lowering lowering = { 0 };
+	struct qd_stored_weights stored = { 0 };
 	struct qd_pass passes[] = { qd_pass_dead_code, qd_pass_share_constants, qd_pass_qdq, qd_pass_dead_code };
 	struct qd_pass_options checked = { .verify = true };
-	struct qd_onnx_write_options options = { .stored = &lowering };
-	if (qd_passes_run(g, passes, QD_COUNT(passes), &lowering, &checked) != QD_OK ||
+	struct qd_onnx_write_options options = { .stored = &stored };
+	if (qd_passes_run(g, passes, QD_COUNT(passes), &stored, &checked) != QD_OK ||
 		qd_onnx_write(g, path, &options, NULL) != QD_OK)
 		fail_msg("%s", qd_message());
-	qd_lowering_release(&lowering);
+	qd_stored_weights_release(&stored);
 }
 
 /*

@@ -272,8 +272,8 @@ out:
 static void test_encoded_values_pass_the_hook(void **state)
 {
 	(void)state;
-	static const char *const encoded[] = { "w1", "wf", "wd", "down", "c1", "m1", "n2", "a2", "c2", "scaled", "o", "wide", "gelu",
-		"back" };
+	static const char *const encoded[] = { "w1", "wf", "wd", "down", "c1", "m1", "n2", "a2", "c2", "scaled", "o", "wide",
+		"gelu", "back" };
 
 	for (size_t i = 0; i < QD_COUNT(encoded); i++) {
 		struct cutter fast = { .seen = { 0 } };

@@ -2,7 +2,7 @@
  * Opening ONNX files: the bytes are scanned, unpacked and asked for an operator set that is read; large tensors stay in the mapped
  * file, external data is mapped when the first tensor in it is asked for.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -2,15 +2,18 @@
  * Writes a graph as an ONNX file. Protocol buffer messages are made with protobuf-c except where a weight's bytes would have to be
  * copied:
  *
- *   ModelProto   1 ir_version = 10, 2 producer_name, 3 producer_version, 8 opset_import { 1 domain "", 2 version 21 }, 14
- * metadata_props 7 graph, written last: tag 0x3A, varint length, then GraphProto     1 node..., 2 name, 11 input..., 12 output...
- * (packed in one piece: no weights, small) 5 initializer: tag 0x2A, varint length, then, for each weight TensorProto      1 dims, 2
- * data_type, 8 name, 13 external_data, 14 data_location   (packed) 9 raw_data: tag 0x4A, varint length, the bytes, little-endian
+ *   ModelProto      1 ir_version = 10, 2 producer_name, 3 producer_version, 8 opset_import { 1 domain "", 2 version 21 },
+ *                   14 metadata_props
+ *                   7 graph, written last: tag 0x3A, varint length, then
+ *     GraphProto    1 node..., 2 name, 11 input..., 12 output... (packed in one piece: no weights, small)
+ *                   5 initializer: tag 0x2A, varint length, then, for each weight
+ *       TensorProto 1 dims, 2 data_type, 8 name, 13 external_data, 14 data_location (packed)
+ *                   9 raw_data: tag 0x4A, varint length, the bytes, little-endian
  *
  * Lengths are known before the first byte is written, so that weights are made and written one at a time. External data: the bytes
  * of tensors of at least 1 KiB go to "<file>.data" at offsets aligned to 4096, and external_data holds location, offset and length.
  */
-#include "export/export.h"
+#include "lib/onnx/onnx.h"
 #include "onnx.pb-c.h"
 
 #include <stdlib.h>
@@ -22,7 +25,7 @@ static const uint64_t LARGEST_FILE = 2000000000u;
 
 struct weight {
 	qd_id value;
-	const struct qd_stored *stored; /* NULL: the value's own bytes, float ones as float32 */
+	const struct qd_stored_weight *stored; /* NULL: the value's own bytes, float ones as float32 */
 	enum qd_dtype dtype;
 	size_t bytes;
 	bool external;
@@ -125,8 +128,8 @@ static enum qd_status plan_weight(struct writer *w, qd_id value, struct weight *
 	out->value = value;
 	out->dtype = dtype;
 	for (size_t i = 0; w->options->stored != NULL && i < w->options->stored->n; i++)
-		if (w->options->stored->stored[i].value == value)
-			out->stored = &w->options->stored->stored[i];
+		if (w->options->stored->items[i].value == value)
+			out->stored = &w->options->stored->items[i];
 	if (out->stored == NULL && v->data.data == NULL && qd_shape_elements(&v->shape) > 0)
 		return qd_fail(QD_EINPUT, "weight '%s' has no bytes", v->name);
 	if (qd_dtype_onnx(dtype) == 0 ||
@@ -536,4 +539,10 @@ enum qd_status qd_onnx_write(
 out:
 	qd_arena_release(&w.arena);
 	return st;
+}
+
+void qd_stored_weights_release(struct qd_stored_weights *weights)
+{
+	free(weights->items);
+	*weights = (struct qd_stored_weights){ 0 };
 }

@@ -6,7 +6,7 @@
  *   uint64_data (11)                                    uint32 and uint64
  *   external_data (13)                                  location, offset, length: bytes of another file in the model's folder
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <errno.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * an attribute, a sequence of sequences) would let a small file nest as deep as it likes; they are refused here, so that unpacking
  * cannot run out of stack.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 enum message { MODEL, GRAPH, NODE, ATTRIBUTE, VALUE_INFO, TYPE, REFUSED };
 

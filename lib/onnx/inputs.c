@@ -3,7 +3,7 @@
  * (dim_value), a name (dim_param) or nothing. Open dimensions get their sizes from the shapes that the caller gives, and named ones
  * also from another input's dimension of that name.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -12,11 +12,6 @@ struct qd_onnx_symbol {
 	const char *name, *input;
 	int64_t size;
 };
-
-bool qd_onnx_is_lora(const char *name)
-{
-	return qd_ends_with(name, ".lora_down") || qd_ends_with(name, ".lora_up") || qd_ends_with(name, ".lora_gain");
-}
 
 enum qd_dtype qd_onnx_dtype(enum qd_dtype dtype)
 {
@@ -202,7 +197,7 @@ out:
 
 static bool is_constant(const Onnx__GraphProto *graph, const char *name)
 {
-	for (size_t i = 0; i < graph->n_initializer && !qd_onnx_is_lora(name); i++)
+	for (size_t i = 0; i < graph->n_initializer && qd_lora_tensor_of(name) == QD_LORA_NONE; i++)
 		if (!strcmp(graph->initializer[i]->name, name))
 			return true;
 	return false;

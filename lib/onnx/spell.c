@@ -5,7 +5,7 @@
  *   y = GreaterOrEqual(a, b)   y = Or(Greater(a, b), Equal(a, b))
  *   y = LessOrEqual(a, b)      y = Or(Less(a, b), Equal(a, b))
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <string.h>
 

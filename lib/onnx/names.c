@@ -10,7 +10,7 @@
  * NodeProto.metadata_props (9) is younger than some versions of onnx.proto that this is built with: it is then found among the
  * unknown fields.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <string.h>
 

@@ -8,7 +8,7 @@
  * Arithmetic in float16, bfloat16 and float64 is done in float32: inputs of these types are float32 ones and a Cast to them is one
  * to float32. A float16 graph then differs from its own rounding by about 1e-3 of the values.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -29,7 +29,7 @@ static enum qd_status read_initializer(struct qd_onnx_build *b, const Onnx__Tens
 {
 	enum qd_status st;
 	struct qd_tensor tensor;
-	if (qd_onnx_is_lora(proto->name) && is_input(b->file->model->graph, proto->name))
+	if (qd_lora_tensor_of(proto->name) != QD_LORA_NONE && is_input(b->file->model->graph, proto->name))
 		return QD_OK; /* an input with a default */
 	QD_TRY(st, qd_onnx_tensor(b, proto->name, proto, &tensor));
 	qd_graph_weight(b->g, proto->name, &tensor);

@@ -1,10 +1,12 @@
 /*
- * ONNX files as graphs. The reader takes every operator that has a row in ops.def with the attributes listed there, the few that
- * others express (onnx_spell.c), constants in any of TensorProto's spellings, and external data. A graph has fixed shapes: the
+ * lib/onnx: ONNX files as graphs, and graphs as ONNX files; the one home of protocol buffers. The reader takes every operator that has a row in ops.def with the attributes listed there, the few that
+ * others express (spell.c), constants in any of TensorProto's spellings, and external data. A graph has fixed shapes: the
  * sizes of dimensions that a file leaves open are given by the caller. Whatever else a file holds is refused by name.
+ *
+ * An operator more: its row in lib/ir/ops.def serves reader and writer; one that others express, a row in spell.c.
  */
-#ifndef QUAD_LIB_MODEL_ONNX_H
-#define QUAD_LIB_MODEL_ONNX_H
+#ifndef QUAD_LIB_ONNX_ONNX_H
+#define QUAD_LIB_ONNX_ONNX_H
 
 #include "lib/ir/ir.h"
 
@@ -56,5 +58,32 @@ QD_CHECK enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, co
 void qd_onnx_release(struct qd_onnx *onnx);
 /* A value of the file's metadata_props, or NULL. */
 const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key);
+
+/* ---- writing (write.c) ---- */
+/* A weight that is stored as codes: made from `source` (any float dtype, mapped) when it is written, so that memory holds one at a
+ * time. */
+struct qd_stored_weight {
+	qd_id value;
+	struct qd_tensor source;
+	const struct qd_encoding *encoding;
+};
+struct qd_stored_weights {
+	struct qd_stored_weight *items;
+	size_t n, cap;
+};
+void qd_stored_weights_release(struct qd_stored_weights *weights);
+struct qd_onnx_write_options {
+	bool external;                          /* weights in "<path>.data"; always so when the file would pass 2 GiB */
+	const struct qd_stored_weights *stored; /* weights to be made from float; NULL: none */
+	const char *const *metadata;            /* key, value pairs */
+	size_t n_metadata;
+};
+/*
+ * Writes `g` as an ONNX model: IR version 10, operator set 21. One weight is in memory at a time. Float weights are written as
+ * float32. The files are left inside their folder under their own names through qd_output. `external` (may be NULL) tells whether
+ * data was put aside.
+ */
+QD_CHECK enum qd_status qd_onnx_write(
+	const struct qd_graph *g, const char *path, const struct qd_onnx_write_options *options, bool *external);
 
 #endif

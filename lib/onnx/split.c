@@ -8,7 +8,7 @@
  *
  * Tensors come in the order of their fields. A file with several graph fields, which merge, is unpacked as it is.
  */
-#include "lib/model/onnx_internal.h"
+#include "lib/onnx/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,8 +1,8 @@
 /* What the files of the ONNX reader share. */
-#ifndef QUAD_LIB_MODEL_ONNX_INTERNAL_H
-#define QUAD_LIB_MODEL_ONNX_INTERNAL_H
+#ifndef QUAD_LIB_ONNX_INTERNAL_H
+#define QUAD_LIB_ONNX_INTERNAL_H
 
-#include "lib/model/onnx.h"
+#include "lib/onnx/onnx.h"
 #include "onnx.pb-c.h"
 
 struct qd_onnx_beside {
@@ -15,7 +15,7 @@ struct qd_onnx_cursor {
 	const unsigned char *at, *end;
 };
 /* Steps over one field; a length-delimited one is left in `body`. False at the end and for malformed bytes, which unpacking
- * reports. (onnx_scan.c) */
+ * reports. (scan.c) */
 bool qd_onnx_field(struct qd_onnx_cursor *c, unsigned *field, struct qd_onnx_cursor *body);
 
 /* The bytes of initializer `index`, in the mapped file. */
@@ -48,33 +48,31 @@ struct qd_onnx_build {
 };
 
 /* Refuses, before anything is unpacked, what would nest without bound or is not read: subgraphs, sequence types, functions
- * (onnx_scan.c). */
+ * (scan.c). */
 QD_CHECK enum qd_status qd_onnx_scan(const void *bytes, size_t size);
 
-/* Unpacks file->model; with `kept` bytes, which stay, large initializers point into them (onnx_split.c). */
+/* Unpacks file->model; with `kept` bytes, which stay, large initializers point into them (split.c). */
 QD_CHECK enum qd_status qd_onnx_unpack(struct qd_onnx_file *file, const void *bytes, size_t size, bool kept);
 void qd_onnx_unpacked_free(struct qd_onnx_file *file);
 
-/* A TensorProto's elements as a tensor whose bytes lie in the message, in a mapped file, or in the graph's arena (onnx_tensor.c).
+/* A TensorProto's elements as a tensor whose bytes lie in the message, in a mapped file, or in the graph's arena (tensor.c).
  */
 QD_CHECK enum qd_status qd_onnx_tensor(
 	struct qd_onnx_build *b, const char *name, const Onnx__TensorProto *proto, struct qd_tensor *out);
 
-/* The graph's inputs, after its constants (onnx_inputs.c). */
+/* The graph's inputs, after its constants (inputs.c). */
 QD_CHECK enum qd_status qd_onnx_read_inputs(struct qd_onnx_build *b);
 QD_CHECK enum qd_status qd_onnx_read_outputs(struct qd_onnx_build *b);
-/* True for LoRA tensors (".lora_down", ".lora_up", ".lora_gain"), which stay inputs although they may have a default. */
-bool qd_onnx_is_lora(const char *name);
 
 /* The type that is computed in: every float is float32. */
 enum qd_dtype qd_onnx_dtype(enum qd_dtype dtype);
 
-/* Operators that are written with others (onnx_spell.c): whether `op_type` is one, and the nodes of one. `in` has its inputs. */
+/* Operators that are written with others (spell.c): whether `op_type` is one, and the nodes of one. `in` has its inputs. */
 bool qd_onnx_is_spelled(const char *op_type);
 QD_CHECK enum qd_status qd_onnx_spell(struct qd_graph *g, const Onnx__NodeProto *node, const qd_id *in);
 
 /* What a node is called in the graph: its name in the file, or its first output's, behind the module path that its metadata has;
- * unique, in the graph's arena (onnx_names.c). NULL when memory is out. */
+ * unique, in the graph's arena (names.c). NULL when memory is out. */
 const char *qd_onnx_node_name(struct qd_graph *g, const Onnx__NodeProto *node);
 
 #endif
