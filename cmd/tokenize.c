@@ -3,7 +3,7 @@
  * and "untruncated" where the text did not fit.
  */
 #include "cmd/cmd.h"
-#include "lib/model/tokenizer.h"
+#include "lib/tokenizer/tokenizer.h"
 
 #include <errno.h>
 #include <stdlib.h>

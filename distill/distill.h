@@ -15,6 +15,7 @@
 #include "lib/math/math.h"
 #include "lib/model/dataset.h"
 #include "lib/model/model.h"
+#include "lib/sampler/sampler.h"
 #include "quant/quant.h"
 
 /* ---- passes over the data (shuffle.c) ---- */

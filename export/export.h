@@ -9,7 +9,6 @@
 #define QUAD_EXPORT_EXPORT_H
 
 #include "lib/onnx/onnx.h"
-#include "lib/model/sample.h"
 #include "lib/ort/ort.h"
 #include "quant/quant.h"
 

@@ -4,7 +4,6 @@
  */
 #include "export/session.h"
 #include "lib/math/math.h"
-#include "lib/model/olss.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,6 @@
  * model that it was fitted to.
  */
 #include "export/session.h"
-#include "lib/model/olss.h"
 
 #include <stdlib.h>
 #include <stdio.h>

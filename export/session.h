@@ -8,6 +8,7 @@
 #define QUAD_EXPORT_SESSION_H
 
 #include "export/export.h"
+#include "lib/sampler/sampler.h"
 
 /* A tensor of the inputs file that goes to the graph input `name`. */
 struct qd_column {

@@ -7,6 +7,7 @@
 
 #include "lib/math/math.h"
 #include "lib/model/component.h"
+#include "lib/sampler/sampler.h"
 #include "quant/calib.h"
 
 /* Streams of the seed's random numbers; every sample or row has its own of each. */

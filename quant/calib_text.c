@@ -5,7 +5,7 @@
  *   SDXL                       encoder_hidden_states = next-to-last states of text_encoder and text_encoder_2 side by side,
  *                              text_embeds = the second one's projection; the refiner has the second encoder alone
  */
-#include "lib/model/tokenizer.h"
+#include "lib/tokenizer/tokenizer.h"
 #include "quant/calib_internal.h"
 
 #include <stdio.h>

@@ -3,7 +3,6 @@
  * and runs with adapter j mod n_adapters; each of its S steps gives one sample: the scaled latents with the condition, as the UNet
  * was given them, and the timestep.
  */
-#include "lib/model/sample.h"
 #include "quant/calib_internal.h"
 
 #include <stdlib.h>

@@ -13,12 +13,14 @@ bad=$(
 		allow["lib/math"] = allow["lib/io"] " lib/math"
 		allow["lib/ir"] = allow["lib/io"] " lib/math lib/kernel lib/ir"
 		allow["lib/onnx"] = allow["lib/ir"] " lib/onnx"
+		allow["lib/tokenizer"] = allow["lib/base"] " lib/tokenizer"
+		allow["lib/sampler"] = allow["lib/io"] " lib/math lib/sampler"
 		allow["lib/draw"] = allow["lib/io"] " lib/draw"
 		allow["lib/kernel"] = allow["lib/io"] " lib/math lib/kernel"
-		allow["lib/model"] = allow["lib/io"] " lib/math lib/ir lib/kernel lib/onnx lib/model"
+		allow["lib/model"] = allow["lib/io"] " lib/math lib/ir lib/kernel lib/onnx lib/sampler lib/tokenizer lib/model"
 		allow["lib/torch"] = allow["lib/io"] " lib/math lib/ir lib/kernel lib/torch"
 		allow["lib/ort"] = allow["lib/io"] " lib/math lib/ir lib/ort"
-		every_lib = "lib/onnx lib/base lib/io lib/draw lib/math lib/ir lib/kernel lib/model lib/torch lib/ort"
+		every_lib = "lib/sampler lib/tokenizer lib/onnx lib/base lib/io lib/draw lib/math lib/ir lib/kernel lib/model lib/torch lib/ort"
 		allow["quant"] = every_lib " quant"
 		allow["distill"] = every_lib " quant distill"
 		allow["export"] = every_lib " quant export"
@@ -35,7 +37,7 @@ bad=$(
 		foreign["c10/"] = "^lib/torch/shim[a-z_]*\\.(cc|h)$"
 		foreign["onnx.pb-c.h"] = "^lib/onnx/"
 		foreign["xxhash.h"] = "^lib/base/"
-		foreign["utf8proc.h"] = "^lib/model/tokenizer_text\\.c$"
+		foreign["utf8proc.h"] = "^lib/tokenizer/text\\.c$"
 	}
 	function folder(path,  parts, n) {
 		n = split(path, parts, "/")

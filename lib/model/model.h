@@ -1,7 +1,7 @@
 /*
  * lib/model: models and adapters as people have them. Diffusers directories (config.json and safetensors) become graphs (lib/ir),
  * adapter files of every trainer become lists of low-rank pairs under diffusers' module paths, and low-rank branches with inputs in
- * place of weights are attached to a graph. Schedulers step a sample through time.
+ * place of weights are attached to a graph.
  *
  * Dimension letters: N batch, C channels, H W latent pixels, L tokens, D context features, R rank, O I output and input features,
  * kh kw kernel.
@@ -277,47 +277,5 @@ QD_CHECK enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_gr
 /* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R and R floats. */
 QD_CHECK enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain);
 void qd_slots_release(struct qd_slots *slots);
-
-/* ---- schedulers (scheduler.c) ---- */
-enum qd_prediction { QD_PREDICT_EPSILON, QD_PREDICT_V, QD_PREDICT_SAMPLE };
-/* The noise schedule of scheduler_config.json. */
-struct qd_schedule {
-	int train_steps;
-	double *alphas_cumprod; /* [train_steps] */
-	enum qd_prediction prediction;
-	char spacing[16]; /* "leading", "trailing", "linspace" or "" (the class default) */
-	int steps_offset;
-	bool clip_sample, set_alpha_to_one, karras;
-	double clip_range;
-	int original_steps;          /* of the sampler that a consistency model was distilled from */
-	double timestep_scaling;     /* of its boundary conditions */
-	bool final_sigma_min;        /* Euler ends at the table's smallest sigma, not at 0 */
-	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
-	char class_name[64];
-};
-/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
-QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);
-void qd_schedule_release(struct qd_schedule *schedule);
-
-struct qd_scheduler {
-	const struct qd_schedule *schedule;
-	int kind; /* row of the scheduler table: "ddim", "euler", "lcm", "olss" */
-	int steps;
-	double *timesteps, *sigmas; /* [steps], [steps + 1] */
-	double init_sigma;
-	void *own; /* what the kind keeps between steps; NULL: nothing */
-};
-/*
- * `kind`: "ddim", "euler", "lcm", or "olss:FILE" with a fitted sampler (olss.h), whose number of steps is taken for `steps` 0.
- * `schedule` must outlive it. QD_EINPUT for any other kind, and for a number of steps that the kind does not have.
- */
-QD_CHECK enum qd_status qd_scheduler_new(struct qd_scheduler *s, const struct qd_schedule *schedule, const char *kind, int steps);
-void qd_scheduler_release(struct qd_scheduler *s);
-/* Model input for step i: `in` and `out` of n floats (may be the same). */
-void qd_scheduler_scale_input(const struct qd_scheduler *s, int i, size_t n, const float *in, float *out);
-/* x (n floats, in place) from step i to i + 1 given the model's output; `noise` as long as x for stochastic schedulers, else NULL.
- */
-QD_CHECK enum qd_status qd_scheduler_step(
-	const struct qd_scheduler *s, int i, size_t n, float *x, const float *model_out, const float *noise);
 
 #endif

@@ -18,6 +18,7 @@
  * Task all takes the four in turn. Sample i depends on task, seed and i alone.
  */
 #include "lib/model/model.h"
+#include "lib/sampler/sampler.h"
 #include "scripts/example/draw.h"
 
 #include <argp.h>

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 enum { VOCABULARY, MERGES, CONFIG, MAP, ADDED, TOKENIZER, TEXT, SECTIONS };
 

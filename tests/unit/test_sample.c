@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/model/sample.h"
+#include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 
 enum { N = 3, CL = 2, CC = 1, H = 2, W = 3, PLANE = H * W, STEPS = 4 };

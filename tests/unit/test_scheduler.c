@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "lib/model/model.h"
+#include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 
 static void assert_near(double value, double expected, double relative)

@@ -17,8 +17,7 @@
 #include "lib/io/io.h"
 #include "lib/math/math.h"
 #include "lib/model/model.h"
-#include "lib/model/olss.h"
-#include "lib/model/sample.h"
+#include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 
 #define OK(call)                                                                                                                   \

@@ -16,7 +16,8 @@
 #include <unistd.h>
 
 #include "lib/math/math.h"
-#include "lib/model/tokenizer.h"
+#include "lib/sampler/sampler.h"
+#include "lib/tokenizer/tokenizer.h"
 #include "quant/calib.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"

@@ -4,7 +4,7 @@
 #ifndef QUAD_TESTS_UNIT_TOKENIZER_HELP_H
 #define QUAD_TESTS_UNIT_TOKENIZER_HELP_H
 
-#include "lib/model/tokenizer.h"
+#include "lib/tokenizer/tokenizer.h"
 
 /* The vocabulary: an id is the place in this list. */
 enum { TOK_MAX_SYMBOLS = 2048 };

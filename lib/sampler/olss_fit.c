@@ -14,7 +14,7 @@
  * / elements. Columns are brought to length 1 first; outputs of neighbouring steps are nearly parallel, so directions that rounding
  * has drowned (eigenvalues of G_SS below its resolution) are left out, which gives the smallest of all equally good w.
  */
-#include "lib/model/olss.h"
+#include "lib/sampler/sampler.h"
 #include "lib/math/math.h"
 
 #include <float.h>

@@ -1,5 +1,5 @@
 /* The sampling loop: for each step i, out_i = model(scale_i(x) ++ condition, t_i), x = step_i(x, out_i). See sample.h. */
-#include "lib/model/sample.h"
+#include "lib/sampler/sampler.h"
 #include "lib/math/math.h"
 
 #include <math.h>

@@ -6,8 +6,7 @@
  * x_T and all outputs of the model so far are kept, in float32. Step 0 begins anew with whatever latents it is given, so that one
  * scheduler serves one batch after another. The sum runs in double, in this order.
  */
-#include "lib/model/olss.h"
-#include "lib/model/scheduler_internal.h"
+#include "lib/sampler/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

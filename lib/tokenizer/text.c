@@ -9,7 +9,7 @@
  *   space       White_Space, that is U+0009 to U+000D, U+0085 and categories Zs, Zl, Zp: a run is one U+0020
  *   lower case  every code point alone: one for one, but U+0130 is U+0069 U+0307 (no final sigma)
  */
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -12,7 +12,7 @@
  * one text said differently the last one counts: a plain text after an object makes it one that is looked for before normalizing. A
  * text of the vocabulary has its id; others get the next free ones.
  */
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

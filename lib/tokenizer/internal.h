@@ -1,13 +1,13 @@
 /*
- * What the files of the tokenizer share: code points (tokenizer_text.c), merges (tokenizer_merge.c), the vocabulary and its files
- * (tokenizer_files.c), special strings and settings (tokenizer_settings.c), and the tokenizer itself (tokenizer.c).
+ * What the files of the tokenizer share: code points (text.c), merges (merge.c), the vocabulary and its files
+ * (files.c), special strings and settings (settings.c), and the tokenizer itself (tokenizer.c).
  */
-#ifndef QUAD_LIB_MODEL_TOKENIZER_INTERNAL_H
-#define QUAD_LIB_MODEL_TOKENIZER_INTERNAL_H
+#ifndef QUAD_LIB_TOKENIZER_INTERNAL_H
+#define QUAD_LIB_TOKENIZER_INTERNAL_H
 
-#include "lib/model/tokenizer.h"
+#include "lib/tokenizer/tokenizer.h"
 
-/* ---- code points (tokenizer_text.c) ---- */
+/* ---- code points (text.c) ---- */
 struct qd_points {
 	int32_t *items;
 	size_t n, cap;
@@ -25,7 +25,7 @@ size_t qd_point_bytes(int32_t point, unsigned char *bytes);
 enum qd_point_class { QD_POINT_SPACE, QD_POINT_LETTER, QD_POINT_NUMBER, QD_POINT_OTHER };
 enum qd_point_class qd_point_class(int32_t point);
 
-/* ---- merges (tokenizer_merge.c) ---- */
+/* ---- merges (merge.c) ---- */
 struct qd_merge {
 	uint32_t left, right, result, rank; /* left QD_NONE: a free place */
 };
@@ -74,7 +74,7 @@ struct qd_tokenizer {
 /* Symbols of a text are counted in 32 bits, and a text may grow while it is normalized. */
 #define QD_TOKENIZER_MAX_TEXT ((size_t)256 << 20)
 
-/* ---- vocabulary and files (tokenizer_files.c) ---- */
+/* ---- vocabulary and files (files.c) ---- */
 struct qd_vocabulary {
 	const char *path; /* for messages */
 	struct qd_strmap ids;
@@ -94,7 +94,7 @@ void qd_tokenizer_files_release(struct qd_tokenizer_files *files);
 QD_CHECK enum qd_status qd_tokenizer_read_vocabulary(
 	struct qd_tokenizer *t, struct qd_vocabulary *vocabulary, const struct qd_tokenizer_files *files);
 
-/* ---- special strings and settings (tokenizer_settings.c) ---- */
+/* ---- special strings and settings (settings.c) ---- */
 /* start, end, pad, length, size and the special strings of `t`. */
 QD_CHECK enum qd_status qd_tokenizer_read_settings(
 	struct qd_tokenizer *t, const struct qd_vocabulary *vocabulary, const struct qd_tokenizer_files *files);

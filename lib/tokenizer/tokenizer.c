@@ -10,7 +10,7 @@
  *
  * A special string that is found only in step 3 (no special string of this tokenizer) is then cut into "<|", the word and "|>".
  */
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /*
- * CLIP's byte-pair tokenizer: a prompt as the ids that a Stable Diffusion text encoder takes. A tokenizer folder holds
+ * lib/tokenizer: CLIP's byte-pair tokenizer: a prompt as the ids that a Stable Diffusion text encoder takes. A tokenizer folder holds
  *
  *   vocab.json, merges.txt    the vocabulary {symbol: id} and the merges, "left right" per line below a header, best first
  *   tokenizer.json            both of them in one file, "model": {"vocab", "merges"}; where it is there, it counts
@@ -7,8 +7,8 @@
  *
  * Ids are those of CLIPTokenizer of the transformers library, version 5.
  */
-#ifndef QUAD_LIB_MODEL_TOKENIZER_H
-#define QUAD_LIB_MODEL_TOKENIZER_H
+#ifndef QUAD_LIB_TOKENIZER_TOKENIZER_H
+#define QUAD_LIB_TOKENIZER_TOKENIZER_H
 
 #include "lib/base/base.h"
 

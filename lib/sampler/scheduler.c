@@ -15,7 +15,7 @@
  *
  * Stable Diffusion 1 and 2 pipelines override two fields of their files: steps_offset is 1 and clip_sample false.
  */
-#include "lib/model/scheduler_internal.h"
+#include "lib/sampler/internal.h"
 
 #include <math.h>
 #include <stdio.h>

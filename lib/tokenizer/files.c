@@ -9,7 +9,7 @@
  * right" or
  *                    ["left", "right"]]}, "added_tokens": [...]}
  */
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

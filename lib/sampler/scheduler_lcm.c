@@ -5,7 +5,7 @@
  *   c_skip = 0.25 / ((s t)^2 + 0.25)     c_out = s t / sqrt((s t)^2 + 0.25)     d = c_out x0 + c_skip x
  *   x' = d in the last step, else sqrt(abar') d + sqrt(1 - abar') noise, abar' of the next timestep, fresh noise every time
  */
-#include "lib/model/scheduler_internal.h"
+#include "lib/sampler/internal.h"
 
 #include <math.h>
 

@@ -4,7 +4,7 @@
  * The heap's least entry is the pair of lowest rank, among equals the leftmost. An entry is out of date when one of its two symbols
  * has been merged since; every merge adds the pairs with its two new neighbours, so that n symbols take O(n log n).
  */
-#include "lib/model/tokenizer_internal.h"
+#include "lib/tokenizer/internal.h"
 
 #include <stdlib.h>
 

@@ -7,7 +7,7 @@
  * x0 is clamped to +-clip_sample_range where clip_sample is set; e stays as predicted. p is not the next timestep of the list: with
  * trailing spacing the two may differ by one.
  */
-#include "lib/model/scheduler_internal.h"
+#include "lib/sampler/internal.h"
 
 #include <math.h>
 

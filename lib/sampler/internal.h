@@ -2,10 +2,10 @@
  * What the schedulers share: the row that each fills in, and the lists of timesteps. T training steps, n inference steps, abar(t)
  * the cumulative product of 1 - beta.
  */
-#ifndef QUAD_LIB_MODEL_SCHEDULER_INTERNAL_H
-#define QUAD_LIB_MODEL_SCHEDULER_INTERNAL_H
+#ifndef QUAD_LIB_SAMPLER_INTERNAL_H
+#define QUAD_LIB_SAMPLER_INTERNAL_H
 
-#include "lib/model/model.h"
+#include "lib/sampler/sampler.h"
 
 struct qd_scheduler_kind {
 	const char *name;

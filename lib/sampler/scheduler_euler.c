@@ -9,7 +9,7 @@
  * largest sigma for linspace and trailing, at sqrt(largest^2 + 1) for leading. Karras' spacing: sigma_i = (max^(1/7) + i/(n-1)
  * (min^(1/7) - max^(1/7)))^7, timesteps by interpolating ln sigma over the table.
  */
-#include "lib/model/scheduler_internal.h"
+#include "lib/sampler/internal.h"
 
 #include <math.h>
 #include <string.h>

@@ -15,7 +15,7 @@
  *   base              hash of the model, or ""
  *   notes             free text
  */
-#include "lib/model/olss.h"
+#include "lib/sampler/sampler.h"
 #include "lib/io/io.h"
 
 #include <math.h>
