@@ -3,7 +3,6 @@
  * own or a single file), or a folder with another component.
  */
 #include "cmd/eval.h"
-#include "lib/model/onnx_unet.h"
 
 #include <stdlib.h>
 #include <string.h>

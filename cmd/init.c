@@ -3,7 +3,6 @@
  * nothing.
  */
 #include "cmd/cmd.h"
-#include "lib/model/component.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,8 +3,6 @@
  */
 #include "cmd/inspect.h"
 #include "export/export.h"
-#include "lib/model/checkpoint.h"
-#include "lib/model/component.h"
 
 #include <string.h>
 

@@ -2,7 +2,6 @@
  * quad inspect on a single-file checkpoint: what lies beside its UNet.
  */
 #include "cmd/inspect.h"
-#include "lib/model/checkpoint.h"
 
 #include <stdio.h>
 

@@ -2,7 +2,6 @@
  * quad inspect on a component folder: a text encoder or a VAE.
  */
 #include "cmd/inspect.h"
-#include "lib/model/component.h"
 
 #include <stdio.h>
 #include <string.h>

@@ -3,7 +3,6 @@
  * graph is built, so that one which cannot be read is refused here already.
  */
 #include "cmd/inspect.h"
-#include "lib/model/onnx_unet.h"
 
 #include <stdio.h>
 #include <stdlib.h>

@@ -14,7 +14,6 @@
 
 #include "lib/math/math.h"
 #include "lib/model/dataset.h"
-#include "lib/model/model.h"
 #include "lib/sampler/sampler.h"
 #include "quant/quant.h"
 

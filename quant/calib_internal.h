@@ -6,7 +6,6 @@
 #define QUAD_QUANT_CALIB_INTERNAL_H
 
 #include "lib/math/math.h"
-#include "lib/model/component.h"
 #include "lib/sampler/sampler.h"
 #include "quant/calib.h"
 

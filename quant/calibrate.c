@@ -9,8 +9,8 @@
  * its grid (observed with random codes), and the branch may give as much as its layer: with m the largest magnitude of the layer's
  * output and u that of up's grid, up product [-m, m], gain product [-m/u, m/u], sum [-2m, 2m].
  */
-#include "lib/torch/torch.h"
 #include "lib/math/math.h"
+#include "lib/torch/torch.h"
 #include "quant/internal.h"
 
 #include <math.h>

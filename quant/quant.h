@@ -9,6 +9,7 @@
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
 
+#include "lib/adapter/adapter.h"
 #include "lib/model/dataset.h"
 #include "lib/model/model.h"
 #include "lib/torch/torch.h"

@@ -3,8 +3,7 @@
  * built without bytes; each of its weights is looked for under its original name (ldm_names.c) and must have its shape, and no
  * tensor of the UNet may be left over: what was inferred is right, or the file is refused.
  */
-#include "lib/model/checkpoint.h"
-#include "lib/model/adapter_internal.h"
+#include "lib/model/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -181,6 +180,15 @@ out:
 	return st;
 }
 
+static void layout_of(struct qd_ldm_layout *layout, const struct qd_unet_config *config)
+{
+	*layout = (struct qd_ldm_layout){ .blocks = config->blocks };
+	for (int i = 0; i < config->blocks; i++) {
+		layout->layers[i] = (int)config->layers[i];
+		layout->up_attention[i] = config->up_attention[i];
+	}
+}
+
 /* `g`: the network without bytes. */
 static enum qd_status rename_all(
 	struct qd_weights *weights, const struct qd_graph *g, const struct qd_unet_config *config, const char *prefix)
@@ -193,7 +201,7 @@ static enum qd_status rename_all(
 	enum qd_status st = QD_OK;
 	if (!tensors || !used)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_ldm_layout_of_config(&layout, config);
+	layout_of(&layout, config);
 	for (size_t i = 0; i < g->n_values; i++) {
 		const struct qd_value *needed = &g->values[i];
 		struct qd_tensor tensor;

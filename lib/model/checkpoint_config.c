@@ -11,8 +11,8 @@
  *
  * What shapes do not say is the family's: see checkpoint.h. The result is a set of config.json's fields, read as any other.
  */
-#include "lib/model/checkpoint.h"
 
+#include "lib/model/internal.h"
 #include <stdio.h>
 #include <string.h>
 

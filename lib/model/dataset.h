@@ -9,7 +9,7 @@
 #ifndef QUAD_LIB_MODEL_DATASET_H
 #define QUAD_LIB_MODEL_DATASET_H
 
-#include "lib/model/model.h"
+#include "lib/network/network.h"
 
 /* X(id, tensor name): what a data file may hold. float32, float16, bfloat16 or float64; timestep also as integers. */
 #define QD_FIELD_LIST(X)                                                                                                           \

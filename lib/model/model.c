@@ -2,8 +2,7 @@
  * A model as it lies on disk: a pipeline folder (model_index.json, unet/, scheduler/, ...), the folder of its UNet alone, with
  * config.json and the weights beside it, a single file with everything in it, or an ONNX file of the UNet.
  */
-#include "lib/model/checkpoint.h"
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

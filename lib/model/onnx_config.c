@@ -6,7 +6,7 @@
  * The sinusoid's frequencies are f_k = exp(-ln(10000) k / (half - freq_shift)), so that freq_shift = half + ln(10000) / ln f_1.
  */
 #include "lib/ir/rewrite.h"
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 #include <math.h>
 #include <stdio.h>

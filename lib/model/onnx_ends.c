@@ -10,7 +10,7 @@
  * only moved. Further outputs of the file are left out.
  */
 #include "lib/ir/rewrite.h"
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

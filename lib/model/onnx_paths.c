@@ -10,7 +10,7 @@
  * ("onnx::MatMul_1530", "val_115") and for equal weights that the exporter made one of.
  */
 #include "lib/ir/rewrite.h"
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 #include <string.h>
 

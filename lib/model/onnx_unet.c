@@ -1,7 +1,7 @@
 /*
  * Opening an ONNX file of a UNet and building its graph: see onnx_unet.h.
  */
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 #include <stdlib.h>
 #include <string.h>

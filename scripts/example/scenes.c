@@ -17,7 +17,7 @@
  * others are the adapters' tasks; each sees mask 1 everywhere and the whole input picture, except removal, which sees a hole.
  * Task all takes the four in turn. Sample i depends on task, seed and i alone.
  */
-#include "lib/model/model.h"
+#include "lib/io/io.h"
 #include "lib/sampler/sampler.h"
 #include "scripts/example/draw.h"
 

@@ -6,7 +6,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "lib/model/adapter_internal.h"
+#include "lib/adapter/internal.h"
 
 static struct qd_module items[] = {
 	{ .path = "conv_in", .conv = true, .out = 2, .in = 2, .kh = 3, .kw = 3 },

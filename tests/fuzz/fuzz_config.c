@@ -5,7 +5,7 @@
 #include <assert.h>
 #include <stdint.h>
 
-#include "lib/model/component_internal.h"
+#include "lib/network/component_internal.h"
 
 /* Larger ones only take time. */
 enum { MOST_LAYERS = 64, MOST_CHANNELS = 4096 };

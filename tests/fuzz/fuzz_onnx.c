@@ -4,7 +4,7 @@
  */
 #include <stdlib.h>
 
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 

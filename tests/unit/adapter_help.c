@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "lib/network/network.h"
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/scratch.h"
 

@@ -4,7 +4,7 @@
 #ifndef QUAD_TESTS_UNIT_ADAPTER_HELP_H
 #define QUAD_TESTS_UNIT_ADAPTER_HELP_H
 
-#include "lib/model/model.h"
+#include "lib/adapter/adapter.h"
 
 /* A model's graph without bytes, and its layers. */
 struct help_model {

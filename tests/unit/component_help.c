@@ -9,7 +9,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "lib/model/component_internal.h"
+#include "lib/network/component_internal.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
 

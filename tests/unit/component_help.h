@@ -4,7 +4,7 @@
 #ifndef QUAD_TESTS_UNIT_COMPONENT_HELP_H
 #define QUAD_TESTS_UNIT_COMPONENT_HELP_H
 
-#include "lib/model/component.h"
+#include "lib/network/network.h"
 
 /* Fails the test with the message of a failure. */
 void component_ok(enum qd_status st);

@@ -5,7 +5,7 @@
 #ifndef QUAD_TESTS_UNIT_PLAIN_NETWORKS_H
 #define QUAD_TESTS_UNIT_PLAIN_NETWORKS_H
 
-#include "lib/model/component.h"
+#include "lib/network/network.h"
 
 /* [c][h][w]; x is the caller's to free. */
 struct plain_image {

@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "lib/model/checkpoint.h"
 #include "tests/unit/ldm_help.h"
 #include "tests/unit/scratch.h"
 

@@ -13,8 +13,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "lib/network/component_internal.h"
 #include "lib/math/math.h"
-#include "lib/model/component_internal.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
 

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "lib/adapter/adapter.h"
 #include "lib/model/model.h"
 #include "tests/unit/scratch.h"
 

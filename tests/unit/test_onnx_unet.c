@@ -14,7 +14,7 @@
 
 #include "export/export.h"
 #include "lib/ir/rewrite.h"
-#include "lib/model/onnx_unet.h"
+#include "lib/model/internal.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

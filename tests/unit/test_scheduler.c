@@ -13,7 +13,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "lib/model/model.h"
 #include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 

@@ -16,7 +16,6 @@
 
 #include "lib/io/io.h"
 #include "lib/math/math.h"
-#include "lib/model/model.h"
 #include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 

@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "lib/model/model.h"
+#include "lib/network/network.h"
 #include "tests/unit/scratch.h"
 
 static enum qd_status parse(struct qd_unet_config *config, const char *text)

@@ -11,7 +11,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "lib/model/model.h"
+#include "lib/weights/weights.h"
 #include "tests/unit/scratch.h"
 
 static const char stem[] = "diffusion_pytorch_model";

@@ -1,0 +1,165 @@
+/*
+ * kohya-ss and LyCORIS LoCon files:
+ *
+ *   key    := NAME "." ("lora_down.weight" | "lora_up.weight" | "lora_mid.weight" | "alpha")
+ *   NAME   := prefix flat(module path)     flat: every "." becomes "_"
+ *   prefix := "lora_unet_" | "lora_te_" | "lora_te1_" | "lora_te2_" | "lycoris_"
+ *
+ * flat() loses the dots ("to_out_0", "mid_block"), so names are looked up in a table of the model's own names, in diffusers'
+ * spelling and in the original implementation's (SDXL). Scale: alpha / R with R the rows of lora_down; 1 without alpha and where
+ * alpha is 0 (LyCORIS' reading; diffusers would switch the layer off). Every module has its own alpha.
+ */
+#include "lib/adapter/internal.h"
+#include "lib/weights/weights.h"
+
+#include <stdio.h>
+#include <string.h>
+
+static const char *const unet_prefixes[] = { "lora_unet_", "lycoris_" };
+static const char *const text_prefixes[] = { "lora_te_", "lora_te1_", "lora_te2_", "lora_te3_", "lycoris_text_model_",
+	"lycoris_encoder_layers_", "lycoris_text_projection" };
+
+/* What follows one of the prefixes, or NULL. */
+static const char *after(const char *key, const char *const *prefixes, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (qd_starts_with(key, prefixes[i]))
+			return key + strlen(prefixes[i]);
+	return NULL;
+}
+
+bool qd_kohya_detect(const struct qd_safetensors *file)
+{
+	for (size_t i = 0; i < file->n; i++)
+		if (after(file->tensors[i].name, unet_prefixes, QD_COUNT(unet_prefixes)) != NULL ||
+			after(file->tensors[i].name, text_prefixes, QD_COUNT(text_prefixes)) != NULL)
+			return true;
+	return false;
+}
+
+static enum qd_status put_flat(struct qd_strmap *table, const char *path, uint32_t module)
+{
+	char flat[QD_PATH_TEXT];
+	size_t n = 0;
+
+	for (; path[n] != '\0' && n + 1 < sizeof(flat); n++)
+		flat[n] = path[n] == '.' ? '_' : path[n];
+	flat[n] = '\0';
+	return qd_strmap_put(table, flat, module);
+}
+
+/* What the original names depend on, from the paths of a model's layers. */
+static void layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules)
+{
+	*layout = (struct qd_ldm_layout){ 0 };
+	for (size_t m = 0; m < modules->n; m++) {
+		const char *path = modules->items[m].path;
+		int block, layer;
+		if (sscanf(path, "down_blocks.%d.resnets.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS) {
+			layout->blocks = block >= layout->blocks ? block + 1 : layout->blocks;
+			layout->layers[block] = layer >= layout->layers[block] ? layer + 1 : layout->layers[block];
+		}
+		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS)
+			layout->up_attention[block] = true;
+	}
+}
+
+/* flat(path) -> module, both spellings; diffusers' wins where they meet. */
+static enum qd_status fill_table(struct qd_strmap *table, const struct qd_modules *modules)
+{
+	struct qd_ldm_layout layout;
+	char ldm[QD_PATH_TEXT];
+	enum qd_status st = QD_OK;
+
+	layout_of(&layout, modules);
+	for (size_t m = 0; m < modules->n; m++)
+		if (qd_ldm_path(&layout, modules->items[m].path, ldm))
+			QD_TRY(st, put_flat(table, ldm, (uint32_t)m));
+	for (size_t m = 0; m < modules->n; m++)
+		QD_TRY(st, put_flat(table, modules->items[m].path, (uint32_t)m));
+out:
+	return st;
+}
+
+static enum qd_status part_of(const char *key, const char *suffix, enum qd_part *part)
+{
+	static const struct {
+		const char *suffix;
+		enum qd_part part;
+	} suffixes[] = { { ".lora_down.weight", QD_PART_DOWN }, { ".lora_up.weight", QD_PART_UP },
+		{ ".lora_mid.weight", QD_PART_MID }, { ".alpha", QD_PART_ALPHA } };
+
+	for (size_t i = 0; i < QD_COUNT(suffixes); i++)
+		if (strcmp(suffix, suffixes[i].suffix) == 0) {
+			*part = suffixes[i].part;
+			return QD_OK;
+		}
+	return qd_fail(QD_EINPUT, "key '%s' ends in none of .lora_down.weight, .lora_up.weight, .lora_mid.weight, .alpha", key);
+}
+
+static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *table, const struct qd_tensor *tensor)
+{
+	const char *key = tensor->name, *rest;
+	size_t dot = strcspn(key, ".");
+	char name[QD_PATH_TEXT];
+	enum qd_part part = QD_PART_ALPHA;
+	enum qd_status st;
+
+	if (qd_starts_with(key, "bundle_emb.")) {
+		r->adapter->embeddings++;
+		return QD_OK;
+	}
+	QD_TRY(st, part_of(key, key + dot, &part));
+	if (after(key, text_prefixes, QD_COUNT(text_prefixes)) != NULL) {
+		r->adapter->text_tensors++;
+		return QD_OK;
+	}
+	if (after(key, unet_prefixes, QD_COUNT(unet_prefixes)) == NULL)
+		return qd_fail(QD_EINPUT, "key '%s' begins with none of lora_unet_, lora_te_, lora_te1_, lora_te2_, lycoris_", key);
+	if (dot >= sizeof(name))
+		return qd_fail(QD_EINPUT, "key of %zu bytes, at most %d are known", strlen(key), QD_PATH_TEXT);
+	snprintf(name, sizeof(name), "%.*s", (int)dot, key);
+	rest = after(name, unet_prefixes, QD_COUNT(unet_prefixes));
+	st = qd_reading_put(r, name, qd_strmap_get(table, rest), part, tensor);
+out:
+	return st;
+}
+
+enum qd_status qd_kohya_collect(struct qd_reading *r)
+{
+	struct qd_strmap table = { 0 };
+	enum qd_status st;
+
+	QD_TRY(st, fill_table(&table, r->modules));
+	for (size_t i = 0; i < r->file.n; i++)
+		QD_TRY(st, collect_one(r, &table, &r->file.tensors[i]));
+out:
+	qd_strmap_release(&table);
+	return st;
+}
+
+enum qd_status qd_kohya_scale(struct qd_reading *r)
+{
+	size_t zero = 0, none = 0;
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < r->n; i++) {
+		struct qd_piece *piece = &r->pieces[i];
+		double alpha = 0;
+		if (piece->part[QD_PART_ALPHA] == NULL) {
+			none++;
+			continue;
+		}
+		QD_TRY(st, qd_part_scalar(piece->part[QD_PART_ALPHA], &alpha));
+		if (alpha == 0)
+			zero++;
+		else
+			piece->scale = alpha / (double)piece->part[QD_PART_DOWN]->shape.dim[0];
+	}
+	if (none > 0)
+		QD_TRY(st, qd_adapter_note(r->adapter, "%zu layers have no alpha: their scale is 1", none));
+	if (zero > 0)
+		QD_TRY(st, qd_adapter_note(r->adapter, "%zu layers have alpha 0: their scale is 1, as LyCORIS reads it", zero));
+out:
+	return st;
+}

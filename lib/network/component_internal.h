@@ -1,0 +1,29 @@
+/*
+ * What component.c (opening folders), taesd.c (folders without config.json) and component_init.c (random weights) share; the
+ * parsing is apart from files for fuzzing.
+ */
+#ifndef QUAD_LIB_NETWORK_COMPONENT_INTERNAL_H
+#define QUAD_LIB_NETWORK_COMPONENT_INTERNAL_H
+
+#include "lib/network/network.h"
+
+/* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
+QD_CHECK enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum qd_component_kind *kind);
+/* Kind and configuration of `component`, which is zeroed. */
+QD_CHECK enum qd_status qd_component_config_parse(struct qd_component *component, const char *what, const json_t *json);
+
+/* qd_unet_init's work, for the parameters of several graphs in one file; and how many those of a graph are, added. (init.c) */
+QD_CHECK enum qd_status qd_init_weights(
+	const struct qd_graph *const *graphs, size_t n, uint64_t seed, enum qd_dtype dtype, const char *path, bool force);
+void qd_count_parameters(const struct qd_graph *g, uint64_t *parameters, uint64_t *tensors);
+
+/* Whether `folder` has the original files of TAESD. */
+bool qd_original_taesd(const char *folder);
+/* Opens those of component->folder. */
+QD_CHECK enum qd_status qd_original_taesd_open(struct qd_component *component);
+
+enum { QD_FIELD_MAX_CHANNELS = 1 << 16 };
+/* An activation function: QD_OP_SIGMOID stands for silu. */
+QD_CHECK enum qd_status qd_config_act(const struct qd_fields *r, const char *name, enum qd_op absent, enum qd_op *out);
+
+#endif
