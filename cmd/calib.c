@@ -1,6 +1,5 @@
 /* quad calib: calibration data from a folder of images with captions, or from arrays. */
 #include "cmd/cmd.h"
-#include "quant/calib.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -31,12 +30,12 @@ static const struct argp_option options[] = {
 static const char *const dtypes[] = { "f32", "f16", NULL };
 
 struct calib {
-	struct qd_calib_options options;
+	struct qd_prepare_options options;
 	const char *model;
 };
 
 /* "512" or "768x512", width first. */
-static void parse_size(struct qd_calib_options *o, const char *arg, struct argp_state *state)
+static void parse_size(struct qd_prepare_options *o, const char *arg, struct argp_state *state)
 {
 	const char *x = strchr(arg, 'x');
 	char width[16];
@@ -46,7 +45,7 @@ static void parse_size(struct qd_calib_options *o, const char *arg, struct argp_
 	o->height = x != NULL ? qd_parse_int(state, "size", x + 1, 1, 16384) : o->width;
 }
 
-static void parse_trajectory(struct qd_calib_options *o, const char *arg, struct argp_state *state)
+static void parse_trajectory(struct qd_prepare_options *o, const char *arg, struct argp_state *state)
 {
 	static const char *const names[] = { "ddim", "euler", "lcm", "olss:FILE", NULL };
 
@@ -60,7 +59,7 @@ static void parse_trajectory(struct qd_calib_options *o, const char *arg, struct
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
 	struct calib *calib = state->input;
-	struct qd_calib_options *o = &calib->options;
+	struct qd_prepare_options *o = &calib->options;
 
 	switch (key) {
 	case KEY_MODEL:
@@ -95,7 +94,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 	}
 }
 
-static enum qd_status print(const struct qd_calib_options *o, const struct qd_calib_result *r, bool as_json)
+static enum qd_status print(const struct qd_prepare_options *o, const struct qd_prepare_result *r, bool as_json)
 {
 	if (as_json)
 		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "schema", 1, "output", o->output, "samples",
@@ -108,14 +107,14 @@ static enum qd_status print(const struct qd_calib_options *o, const struct qd_ca
 	return QD_OK;
 }
 
-static enum qd_status run(const struct qd_calib_options *o, const struct qd_common *common)
+static enum qd_status run(const struct qd_prepare_options *o, const struct qd_common *common)
 {
 	struct qd_opened opened = { 0 };
-	struct qd_calib_result result;
+	struct qd_prepare_result result;
 	enum qd_status st;
 
 	QD_TRY(st, qd_open_all(&opened, common));
-	QD_TRY(st, qd_calib_make(&opened.model, &opened.modules, opened.adapter_list, opened.n_adapters, o, &result));
+	QD_TRY(st, qd_prepare_data(&opened.model, &opened.modules, opened.adapter_list, opened.n_adapters, o, &result));
 	qd_progress_clear();
 	st = print(o, &result, common->json);
 out:

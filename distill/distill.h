@@ -13,7 +13,6 @@
 #define QUAD_DISTILL_DISTILL_H
 
 #include "lib/math/math.h"
-#include "lib/model/dataset.h"
 #include "lib/sampler/sampler.h"
 #include "quant/quant.h"
 

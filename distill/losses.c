@@ -18,7 +18,7 @@
 #include <string.h>
 
 static enum qd_status new_rows(
-	struct qd_tensor *tensor, const char *name, const struct qd_dataset *data, enum qd_field field, int64_t n)
+	struct qd_tensor *tensor, const char *name, const struct qd_dataset *data, enum qd_data_field field, int64_t n)
 {
 	const struct qd_shape *row = &data->shape[field];
 	struct qd_shape shape = { .rank = row->rank + 1, .dim = { n } };

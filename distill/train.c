@@ -199,7 +199,7 @@ static enum qd_status open_data(struct trainer *t, const char *const *data, size
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
 		if (t->data.has[f] != t->validation.has[f] || !qd_shape_equal(&t->data.shape[f], &t->validation.shape[f]))
 			return qd_fail(QD_EINPUT, "cannot use '%s': tensor '%s' is not as in '%s'", o->validation,
-				qd_field_name((enum qd_field)f), data[0]);
+				qd_data_field_name((enum qd_data_field)f), data[0]);
 	return QD_OK;
 }
 

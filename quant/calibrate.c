@@ -10,7 +10,6 @@
  * output and u that of up's grid, up product [-m, m], gain product [-m/u, m/u], sum [-2m, 2m].
  */
 #include "lib/math/math.h"
-#include "lib/torch/torch.h"
 #include "quant/internal.h"
 
 #include <math.h>

@@ -7,7 +7,6 @@
  * unaligned, as the file holds them (scope adapter), or with everything else rounded too under ranges of this adapter alone (scope
  * model). float32 networks, double statistics. From scores and tensors follow the shared encodings and what they cost each adapter.
  */
-#include "lib/torch/torch.h"
 #include "lib/math/math.h"
 #include "quant/internal.h"
 

@@ -9,10 +9,7 @@
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
 
-#include "lib/adapter/adapter.h"
-#include "lib/model/dataset.h"
-#include "lib/model/model.h"
-#include "lib/torch/torch.h"
+#include "lib/data/data.h"
 
 /* ---- what a quantized model is (options shared by every command) ---- */
 enum qd_share { QD_SHARE_SLOT, QD_SHARE_LAYER };
@@ -46,20 +43,6 @@ extern const char *const qd_method_names[];
 extern const char *const qd_observer_names[];
 extern const char *const qd_divergence_names[];
 extern const char *const qd_scope_names[];
-
-/* ---- a net: one graph for given sizes with its slots (net.c): what qss, eval, distill, run and export all start from ---- */
-struct qd_net {
-	struct qd_graph graph;
-	struct qd_slots slots;
-	struct qd_sizes sizes;
-};
-/* Builds the UNet for `sizes`, attaches `slots_from` (paths and ranks; ids of the copy are the net's). */
-QD_CHECK enum qd_status qd_net_build(
-	struct qd_net *net, const struct qd_model *model, const struct qd_sizes *sizes, const struct qd_slots *slots_from);
-void qd_net_release(struct qd_net *net);
-/* Binds an adapter's tensors (NULL: gain 0, the base model) to the executor's LoRA inputs, float32 and padded, unaligned. QD_EINPUT
- * when it changes a layer without a slot. */
-QD_CHECK enum qd_status qd_net_bind_adapter(const struct qd_net *net, struct qd_exec *exec, const struct qd_adapter *adapter);
 
 /* ---- which values carry which encodings (assign.c) ---- */
 enum qd_entry_kind {

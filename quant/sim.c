@@ -2,7 +2,6 @@
  * Simulation: an executor with qd_sim_hook computes, in float32, what integer hardware computes, because every value that carries
  * an encoding is rounded to its grid. Rounding is straight-through for gradients, so the same hook serves training.
  */
-#include "lib/torch/torch.h"
 #include "quant/quant.h"
 
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)

@@ -186,24 +186,4 @@ QD_CHECK enum qd_status qd_jpeg_parse(const char *name, const void *data, size_t
 QD_CHECK enum qd_status qd_image_write(const char *path, const struct qd_image *image, bool force);
 void qd_image_release(struct qd_image *image);
 
-/* ---- a folder of images with what is known about them (image_folder.c) ---- */
-struct qd_image_row {
-	const char *image;     /* path */
-	const char *text;      /* "" when there is none */
-	const char *mask;      /* path, or NULL */
-	const char *condition; /* path, or NULL */
-};
-struct qd_image_folder {
-	struct qd_image_row *rows;
-	size_t n, cap;
-	struct qd_arena arena;
-};
-/*
- * Reads `folder`/metadata.jsonl (its lines stand in image_folder.c); without one, every .png, .jpg and .jpeg is a row without text,
- * by name. `text_column` names the field of the text. Files are looked for, not read. QD_EIO; QD_EINPUT names the line and what is
- * wrong with it.
- */
-QD_CHECK enum qd_status qd_image_folder_open(struct qd_image_folder *folder, const char *path, const char *text_column);
-void qd_image_folder_release(struct qd_image_folder *folder);
-
 #endif

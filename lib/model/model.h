@@ -5,8 +5,10 @@
 #ifndef QUAD_LIB_MODEL_MODEL_H
 #define QUAD_LIB_MODEL_MODEL_H
 
+#include "lib/adapter/adapter.h"
 #include "lib/network/network.h"
 #include "lib/onnx/onnx.h"
+#include "lib/torch/torch.h"
 
 /* ---- a model: an opened UNet, in whatever form it came ---- */
 enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT, QD_MODEL_ONNX };
@@ -85,5 +87,20 @@ void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpo
 /* ---- ONNX files (onnx_unet.c) ---- */
 /* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */
 bool qd_onnx_is_unet(const struct qd_onnx_file *file);
+
+/* ---- a net: one graph for given sizes with its slots (net.c, net_bind.c): what everything that runs starts from ---- */
+struct qd_net {
+	struct qd_graph graph;
+	struct qd_slots slots;
+	struct qd_sizes sizes;
+};
+/* Builds the UNet for `sizes`, attaches `slots_from` (paths and ranks; ids of the copy are the net's). */
+QD_CHECK enum qd_status qd_net_build(
+	struct qd_net *net, const struct qd_model *model, const struct qd_sizes *sizes, const struct qd_slots *slots_from);
+void qd_net_release(struct qd_net *net);
+struct qd_exec;
+/* Binds an adapter's tensors (NULL: gain 0, the base model) to the executor's LoRA inputs, float32 and padded, unaligned. QD_EINPUT
+ * when it changes a layer without a slot. */
+QD_CHECK enum qd_status qd_net_bind_adapter(const struct qd_net *net, struct qd_exec *exec, const struct qd_adapter *adapter);
 
 #endif

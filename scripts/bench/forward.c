@@ -5,7 +5,6 @@
  */
 #include "lib/math/math.h"
 #include "lib/model/model.h"
-#include "lib/torch/torch.h"
 #include "scripts/bench/bench.h"
 
 #include <malloc.h>

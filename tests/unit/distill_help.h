@@ -5,7 +5,6 @@
 #ifndef QUAD_TESTS_UNIT_DISTILL_HELP_H
 #define QUAD_TESTS_UNIT_DISTILL_HELP_H
 
-#include "lib/adapter/adapter.h"
 #include "lib/model/model.h"
 
 enum { HELP_LATENTS = 2, HELP_CONDITION = 3, HELP_SIDE = 8, HELP_TOKENS = 3, HELP_FEATURES = 6 };

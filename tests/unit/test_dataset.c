@@ -27,12 +27,12 @@ struct file {
 };
 
 static struct qd_tensor *add(
-	struct file *file, struct qd_random *random, enum qd_field field, enum qd_dtype dtype, struct qd_shape shape)
+	struct file *file, struct qd_random *random, enum qd_data_field field, enum qd_dtype dtype, struct qd_shape shape)
 {
 	struct qd_tensor *t = &file->tensors[file->n++];
 	float *values;
 
-	OK(qd_tensor_new(t, qd_field_name(field), dtype, &shape));
+	OK(qd_tensor_new(t, qd_data_field_name(field), dtype, &shape));
 	values = malloc((size_t)qd_shape_elements(&shape) * sizeof(*values));
 	assert_non_null(values);
 	for (int64_t i = 0; i < qd_shape_elements(&shape); i++)
@@ -342,7 +342,7 @@ static void test_learning_rates(void **state)
 /* A correct file with one tensor replaced, left out (dim[0] 0) or added, and what is said about it. */
 struct refusal {
 	const char *message;
-	enum qd_field field;
+	enum qd_data_field field;
 	enum qd_dtype dtype;
 	struct qd_shape shape;
 };
@@ -364,7 +364,8 @@ static const struct refusal refusals[] = {
 	{ "tensor 'encoder_hidden_states' is empty", QD_FIELD_CONTEXT, QD_F32, { 3, { 2, 0, 5 } } },
 };
 
-static void put(struct file *file, struct qd_random *random, enum qd_field field, const struct refusal *r, struct qd_shape shape)
+static void put(
+	struct file *file, struct qd_random *random, enum qd_data_field field, const struct refusal *r, struct qd_shape shape)
 {
 	enum qd_dtype dtype = QD_F32;
 
@@ -377,7 +378,7 @@ static void put(struct file *file, struct qd_random *random, enum qd_field field
 	if (dtype == QD_F32)
 		add(file, random, field, dtype, shape);
 	else
-		OK(qd_tensor_new(&file->tensors[file->n++], qd_field_name(field), dtype, &shape));
+		OK(qd_tensor_new(&file->tensors[file->n++], qd_data_field_name(field), dtype, &shape));
 }
 
 static const char *correct_but(struct file *file, const struct refusal *r, const char *name)

@@ -15,7 +15,7 @@
 
 #include <jpeglib.h>
 
-#include "lib/io/io.h"
+#include "lib/data/data.h"
 #include "lib/math/math.h"
 #include "tests/unit/scratch.h"
 

@@ -7,7 +7,6 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "lib/io/io.h"
 #include "lib/kernel/kernel.h"
 #include "lib/math/math.h"
 #include "tests/unit/scratch.h"

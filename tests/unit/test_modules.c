@@ -14,7 +14,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "lib/adapter/adapter.h"
 #include "lib/model/model.h"
 #include "tests/unit/scratch.h"
 

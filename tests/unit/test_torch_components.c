@@ -13,7 +13,7 @@
 #include <string.h>
 
 #include "lib/math/math.h"
-#include "lib/torch/torch.h"
+#include "lib/model/model.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/plain_networks.h"
 #include "tests/unit/scratch.h"

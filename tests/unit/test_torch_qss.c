@@ -7,7 +7,6 @@
 #include <cmocka.h>
 
 #include "lib/math/math.h"
-#include "lib/torch/torch.h"
 #include "quant/internal.h"
 #include "tests/unit/scratch.h"
 

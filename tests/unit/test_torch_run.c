@@ -9,7 +9,7 @@
 #include <cmocka.h>
 
 #include "lib/math/math.h"
-#include "lib/torch/torch.h"
+#include "lib/model/model.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>

@@ -7,7 +7,6 @@
 #include <cmocka.h>
 
 #include "distill/distill.h"
-#include "lib/torch/torch.h"
 #include "tests/unit/distill_help.h"
 #include "tests/unit/scratch.h"
 

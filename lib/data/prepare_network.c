@@ -1,29 +1,30 @@
 /* A component of the pipeline that is executed one image or caption at a time, and the random numbers of every one of them. */
-#include "quant/calib_internal.h"
+#include "lib/data/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-void qd_calib_random(struct qd_random *random, uint64_t seed, enum qd_calib_stream stream, int64_t index)
+void qd_prepare_random(struct qd_random *random, uint64_t seed, enum qd_prepare_stream stream, int64_t index)
 {
 	qd_random_init(random, seed, ((uint64_t)stream << 48) + (uint64_t)index);
 }
 
-void qd_calib_noise(uint64_t seed, enum qd_calib_stream stream, int64_t index, size_t n, float *out)
+void qd_prepare_noise(uint64_t seed, enum qd_prepare_stream stream, int64_t index, size_t n, float *out)
 {
 	struct qd_random random;
 
-	qd_calib_random(&random, seed, stream, index);
+	qd_prepare_random(&random, seed, stream, index);
 	for (size_t i = 0; i < n; i++)
 		out[i] = (float)qd_random_normal(&random);
 }
 
-enum qd_status qd_calib_part_open(struct qd_calib_part *part, const char *root, const char *name, enum qd_component_kind kind)
+enum qd_status qd_prepare_network_open(
+	struct qd_prepare_network *part, const char *root, const char *name, enum qd_component_kind kind)
 {
 	enum qd_component_kind found;
 	enum qd_status st;
 
-	*part = (struct qd_calib_part){ 0 };
+	*part = (struct qd_prepare_network){ 0 };
 	st = qd_component_open(&part->component, root, name);
 	if (st != QD_OK)
 		return st;
@@ -36,7 +37,7 @@ enum qd_status qd_calib_part_open(struct qd_calib_part *part, const char *root, 
 				       qd_component_kind_name(kind));
 }
 
-enum qd_status qd_calib_part_build(struct qd_calib_part *part, const struct qd_component_sizes *sizes)
+enum qd_status qd_prepare_network_build(struct qd_prepare_network *part, const struct qd_component_sizes *sizes)
 {
 	struct qd_exec_options options = { 0 };
 	enum qd_status st = qd_component_graph(&part->graph, &part->component, sizes);
@@ -44,7 +45,7 @@ enum qd_status qd_calib_part_build(struct qd_calib_part *part, const struct qd_c
 	return st == QD_OK ? qd_exec_new(&part->exec, &part->graph, &options) : st;
 }
 
-enum qd_status qd_calib_part_run(struct qd_calib_part *part, const char *name, size_t n, float *out)
+enum qd_status qd_prepare_network_run(struct qd_prepare_network *part, const char *name, size_t n, float *out)
 {
 	const struct qd_graph *g = &part->graph;
 	qt_tensor *outputs = calloc(g->n_outputs, sizeof(*outputs));
@@ -67,17 +68,17 @@ out:
 	return st;
 }
 
-void qd_calib_part_release(struct qd_calib_part *part)
+void qd_prepare_network_release(struct qd_prepare_network *part)
 {
 	if (part->component.folder == NULL)
 		return;
 	qd_exec_free(part->exec);
 	qd_graph_release(&part->graph);
 	qd_component_release(&part->component);
-	*part = (struct qd_calib_part){ 0 };
+	*part = (struct qd_prepare_network){ 0 };
 }
 
-enum qd_status qd_calib_part_hash(const struct qd_calib_part *part, char *out)
+enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out)
 {
 	const struct qd_weights *w = &part->component.weights;
 	char *all = malloc(w->n_files * QD_HASH_TEXT + 1);

@@ -8,7 +8,7 @@
  *
  * Other fields are left alone; so are empty lines. Paths stay below the folder.
  */
-#include "lib/io/io.h"
+#include "lib/data/data.h"
 
 #include <dirent.h>
 #include <errno.h>

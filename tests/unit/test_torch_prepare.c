@@ -15,10 +15,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "lib/data/data.h"
 #include "lib/math/math.h"
 #include "lib/sampler/sampler.h"
 #include "lib/tokenizer/tokenizer.h"
-#include "quant/calib.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
 
@@ -157,7 +157,7 @@ struct made {
 	struct qd_adapter adapters[2];
 	const struct qd_adapter *list[2];
 	size_t n;
-	struct qd_calib_result result;
+	struct qd_prepare_result result;
 	struct qd_safetensors file;
 };
 
@@ -181,21 +181,21 @@ static void close_model(struct made *m)
 	qd_model_release(&m->model);
 }
 
-static struct qd_calib_options options_for(const char *output)
+static struct qd_prepare_options options_for(const char *output)
 {
 	static char data[512], path[512];
 
 	snprintf(data, sizeof(data), "%s", scratch_path("images"));
 	snprintf(path, sizeof(path), "%s", scratch_path(output));
-	return (struct qd_calib_options){
+	return (struct qd_prepare_options){
 		.data = data, .output = path, .text_column = "text", .guidance = 1, .dtype = QD_F32, .seed = 4, .force = true
 	};
 }
 
-static void make(struct made *m, const struct qd_calib_options *options)
+static void make(struct made *m, const struct qd_prepare_options *options)
 {
 	qd_safetensors_release(&m->file);
-	OK(qd_calib_make(&m->model, &m->modules, m->list, m->n, options, &m->result));
+	OK(qd_prepare_data(&m->model, &m->modules, m->list, m->n, options, &m->result));
 	OK(qd_safetensors_open(&m->file, options->output));
 }
 
@@ -278,7 +278,7 @@ static void makes_noised_samples(void **state)
 {
 	static const char *const captions[IMAGES] = { "ab", "a much longer caption", "ab" };
 	enum { N = 8 };
-	struct qd_calib_options o = options_for("noised.safetensors");
+	struct qd_prepare_options o = options_for("noised.safetensors");
 	struct qd_schedule schedule;
 	struct made m;
 	float wanted[Z * PLANE], context[TOKENS * HIDDEN];
@@ -312,7 +312,7 @@ static void makes_noised_samples(void **state)
 /* A draw from the VAE's distribution is not its mean; equal seeds are equal, others are not; half precision rounds. */
 static void draws_by_the_seed(void **state)
 {
-	struct qd_calib_options o = options_for("drawn.safetensors");
+	struct qd_prepare_options o = options_for("drawn.safetensors");
 	struct made m;
 	float first[Z * PLANE], mean[Z * PLANE];
 	const struct qd_tensor *t;
@@ -342,7 +342,7 @@ static void draws_by_the_seed(void **state)
 static void makes_inpainting_conditions(void **state)
 {
 	enum { C = Z + 1 };
-	struct qd_calib_options o = options_for("inpaint.safetensors");
+	struct qd_prepare_options o = options_for("inpaint.safetensors");
 	struct made m;
 	float wanted[C * PLANE];
 
@@ -418,7 +418,7 @@ static void answer(const struct made *m, size_t a, int64_t i, float *out)
 static void follows_trajectories(void **state)
 {
 	enum { STEPS = 4, WALKS = 4 };
-	struct qd_calib_options o = options_for("walk.safetensors");
+	struct qd_prepare_options o = options_for("walk.safetensors");
 	struct qd_schedule schedule;
 	struct qd_scheduler s;
 	struct made m;
@@ -472,7 +472,7 @@ static void link_golden(const char *from, const char *to)
 static void encodes_as_diffusers(void **state)
 {
 	enum { L = 77, D = 40, P = 24 };
-	struct qd_calib_options o = options_for("xl.safetensors");
+	struct qd_prepare_options o = options_for("xl.safetensors");
 	struct qd_safetensors expected;
 	struct qd_mapping prompts;
 	struct made m;
@@ -527,18 +527,18 @@ static void encodes_as_diffusers(void **state)
 
 /* ---- refusals ---- */
 
-static void expect_refused(const struct made *m, const struct qd_calib_options *o, const char *message)
+static void expect_refused(const struct made *m, const struct qd_prepare_options *o, const char *message)
 {
-	struct qd_calib_result result;
+	struct qd_prepare_result result;
 
-	assert_int_not_equal(qd_calib_make(&m->model, &m->modules, m->list, m->n, o, &result), QD_OK);
+	assert_int_not_equal(qd_prepare_data(&m->model, &m->modules, m->list, m->n, o, &result), QD_OK);
 	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
 }
 
 static void refuses_what_does_not_fit(void **state)
 {
-	struct qd_calib_options o = options_for("refused.safetensors");
+	struct qd_prepare_options o = options_for("refused.safetensors");
 	struct made m;
 
 	(void)state;

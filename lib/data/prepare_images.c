@@ -10,7 +10,7 @@
  * and for SDXL the numbers height, width, crop top, crop left, target height, target width; its refiner takes height, width, top,
  * left and the aesthetic score 6.
  */
-#include "quant/calib_internal.h"
+#include "lib/data/internal.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -47,7 +47,7 @@ static void to_planes(const struct qd_image *image, float *planes)
 }
 
 /* The picture at the wanted size, f32 [3,H,W] from 0 to 255. */
-static enum qd_status fit(const struct qd_calib_images *m, const struct qd_image *image, bool smooth, float *out)
+static enum qd_status fit(const struct qd_prepare_images *m, const struct qd_image *image, bool smooth, float *out)
 {
 	struct crop c = crop_of(image, m->height, m->width);
 	size_t from = (size_t)image->height * (size_t)image->width, to = (size_t)c.height * (size_t)c.width;
@@ -80,7 +80,7 @@ static void to_signed(float *x, size_t n)
 }
 
 static enum qd_status read_picture(
-	const struct qd_calib_images *m, const char *path, bool smooth, struct qd_image *image, float *pixels)
+	const struct qd_prepare_images *m, const char *path, bool smooth, struct qd_image *image, float *pixels)
 {
 	enum qd_status st;
 
@@ -95,7 +95,7 @@ out:
 /* ---- the encoder ---- */
 
 /* pixels f32 [3,H,W] -> latent f32 [Z,h,w]; `noise` NULL: the mean; `scaled`: as the UNet takes it. */
-static enum qd_status encode(struct qd_calib_images *m, const float *pixels, const float *noise, bool scaled, float *latent)
+static enum qd_status encode(struct qd_prepare_images *m, const float *pixels, const float *noise, bool scaled, float *latent)
 {
 	struct qd_vae_config config = m->vae.component.vae;
 	struct qd_tensor x = qd_tensor_view("x", QD_F32, QD_SHAPE(1, COLOURS, m->height, m->width), pixels);
@@ -110,7 +110,7 @@ static enum qd_status encode(struct qd_calib_images *m, const float *pixels, con
 	if (params == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_exec_bind_tensor(m->vae.exec, "x", &x));
-	QD_TRY(st, qd_calib_part_run(&m->vae, "out", config.tiny ? n : 2 * n, params));
+	QD_TRY(st, qd_prepare_network_run(&m->vae, "out", config.tiny ? n : 2 * n, params));
 	if (config.tiny)
 		memcpy(latent, params, n * sizeof(*latent));
 	else
@@ -126,7 +126,7 @@ out:
 /* ---- what goes beside the latent ---- */
 
 /* The mask at the image's size, 0 or 1, f32 [H,W], and at the latent's, f32 [h,w]. */
-static enum qd_status read_mask(const struct qd_calib_images *m, const char *path, float *pixels, float *mask, float *small)
+static enum qd_status read_mask(const struct qd_prepare_images *m, const char *path, float *pixels, float *mask, float *small)
 {
 	size_t plane = (size_t)(m->height * m->width);
 	struct qd_image image = { 0 };
@@ -141,7 +141,7 @@ static enum qd_status read_mask(const struct qd_calib_images *m, const char *pat
 }
 
 static enum qd_status inpainting(
-	struct qd_calib_images *m, const struct qd_image_row *row, const float *pixels, const float *noise, float *condition)
+	struct qd_prepare_images *m, const struct qd_image_row *row, const float *pixels, const float *noise, float *condition)
 {
 	size_t plane = (size_t)(m->height * m->width);
 	float *room = malloc((COLOURS + 1) * plane * sizeof(float)), *mask = room + COLOURS * plane;
@@ -158,7 +158,7 @@ out:
 	return st;
 }
 
-static enum qd_status editing(struct qd_calib_images *m, const struct qd_image_row *row, float *condition)
+static enum qd_status editing(struct qd_prepare_images *m, const struct qd_image_row *row, float *condition)
 {
 	float *pixels = malloc(COLOURS * (size_t)(m->height * m->width) * sizeof(float));
 	struct qd_image image = { 0 };
@@ -174,7 +174,7 @@ out:
 	return st;
 }
 
-static void write_time_ids(const struct qd_calib_images *m, const struct qd_image *image, float *ids)
+static void write_time_ids(const struct qd_prepare_images *m, const struct qd_image *image, float *ids)
 {
 	struct crop c = crop_of(image, m->height, m->width);
 	bool refiner = m->unet->time_ids == 5;
@@ -192,7 +192,7 @@ struct parts {
 	struct qd_tensor latents, condition, time_ids;
 };
 
-static enum qd_status parts_new(const struct qd_calib_images *m, struct parts *p)
+static enum qd_status parts_new(const struct qd_prepare_images *m, struct parts *p)
 {
 	struct qd_shape latents = QD_SHAPE(m->channels, m->latent_height, m->latent_width), condition = latents;
 	enum qd_status st = QD_OK;
@@ -208,7 +208,7 @@ out:
 	return st;
 }
 
-static enum qd_status fill_parts(struct qd_calib_images *m, int64_t i, struct parts *p)
+static enum qd_status fill_parts(struct qd_prepare_images *m, int64_t i, struct parts *p)
 {
 	const struct qd_image_row *row = &m->rows[i];
 	size_t n = (size_t)(m->channels * m->latent_height * m->latent_width);
@@ -219,7 +219,7 @@ static enum qd_status fill_parts(struct qd_calib_images *m, int64_t i, struct pa
 
 	if (pixels == NULL || noise == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_calib_noise(m->options->seed, QD_STREAM_LATENT, i, 2 * n, noise);
+	qd_prepare_noise(m->options->seed, QD_STREAM_LATENT, i, 2 * n, noise);
 	QD_TRY(st, read_picture(m, row->image, true, &image, pixels));
 	if (p->latents.data != NULL)
 		QD_TRY(st, encode(m, pixels, mode ? NULL : noise, true, p->latents.data));
@@ -236,7 +236,7 @@ out:
 	return st;
 }
 
-static enum qd_status encode_row(struct qd_calib_images *m, int64_t i, const struct qd_calib_store *store)
+static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const struct qd_prepare_store *store)
 {
 	struct parts p = { 0 };
 	struct qd_tensor tensors[3];
@@ -251,7 +251,7 @@ static enum qd_status encode_row(struct qd_calib_images *m, int64_t i, const str
 		tensors[n++] = p.condition;
 	if (p.time_ids.data != NULL)
 		tensors[n++] = p.time_ids;
-	st = qd_calib_store_put(store, "image", i, tensors, n);
+	st = qd_prepare_store_put(store, "image", i, tensors, n);
 out:
 	qd_tensor_release(&p.latents);
 	qd_tensor_release(&p.condition);
@@ -259,7 +259,7 @@ out:
 	return qd_prefix(st, "image '%s'", m->rows[i].image);
 }
 
-enum qd_status qd_calib_images_encode(struct qd_calib_images *m, struct qd_calib_store *store)
+enum qd_status qd_prepare_images_encode(struct qd_prepare_images *m, struct qd_prepare_store *store)
 {
 	struct qd_component_sizes sizes = { .part = QD_VAE_ENCODER, .batch = 1, .height = m->height, .width = m->width };
 	enum qd_status st = QD_OK;
@@ -268,10 +268,10 @@ enum qd_status qd_calib_images_encode(struct qd_calib_images *m, struct qd_calib
 		return QD_OK;
 	for (int64_t i = 0; i < m->n; i++) {
 		qd_progress("images", (uint64_t)i, (uint64_t)m->n, NULL);
-		if (qd_calib_store_has(store, "image", i))
+		if (qd_prepare_store_has(store, "image", i))
 			continue;
 		if (m->vae.exec == NULL)
-			QD_TRY(st, qd_calib_part_build(&m->vae, &sizes));
+			QD_TRY(st, qd_prepare_network_build(&m->vae, &sizes));
 		QD_TRY(st, encode_row(m, i, store));
 	}
 	qd_progress("images", (uint64_t)m->n, (uint64_t)m->n, NULL);
@@ -282,7 +282,7 @@ out:
 /* ---- opening ---- */
 
 /* Every row has what the UNet's further channels are made of. */
-static enum qd_status check_rows(const struct qd_calib_images *m)
+static enum qd_status check_rows(const struct qd_prepare_images *m)
 {
 	bool mask = m->condition == m->channels + 1;
 
@@ -297,7 +297,7 @@ static enum qd_status check_rows(const struct qd_calib_images *m)
 	return QD_OK;
 }
 
-static enum qd_status choose_size(struct qd_calib_images *m)
+static enum qd_status choose_size(struct qd_prepare_images *m)
 {
 	int64_t factor = (int64_t)1 << (m->vae.component.vae.blocks - 1), native = m->unet->sample_size * factor;
 
@@ -313,18 +313,18 @@ static enum qd_status choose_size(struct qd_calib_images *m)
 	return QD_OK;
 }
 
-enum qd_status qd_calib_images_open(struct qd_calib_images *m, const struct qd_model *model, const struct qd_image_folder *folder,
-	const struct qd_calib_options *options)
+enum qd_status qd_prepare_images_open(struct qd_prepare_images *m, const struct qd_model *model,
+	const struct qd_image_folder *folder, const struct qd_prepare_options *options)
 {
 	const struct qd_vae_config *vae;
 	enum qd_status st;
 
-	*m = (struct qd_calib_images){ .rows = folder->rows,
+	*m = (struct qd_prepare_images){ .rows = folder->rows,
 		.n = (int64_t)folder->n,
 		.unet = &model->config,
 		.options = options,
 		.latents = options->trajectory == NULL };
-	QD_TRY(st, qd_calib_part_open(&m->vae, model->root, "vae", QD_COMPONENT_VAE));
+	QD_TRY(st, qd_prepare_network_open(&m->vae, model->root, "vae", QD_COMPONENT_VAE));
 	vae = &m->vae.component.vae;
 	m->channels = vae->latent_channels;
 	m->condition = model->config.in_channels - model->config.out_channels;
@@ -339,8 +339,8 @@ out:
 	return st;
 }
 
-void qd_calib_images_release(struct qd_calib_images *m)
+void qd_prepare_images_release(struct qd_prepare_images *m)
 {
-	qd_calib_part_release(&m->vae);
-	*m = (struct qd_calib_images){ 0 };
+	qd_prepare_network_release(&m->vae);
+	*m = (struct qd_prepare_images){ 0 };
 }

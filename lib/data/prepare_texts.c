@@ -5,8 +5,8 @@
  *   SDXL                       encoder_hidden_states = next-to-last states of text_encoder and text_encoder_2 side by side,
  *                              text_embeds = the second one's projection; the refiner has the second encoder alone
  */
+#include "lib/data/internal.h"
 #include "lib/tokenizer/tokenizer.h"
-#include "quant/calib_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +17,7 @@ static const char *const tokenizer_names[] = { "tokenizer", "tokenizer_2" };
 
 /* ---- which captions there are ---- */
 
-static enum qd_status index_of(struct qd_calib_texts *t, struct qd_strmap *map, const char *text, int64_t *index)
+static enum qd_status index_of(struct qd_prepare_texts *t, struct qd_strmap *map, const char *text, int64_t *index)
 {
 	uint32_t found = qd_strmap_get(map, text);
 	enum qd_status st = QD_OK;
@@ -32,7 +32,7 @@ out:
 	return st;
 }
 
-static enum qd_status collect(struct qd_calib_texts *t, const struct qd_image_row *rows, size_t n, bool empty)
+static enum qd_status collect(struct qd_prepare_texts *t, const struct qd_image_row *rows, size_t n, bool empty)
 {
 	struct qd_strmap map = { 0 };
 	int64_t ignored;
@@ -53,14 +53,14 @@ out:
 
 /* ---- opening ---- */
 
-static enum qd_status open_encoder(struct qd_calib_texts *t, const char *root, const char *encoder, const char *tokenizer)
+static enum qd_status open_encoder(struct qd_prepare_texts *t, const char *root, const char *encoder, const char *tokenizer)
 {
 	size_t i = t->n_encoders;
 	char path[4096];
 	const struct qd_text_config *config;
 	enum qd_status st;
 
-	QD_TRY(st, qd_calib_part_open(&t->encoders[i], root, encoder, QD_COMPONENT_TEXT));
+	QD_TRY(st, qd_prepare_network_open(&t->encoders[i], root, encoder, QD_COMPONENT_TEXT));
 	t->n_encoders++;
 	config = &t->encoders[i].component.text;
 	snprintf(path, sizeof(path), "%s/%s", root, tokenizer);
@@ -81,7 +81,7 @@ out:
 	return st;
 }
 
-static enum qd_status open_encoders(struct qd_calib_texts *t, const char *root)
+static enum qd_status open_encoders(struct qd_prepare_texts *t, const char *root)
 {
 	enum qd_status st = QD_OK;
 
@@ -96,9 +96,10 @@ static enum qd_status open_encoders(struct qd_calib_texts *t, const char *root)
 	return st;
 }
 
-static enum qd_status check_features(const struct qd_calib_texts *t, const struct qd_unet_config *unet)
+static enum qd_status check_features(const struct qd_prepare_texts *t, const struct qd_unet_config *unet)
 {
-	struct qd_shape context = qd_field_needed(unet, QD_FIELD_CONTEXT), embeds = qd_field_needed(unet, QD_FIELD_TEXT_EMBEDS);
+	struct qd_shape context = qd_data_field_needed(unet, QD_FIELD_CONTEXT),
+			embeds = qd_data_field_needed(unet, QD_FIELD_TEXT_EMBEDS);
 
 	if (t->features != context.dim[1])
 		return qd_fail(QD_EINPUT, "the text encoders give %lld features, the UNet takes %lld", (long long)t->features,
@@ -109,12 +110,12 @@ static enum qd_status check_features(const struct qd_calib_texts *t, const struc
 	return QD_OK;
 }
 
-enum qd_status qd_calib_texts_open(
-	struct qd_calib_texts *t, const struct qd_model *model, const struct qd_image_row *rows, size_t n, bool empty)
+enum qd_status qd_prepare_texts_open(
+	struct qd_prepare_texts *t, const struct qd_model *model, const struct qd_image_row *rows, size_t n, bool empty)
 {
 	enum qd_status st;
 
-	*t = (struct qd_calib_texts){ .pooled = model->config.text_time };
+	*t = (struct qd_prepare_texts){ .pooled = model->config.text_time };
 	QD_TRY(st, collect(t, rows, n, empty));
 	QD_TRY(st, open_encoders(t, model->root));
 	st = check_features(t, &model->config);
@@ -122,23 +123,23 @@ out:
 	return st;
 }
 
-void qd_calib_texts_release(struct qd_calib_texts *t)
+void qd_prepare_texts_release(struct qd_prepare_texts *t)
 {
-	for (size_t i = 0; i < QD_CALIB_ENCODERS; i++) {
-		qd_calib_part_release(&t->encoders[i]);
+	for (size_t i = 0; i < QD_PREPARE_ENCODERS; i++) {
+		qd_prepare_network_release(&t->encoders[i]);
 		qd_tokenizer_free(t->tokenizers[i]);
 	}
 	free(t->texts);
 	free(t->of_row);
-	*t = (struct qd_calib_texts){ 0 };
+	*t = (struct qd_prepare_texts){ 0 };
 }
 
 /* ---- encoding ---- */
 
 /* Binds the ids of a caption, and the mask of what is no padding where the encoder wants it. */
-static enum qd_status bind_text(struct qd_calib_texts *t, size_t encoder, const char *text)
+static enum qd_status bind_text(struct qd_prepare_texts *t, size_t encoder, const char *text)
 {
-	struct qd_calib_part *part = &t->encoders[encoder];
+	struct qd_prepare_network *part = &t->encoders[encoder];
 	size_t length = (size_t)t->tokens, used = 0;
 	int32_t *ids = calloc(length, sizeof(*ids));
 	int64_t *wide = calloc(2 * length, sizeof(*wide)), *mask = wide != NULL ? wide + length : NULL;
@@ -167,9 +168,9 @@ out:
 }
 
 /* The encoder's states go to columns [column, column + hidden) of `context` [L,D]. */
-static enum qd_status encode_one(struct qd_calib_texts *t, size_t encoder, const char *text, int64_t column, float *context)
+static enum qd_status encode_one(struct qd_prepare_texts *t, size_t encoder, const char *text, int64_t column, float *context)
 {
-	struct qd_calib_part *part = &t->encoders[encoder];
+	struct qd_prepare_network *part = &t->encoders[encoder];
 	int64_t hidden = part->component.text.hidden;
 	float *states = malloc((size_t)(t->tokens * hidden) * sizeof(*states));
 	enum qd_status st = QD_OK;
@@ -177,7 +178,7 @@ static enum qd_status encode_one(struct qd_calib_texts *t, size_t encoder, const
 	if (states == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, bind_text(t, encoder, text));
-	QD_TRY(st, qd_calib_part_run(
+	QD_TRY(st, qd_prepare_network_run(
 			   part, t->pooled ? "hidden_states_m2" : "last_hidden_state", (size_t)(t->tokens * hidden), states));
 	for (int64_t l = 0; l < t->tokens; l++)
 		memcpy(context + l * t->features + column, states + l * hidden, (size_t)hidden * sizeof(*states));
@@ -186,7 +187,7 @@ out:
 	return st;
 }
 
-static enum qd_status encode(struct qd_calib_texts *t, size_t k, const struct qd_calib_store *store)
+static enum qd_status encode(struct qd_prepare_texts *t, size_t k, const struct qd_prepare_store *store)
 {
 	struct qd_tensor tensors[2] = { 0 };
 	int64_t column = 0;
@@ -199,27 +200,28 @@ static enum qd_status encode(struct qd_calib_texts *t, size_t k, const struct qd
 	}
 	if (t->pooled) {
 		QD_TRY(st, qd_tensor_new(&tensors[1], "text_embeds", QD_F32, &QD_SHAPE(t->embeds)));
-		QD_TRY(st, qd_calib_part_run(&t->encoders[t->n_encoders - 1], "text_embeds", (size_t)t->embeds, tensors[1].data));
+		QD_TRY(st,
+			qd_prepare_network_run(&t->encoders[t->n_encoders - 1], "text_embeds", (size_t)t->embeds, tensors[1].data));
 	}
-	st = qd_calib_store_put(store, "text", (int64_t)k, tensors, t->pooled ? 2 : 1);
+	st = qd_prepare_store_put(store, "text", (int64_t)k, tensors, t->pooled ? 2 : 1);
 out:
 	qd_tensor_release(&tensors[0]);
 	qd_tensor_release(&tensors[1]);
 	return st;
 }
 
-enum qd_status qd_calib_texts_encode(struct qd_calib_texts *t, struct qd_calib_store *store)
+enum qd_status qd_prepare_texts_encode(struct qd_prepare_texts *t, struct qd_prepare_store *store)
 {
 	struct qd_component_sizes sizes = { .batch = 1, .tokens = t->tokens };
 	enum qd_status st = QD_OK;
 
 	for (size_t k = 0; k < t->n; k++) {
 		qd_progress("captions", k, t->n, NULL);
-		if (qd_calib_store_has(store, "text", (int64_t)k))
+		if (qd_prepare_store_has(store, "text", (int64_t)k))
 			continue;
 		for (size_t i = 0; i < t->n_encoders; i++)
 			if (t->encoders[i].exec == NULL)
-				QD_TRY(st, qd_calib_part_build(&t->encoders[i], &sizes));
+				QD_TRY(st, qd_prepare_network_build(&t->encoders[i], &sizes));
 		QD_TRY(st, encode(t, k, store));
 	}
 	qd_progress("captions", t->n, t->n, NULL);

@@ -1,11 +1,11 @@
-/* Sets of samples in files: opening, checking against each other and the model, and reading rows. See dataset.h. */
-#include "lib/model/dataset.h"
+/* Sets of samples in files: opening, checking against each other and the model, and reading rows. See data.h. */
+#include "lib/data/data.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-const char *qd_field_name(enum qd_field field)
+const char *qd_data_field_name(enum qd_data_field field)
 {
 	static const char *const names[] = {
 #define QD_FIELD_NAME(id, name) name,
@@ -15,21 +15,21 @@ const char *qd_field_name(enum qd_field field)
 	return names[field];
 }
 
-int64_t qd_dataset_row(const struct qd_dataset *data, enum qd_field field)
+int64_t qd_dataset_row(const struct qd_dataset *data, enum qd_data_field field)
 {
 	return data->has[field] ? qd_shape_elements(&data->shape[field]) : 0;
 }
 
 struct qd_sizes qd_dataset_sizes(const struct qd_dataset *data, int64_t batch)
 {
-	enum qd_field image = data->has[QD_FIELD_LATENTS] ? QD_FIELD_LATENTS : QD_FIELD_SAMPLE;
+	enum qd_data_field image = data->has[QD_FIELD_LATENTS] ? QD_FIELD_LATENTS : QD_FIELD_SAMPLE;
 	return (struct qd_sizes){ .batch = batch,
 		.height = data->shape[image].dim[1],
 		.width = data->shape[image].dim[2],
 		.tokens = data->has[QD_FIELD_CONTEXT] ? data->shape[QD_FIELD_CONTEXT].dim[0] : 1 };
 }
 
-struct qd_shape qd_field_needed(const struct qd_unet_config *c, enum qd_field field)
+struct qd_shape qd_data_field_needed(const struct qd_unet_config *c, enum qd_data_field field)
 {
 	static const struct qd_shape none = { .rank = -1 };
 	int64_t condition = c->in_channels - c->out_channels;
@@ -68,7 +68,7 @@ static struct qd_shape row_shape(const struct qd_tensor *tensor)
 }
 
 /* Dimensions that a field has, the sample's included. */
-static int field_rank(enum qd_field field)
+static int field_rank(enum qd_data_field field)
 {
 	switch (field) {
 	case QD_FIELD_TIMESTEP:
@@ -89,9 +89,9 @@ static bool is_float(const struct qd_tensor *tensor)
 	return tensor->dtype == QD_F32 || tensor->dtype == QD_F16 || tensor->dtype == QD_BF16 || tensor->dtype == QD_F64;
 }
 
-static enum qd_status check_tensor(const struct qd_tensor *tensor, enum qd_field field, int64_t n)
+static enum qd_status check_tensor(const struct qd_tensor *tensor, enum qd_data_field field, int64_t n)
 {
-	const char *name = qd_field_name(field);
+	const char *name = qd_data_field_name(field);
 	bool whole = tensor->dtype == QD_I64 || tensor->dtype == QD_I32;
 
 	if (tensor->shape.rank != field_rank(field))
@@ -107,35 +107,36 @@ static enum qd_status check_tensor(const struct qd_tensor *tensor, enum qd_field
 }
 
 /* One file's field against what the files before it have. */
-static enum qd_status check_like_first(struct qd_dataset *data, size_t file, enum qd_field field, const struct qd_tensor *tensor)
+static enum qd_status check_like_first(
+	struct qd_dataset *data, size_t file, enum qd_data_field field, const struct qd_tensor *tensor)
 {
 	char found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
 	struct qd_shape row;
 
 	if (file > 0 && data->has[field] != (tensor != NULL))
-		return qd_fail(QD_EINPUT, "tensor '%s' is in some of the data files only", qd_field_name(field));
+		return qd_fail(QD_EINPUT, "tensor '%s' is in some of the data files only", qd_data_field_name(field));
 	if (tensor == NULL)
 		return QD_OK;
 	row = row_shape(tensor);
 	if (file > 0 && !qd_shape_equal(&row, &data->shape[field]))
-		return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, needs %s as in '%s'", qd_field_name(field),
+		return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, needs %s as in '%s'", qd_data_field_name(field),
 			qd_shape_text(&row, found), qd_shape_text(&data->shape[field], needed), data->files[0].path);
 	data->has[field] = true;
 	data->shape[field] = row;
 	return QD_OK;
 }
 
-static bool is_wanted(const struct qd_unet_config *config, enum qd_field field, enum qd_data_use use)
+static bool is_wanted(const struct qd_unet_config *config, enum qd_data_field field, enum qd_data_use use)
 {
 	if (use == QD_DATA_TRAIN)
 		return true;
 	return field != QD_FIELD_LATENTS && field != QD_FIELD_CONDITION && field != QD_FIELD_NOISE &&
-	       qd_field_needed(config, field).rank >= 0;
+	       qd_data_field_needed(config, field).rank >= 0;
 }
 
-static enum qd_status add_field(struct qd_dataset *data, size_t i, enum qd_field field, int64_t n, enum qd_data_use use)
+static enum qd_status add_field(struct qd_dataset *data, size_t i, enum qd_data_field field, int64_t n, enum qd_data_use use)
 {
-	const struct qd_tensor *tensor = qd_tensor_set_find(&data->files[i], qd_field_name(field));
+	const struct qd_tensor *tensor = qd_tensor_set_find(&data->files[i], qd_data_field_name(field));
 	enum qd_status st = tensor == NULL ? QD_OK : check_tensor(tensor, field, n);
 
 	if (st == QD_OK)
@@ -159,7 +160,8 @@ static enum qd_status add_file(struct qd_dataset *data, size_t i, const struct q
 		return qd_fail(QD_EINPUT, "has neither tensor 'latents' nor 'sample'");
 	n = lead->shape.rank > 0 ? lead->shape.dim[0] : 0;
 	for (int f = 0; f < QD_FIELD_COUNT; f++) {
-		enum qd_status st = is_wanted(config, (enum qd_field)f, use) ? add_field(data, i, (enum qd_field)f, n, use) : QD_OK;
+		enum qd_status st =
+			is_wanted(config, (enum qd_data_field)f, use) ? add_field(data, i, (enum qd_data_field)f, n, use) : QD_OK;
 		if (st != QD_OK)
 			return st;
 	}
@@ -183,32 +185,32 @@ static const char *needed_text(const struct qd_shape *shape, char *buffer, size_
 	return buffer;
 }
 
-static enum qd_status check_field(const struct qd_dataset *data, const struct qd_unet_config *config, enum qd_field field)
+static enum qd_status check_field(const struct qd_dataset *data, const struct qd_unet_config *config, enum qd_data_field field)
 {
 	char found[QD_SHAPE_TEXT], text[QD_SHAPE_TEXT];
-	struct qd_shape needed = qd_field_needed(config, field);
+	struct qd_shape needed = qd_data_field_needed(config, field);
 	const struct qd_shape *row = &data->shape[field];
 
 	for (int i = 0; i < needed.rank; i++)
 		if (needed.dim[i] >= 0 && row->dim[i] != needed.dim[i])
-			return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, the model takes %s", qd_field_name(field),
+			return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, the model takes %s", qd_data_field_name(field),
 				qd_shape_text(row, found), needed_text(&needed, text, sizeof(text)));
 	return QD_OK;
 }
 
-static enum qd_status check_same_image(const struct qd_dataset *data, enum qd_field field, enum qd_field image)
+static enum qd_status check_same_image(const struct qd_dataset *data, enum qd_data_field field, enum qd_data_field image)
 {
 	char found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
 	const struct qd_shape *a = &data->shape[field], *b = &data->shape[image];
 
 	if (!data->has[field] || (a->dim[1] == b->dim[1] && a->dim[2] == b->dim[2]))
 		return QD_OK;
-	return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, needs the size of '%s' %s", qd_field_name(field),
-		qd_shape_text(a, found), qd_field_name(image), qd_shape_text(b, needed));
+	return qd_fail(QD_EINPUT, "tensor '%s' has samples of %s, needs the size of '%s' %s", qd_data_field_name(field),
+		qd_shape_text(a, found), qd_data_field_name(image), qd_shape_text(b, needed));
 }
 
 /* Whether a model of this kind cannot do without the field. */
-static bool is_needed(const struct qd_dataset *data, const struct qd_unet_config *config, enum qd_field field)
+static bool is_needed(const struct qd_dataset *data, const struct qd_unet_config *config, enum qd_data_field field)
 {
 	bool noisy = !data->has[QD_FIELD_LATENTS];
 
@@ -222,7 +224,7 @@ static bool is_needed(const struct qd_dataset *data, const struct qd_unet_config
 	case QD_FIELD_TIMESTEP:
 		return noisy;
 	default:
-		return qd_field_needed(config, field).rank >= 0;
+		return qd_data_field_needed(config, field).rank >= 0;
 	}
 }
 
@@ -231,10 +233,10 @@ static enum qd_status check_model(const struct qd_dataset *data, const struct qd
 	enum qd_status st = QD_OK;
 
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
-		if (!data->has[f] && is_needed(data, config, (enum qd_field)f))
-			return qd_fail(QD_EINPUT, "has no tensor '%s'", qd_field_name((enum qd_field)f));
+		if (!data->has[f] && is_needed(data, config, (enum qd_data_field)f))
+			return qd_fail(QD_EINPUT, "has no tensor '%s'", qd_data_field_name((enum qd_data_field)f));
 	for (int f = 0; st == QD_OK && f < QD_FIELD_COUNT; f++) {
-		enum qd_field field = (enum qd_field)f;
+		enum qd_data_field field = (enum qd_data_field)f;
 		/* stored noisy samples do not matter where there are clean latents */
 		if (data->has[f] && (is_needed(data, config, field) || field == QD_FIELD_LATENTS || field == QD_FIELD_NOISE))
 			st = check_field(data, config, field);
@@ -327,10 +329,10 @@ static bool all_finite(const float *x, int64_t n)
 	return sum == 0.0f;
 }
 
-static enum qd_status gather_row(const struct qd_dataset *data, enum qd_field field, int64_t sample, int64_t row, float *out)
+static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_field field, int64_t sample, int64_t row, float *out)
 {
 	size_t at = file_of(data, sample);
-	const struct qd_tensor *tensor = qd_tensor_set_find(&data->files[at], qd_field_name(field));
+	const struct qd_tensor *tensor = qd_tensor_set_find(&data->files[at], qd_data_field_name(field));
 	size_t bytes = (size_t)row * (qd_dtype_bits(tensor->dtype) / 8);
 	const unsigned char *base = tensor->data;
 	struct qd_tensor view =
@@ -339,12 +341,12 @@ static enum qd_status gather_row(const struct qd_dataset *data, enum qd_field fi
 
 	if (st == QD_OK && !all_finite(out, row))
 		st = qd_fail(QD_EINPUT, "'%s': tensor '%s' is not finite in sample %lld", data->files[at].path,
-			qd_field_name(field), (long long)(sample - data->first[at]));
+			qd_data_field_name(field), (long long)(sample - data->first[at]));
 	return st;
 }
 
 enum qd_status qd_dataset_gather(
-	const struct qd_dataset *data, enum qd_field field, const int64_t *index, int64_t batch, float *out)
+	const struct qd_dataset *data, enum qd_data_field field, const int64_t *index, int64_t batch, float *out)
 {
 	int64_t row = qd_dataset_row(data, field);
 	enum qd_status st = QD_OK;

@@ -3,13 +3,13 @@
  * and runs with adapter j mod n_adapters; each of its S steps gives one sample: the scaled latents with the condition, as the UNet
  * was given them, and the timestep.
  */
-#include "quant/calib_internal.h"
+#include "lib/data/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 struct walker {
-	const struct qd_calib_walks *walks;
+	const struct qd_prepare_walks *walks;
 	struct qd_slots slots;
 	struct qd_net net;
 	struct qd_exec *exec;
@@ -28,9 +28,9 @@ static enum qd_status bind(struct walker *w, const char *name, struct qd_shape s
 }
 
 /* A field of a row with a first dimension of 1. */
-static enum qd_status bind_row(struct walker *w, enum qd_field field, int64_t row)
+static enum qd_status bind_row(struct walker *w, enum qd_data_field field, int64_t row)
 {
-	const struct qd_calib_source *source = w->walks->source;
+	const struct qd_prepare_source *source = w->walks->source;
 	const struct qd_shape *shape = &source->shape[field];
 	struct qd_shape one = { .rank = shape->rank + 1, .dim = { 1 } };
 	float *values = malloc((size_t)qd_shape_elements(shape) * sizeof(*values));
@@ -39,8 +39,8 @@ static enum qd_status bind_row(struct walker *w, enum qd_field field, int64_t ro
 	if (values == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	memcpy(one.dim + 1, shape->dim, (size_t)shape->rank * sizeof(*shape->dim));
-	QD_TRY(st, qd_calib_row(source, field, row, values));
-	st = bind(w, qd_field_name(field), one, values);
+	QD_TRY(st, qd_prepare_row(source, field, row, values));
+	st = bind(w, qd_data_field_name(field), one, values);
 out:
 	free(values);
 	return st;
@@ -48,15 +48,15 @@ out:
 
 static enum qd_status begin_row(struct walker *w, int64_t row)
 {
-	static const enum qd_field extra[] = { QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS, QD_FIELD_TIME_COND };
-	const struct qd_calib_source *source = w->walks->source;
+	static const enum qd_data_field extra[] = { QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS, QD_FIELD_TIME_COND };
+	const struct qd_prepare_source *source = w->walks->source;
 	enum qd_status st;
 
-	QD_TRY(st, qd_calib_row(source, QD_FIELD_CONTEXT, row, w->context));
+	QD_TRY(st, qd_prepare_row(source, QD_FIELD_CONTEXT, row, w->context));
 	if (w->condition != NULL)
-		QD_TRY(st, qd_calib_row(source, QD_FIELD_CONDITION, row, w->condition));
+		QD_TRY(st, qd_prepare_row(source, QD_FIELD_CONDITION, row, w->condition));
 	for (size_t i = 0; i < QD_COUNT(extra); i++)
-		if (source->has[extra[i]] && qd_field_needed(&w->walks->model->config, extra[i]).rank >= 0)
+		if (source->has[extra[i]] && qd_data_field_needed(&w->walks->model->config, extra[i]).rank >= 0)
 			QD_TRY(st, bind_row(w, extra[i], row));
 out:
 	return st;
@@ -65,7 +65,7 @@ out:
 /* The pooled vector of one pass: the row's, or that of no text. */
 static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditional)
 {
-	const struct qd_calib_source *source = w->walks->source;
+	const struct qd_prepare_source *source = w->walks->source;
 	struct qd_shape shape = source->shape[QD_FIELD_TEXT_EMBEDS];
 	size_t n = (size_t)qd_shape_elements(&shape);
 	float *values;
@@ -77,7 +77,7 @@ static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditiona
 	if (values == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	if (w->walks->negative >= 0)
-		QD_TRY(st, qd_calib_store_get(source->store, "text", w->walks->negative, "text_embeds", n, values));
+		QD_TRY(st, qd_prepare_store_get(source->store, "text", w->walks->negative, "text_embeds", n, values));
 	st = bind(w, "text_embeds", QD_SHAPE(1, (int64_t)n), values);
 out:
 	free(values);
@@ -119,9 +119,9 @@ out:
 	return st;
 }
 
-static enum qd_status walk(struct walker *w, int64_t j, const struct qd_calib_store *store)
+static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_store *store)
 {
-	const struct qd_calib_walks *walks = w->walks;
+	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_shape *shape = &w->samples.shape;
 	const struct qd_adapter *adapter = walks->n_adapters > 0 ? walks->adapters[(size_t)j % walks->n_adapters] : NULL;
 	struct pass pass = { w, j % walks->source->n };
@@ -147,9 +147,9 @@ static enum qd_status walk(struct walker *w, int64_t j, const struct qd_calib_st
 	if (walks->n_adapters > 0)
 		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, adapter));
 	QD_TRY(st, begin_row(w, pass.row));
-	qd_calib_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
+	qd_prepare_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
 	QD_TRY(st, qd_sample(&sampling, denoise, &pass, x));
-	st = qd_calib_store_put(store, "walk", j, parts, 2);
+	st = qd_prepare_store_put(store, "walk", j, parts, 2);
 out:
 	qt_set_grad(grad);
 	free(x);
@@ -160,7 +160,7 @@ out:
 
 static enum qd_status build(struct walker *w)
 {
-	const struct qd_calib_walks *walks = w->walks;
+	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_shape *sample = &walks->source->shape[QD_FIELD_SAMPLE], *text = &walks->source->shape[QD_FIELD_CONTEXT];
 	struct qd_sizes sizes = { .batch = 1, .height = sample->dim[1], .width = sample->dim[2], .tokens = text->dim[0] };
 	struct qd_exec_options options = { 0 };
@@ -176,7 +176,7 @@ out:
 
 static enum qd_status allocate(struct walker *w)
 {
-	const struct qd_calib_walks *walks = w->walks;
+	const struct qd_prepare_walks *walks = w->walks;
 	struct qd_shape shape = walks->source->shape[QD_FIELD_SAMPLE];
 	int64_t latents = walks->model->config.out_channels, steps = w->scheduler.steps;
 	size_t plane = (size_t)(shape.dim[1] * shape.dim[2]),
@@ -192,7 +192,7 @@ static enum qd_status allocate(struct walker *w)
 	if (w->context == NULL || w->negative == NULL || (w->sample > w->latent && w->condition == NULL))
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (walks->negative >= 0)
-		QD_TRY(st, qd_calib_store_get(
+		QD_TRY(st, qd_prepare_store_get(
 				   walks->source->store, "text", walks->negative, "encoder_hidden_states", text, w->negative));
 	QD_TRY(st, qd_tensor_new(&w->samples, "sample", QD_F32, &QD_SHAPE(steps, shape.dim[0], shape.dim[1], shape.dim[2])));
 	st = qd_tensor_new(&w->timesteps, "timestep", QD_F32, &QD_SHAPE(steps));
@@ -213,7 +213,7 @@ static void walker_release(struct walker *w)
 	free(w->negative);
 }
 
-enum qd_status qd_calib_walk(const struct qd_calib_walks *walks, struct qd_calib_store *store)
+enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_prepare_store *store)
 {
 	struct walker w = { .walks = walks };
 	enum qd_status st;
@@ -222,7 +222,7 @@ enum qd_status qd_calib_walk(const struct qd_calib_walks *walks, struct qd_calib
 	QD_TRY(st, allocate(&w));
 	for (int64_t j = 0; j < walks->n; j++) {
 		qd_progress("trajectories", (uint64_t)j, (uint64_t)walks->n, NULL);
-		if (qd_calib_store_has(store, "walk", j))
+		if (qd_prepare_store_has(store, "walk", j))
 			continue;
 		if (w.exec == NULL)
 			QD_TRY(st, build(&w));

@@ -1,8 +1,7 @@
 /*
  * An adapter's tensors as inputs of a net's executor, padded with zeros to the rank of each slot.
  */
-#include "lib/torch/torch.h"
-#include "quant/quant.h"
+#include "lib/model/model.h"
 
 #include <stdlib.h>
 

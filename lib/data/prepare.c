@@ -10,7 +10,7 @@
  * Data that has `sample` and `timestep` and no latents is passed on as it is. The file is written tensor by tensor from the
  * finished parts.
  */
-#include "quant/calib_internal.h"
+#include "lib/data/internal.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -24,20 +24,20 @@ struct making {
 	const struct qd_modules *modules;
 	const struct qd_adapter *const *adapters;
 	size_t n_adapters;
-	const struct qd_calib_options *options;
-	struct qd_calib_result *result;
+	const struct qd_prepare_options *options;
+	struct qd_prepare_result *result;
 	bool is_folder; /* of images */
 	struct qd_schedule schedule;
 	int steps; /* of a trajectory; 0 without */
 	/* images */
 	struct qd_image_folder folder;
-	struct qd_calib_texts texts;
-	struct qd_calib_images images;
+	struct qd_prepare_texts texts;
+	struct qd_prepare_images images;
 	int64_t negative;
 	/* arrays */
 	struct qd_dataset arrays;
-	struct qd_calib_source source;
-	struct qd_calib_store store;
+	struct qd_prepare_source source;
+	struct qd_prepare_store store;
 	int64_t n;       /* samples */
 	int64_t *strata; /* [n] */
 };
@@ -56,18 +56,18 @@ static bool holds_npy(const char *path)
 	return holds;
 }
 
-enum qd_status qd_calib_row(const struct qd_calib_source *source, enum qd_field field, int64_t row, float *out)
+enum qd_status qd_prepare_row(const struct qd_prepare_source *source, enum qd_data_field field, int64_t row, float *out)
 {
 	size_t n = (size_t)qd_shape_elements(&source->shape[field]);
 
 	if (source->arrays != NULL)
 		return qd_dataset_gather(source->arrays, field, &row, 1, out);
 	if (field == QD_FIELD_CONTEXT || field == QD_FIELD_TEXT_EMBEDS)
-		return qd_calib_store_get(source->store, "text", source->texts->of_row[row], qd_field_name(field), n, out);
-	return qd_calib_store_get(source->store, "image", row, qd_field_name(field), n, out);
+		return qd_prepare_store_get(source->store, "text", source->texts->of_row[row], qd_data_field_name(field), n, out);
+	return qd_prepare_store_get(source->store, "image", row, qd_data_field_name(field), n, out);
 }
 
-static void give(struct qd_calib_source *source, enum qd_field field, struct qd_shape shape)
+static void give(struct qd_prepare_source *source, enum qd_data_field field, struct qd_shape shape)
 {
 	source->has[field] = true;
 	source->shape[field] = shape;
@@ -90,18 +90,18 @@ static bool takes_zeros(const struct qd_model *model)
 static enum qd_status open_images(struct making *m)
 {
 	const struct qd_unet_config *unet = &m->model->config;
-	struct qd_calib_source *source = &m->source;
+	struct qd_prepare_source *source = &m->source;
 	bool empty = m->steps > 0 && m->options->guidance != 1 && !takes_zeros(m->model);
 	enum qd_status st;
 
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
-	QD_TRY(st, qd_calib_texts_open(&m->texts, m->model, m->folder.rows, m->folder.n, empty));
-	QD_TRY(st, qd_calib_images_open(&m->images, m->model, &m->folder, m->options));
+	QD_TRY(st, qd_prepare_texts_open(&m->texts, m->model, m->folder.rows, m->folder.n, empty));
+	QD_TRY(st, qd_prepare_images_open(&m->images, m->model, &m->folder, m->options));
 	m->negative = -1;
 	for (size_t i = 0; empty && i < m->texts.n; i++)
 		if (m->texts.texts[i][0] == '\0')
 			m->negative = (int64_t)i;
-	*source = (struct qd_calib_source){ .n = (int64_t)m->folder.n, .texts = &m->texts, .store = &m->store };
+	*source = (struct qd_prepare_source){ .n = (int64_t)m->folder.n, .texts = &m->texts, .store = &m->store };
 	give(source, QD_FIELD_CONTEXT, QD_SHAPE(m->texts.tokens, m->texts.features));
 	if (m->images.latents)
 		give(source, QD_FIELD_LATENTS, QD_SHAPE(m->images.channels, m->images.latent_height, m->images.latent_width));
@@ -122,12 +122,12 @@ out:
 static enum qd_status open_arrays(struct making *m)
 {
 	const char *const paths[] = { m->options->data };
-	struct qd_calib_source *source = &m->source;
+	struct qd_prepare_source *source = &m->source;
 	bool latents;
 	enum qd_status st;
 
 	QD_TRY(st, qd_dataset_open(&m->arrays, paths, 1, &m->model->config, QD_DATA_TRAIN));
-	*source = (struct qd_calib_source){ .n = m->arrays.n, .arrays = &m->arrays };
+	*source = (struct qd_prepare_source){ .n = m->arrays.n, .arrays = &m->arrays };
 	memcpy(source->has, m->arrays.has, sizeof(source->has));
 	memcpy(source->shape, m->arrays.shape, sizeof(source->shape));
 	latents = source->has[QD_FIELD_LATENTS];
@@ -163,7 +163,7 @@ static enum qd_status make_strata(struct making *m)
 	m->strata = malloc((size_t)m->n * sizeof(*m->strata));
 	if (m->strata == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for %" PRId64 " samples", m->n);
-	qd_calib_random(&random, m->options->seed, QD_STREAM_ORDER, 0);
+	qd_prepare_random(&random, m->options->seed, QD_STREAM_ORDER, 0);
 	for (int64_t i = 0; i < m->n; i++) {
 		int64_t j = (int64_t)qd_random_below(&random, (uint64_t)i + 1);
 		m->strata[i] = m->strata[j];
@@ -177,7 +177,7 @@ static int timestep_of(const struct making *m, int64_t sample)
 	struct qd_random random;
 	double T = m->schedule.train_steps, t;
 
-	qd_calib_random(&random, m->options->seed, QD_STREAM_TIMESTEP, sample);
+	qd_prepare_random(&random, m->options->seed, QD_STREAM_TIMESTEP, sample);
 	t = floor(((double)m->strata[sample] + qd_random_uniform(&random)) * T / (double)m->n);
 	return (int)fmin(t, T - 1);
 }
@@ -187,8 +187,8 @@ static enum qd_status noise_of(const struct making *m, int64_t sample, float *ou
 	size_t n = (size_t)qd_shape_elements(&m->source.shape[QD_FIELD_LATENTS]);
 
 	if (m->source.has[QD_FIELD_NOISE] && sample < m->source.n)
-		return qd_calib_row(&m->source, QD_FIELD_NOISE, row_of(m, sample), out);
-	qd_calib_noise(m->options->seed, QD_STREAM_NOISE, sample, n, out);
+		return qd_prepare_row(&m->source, QD_FIELD_NOISE, row_of(m, sample), out);
+	qd_prepare_noise(m->options->seed, QD_STREAM_NOISE, sample, n, out);
 	return QD_OK;
 }
 
@@ -202,18 +202,18 @@ static enum qd_status noised(const struct making *m, int64_t sample, float *out)
 	if (noise == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, noise_of(m, sample, noise));
-	QD_TRY(st, qd_calib_row(&m->source, QD_FIELD_LATENTS, row_of(m, sample), out));
+	QD_TRY(st, qd_prepare_row(&m->source, QD_FIELD_LATENTS, row_of(m, sample), out));
 	for (size_t i = 0; i < n; i++)
 		out[i] = (float)(signal * (double)out[i] + level * (double)noise[i]);
 	if (m->source.has[QD_FIELD_CONDITION])
-		st = qd_calib_row(&m->source, QD_FIELD_CONDITION, row_of(m, sample), out + n);
+		st = qd_prepare_row(&m->source, QD_FIELD_CONDITION, row_of(m, sample), out + n);
 out:
 	free(noise);
 	return st;
 }
 
 /* One step of a trajectory's part. */
-static enum qd_status walked(const struct making *m, enum qd_field field, int64_t sample, size_t row, float *out)
+static enum qd_status walked(const struct making *m, enum qd_data_field field, int64_t sample, size_t row, float *out)
 {
 	size_t all = row * (size_t)m->steps;
 	float *values = malloc(all * sizeof(*values));
@@ -221,14 +221,14 @@ static enum qd_status walked(const struct making *m, enum qd_field field, int64_
 
 	if (values == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_calib_store_get(&m->store, "walk", sample / m->steps, qd_field_name(field), all, values));
+	QD_TRY(st, qd_prepare_store_get(&m->store, "walk", sample / m->steps, qd_data_field_name(field), all, values));
 	memcpy(out, values + (size_t)(sample % m->steps) * row, row * sizeof(*out));
 out:
 	free(values);
 	return st;
 }
 
-static enum qd_status sample_field(const struct making *m, enum qd_field field, int64_t sample, size_t row, float *out)
+static enum qd_status sample_field(const struct making *m, enum qd_data_field field, int64_t sample, size_t row, float *out)
 {
 	bool drawn = m->source.has[QD_FIELD_LATENTS];
 
@@ -242,19 +242,19 @@ static enum qd_status sample_field(const struct making *m, enum qd_field field, 
 		return noised(m, sample, out);
 	if (drawn && field == QD_FIELD_NOISE)
 		return noise_of(m, sample, out);
-	return qd_calib_row(&m->source, field, row_of(m, sample), out);
+	return qd_prepare_row(&m->source, field, row_of(m, sample), out);
 }
 
 /* ---- the file ---- */
 
 struct writing {
 	const struct making *making;
-	enum qd_field fields[QD_FIELD_COUNT];
+	enum qd_data_field fields[QD_FIELD_COUNT];
 	struct qd_tensor tensors[QD_FIELD_COUNT];
 	size_t n;
 };
 
-static bool is_written(const struct making *m, enum qd_field field)
+static bool is_written(const struct making *m, enum qd_data_field field)
 {
 	switch (field) {
 	case QD_FIELD_SAMPLE:
@@ -266,11 +266,11 @@ static bool is_written(const struct making *m, enum qd_field field)
 	case QD_FIELD_NOISE:
 		return m->steps == 0 && m->source.has[QD_FIELD_LATENTS];
 	default:
-		return m->source.has[field] && qd_field_needed(&m->model->config, field).rank >= 0;
+		return m->source.has[field] && qd_data_field_needed(&m->model->config, field).rank >= 0;
 	}
 }
 
-static enum qd_status add_tensor(struct writing *w, enum qd_field field)
+static enum qd_status add_tensor(struct writing *w, enum qd_data_field field)
 {
 	const struct making *m = w->making;
 	struct qd_shape row = m->source.shape[field == QD_FIELD_NOISE ? QD_FIELD_LATENTS : field], shape = { .dim = { m->n } };
@@ -281,7 +281,7 @@ static enum qd_status add_tensor(struct writing *w, enum qd_field field)
 	shape.rank = row.rank + 1;
 	memcpy(shape.dim + 1, row.dim, (size_t)row.rank * sizeof(*row.dim));
 	/* half precision has no 999.5 */
-	*t = qd_tensor_view(qd_field_name(field), field == QD_FIELD_TIMESTEP ? QD_F32 : m->options->dtype, shape, NULL);
+	*t = qd_tensor_view(qd_data_field_name(field), field == QD_FIELD_TIMESTEP ? QD_F32 : m->options->dtype, shape, NULL);
 	w->fields[w->n++] = field;
 	return qd_shape_bytes(&shape, t->dtype, &t->bytes);
 }
@@ -315,8 +315,8 @@ static enum qd_status write_samples(const struct making *m)
 	enum qd_status st = QD_OK;
 
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
-		if (is_written(m, (enum qd_field)f))
-			QD_TRY(st, add_tensor(&w, (enum qd_field)f));
+		if (is_written(m, (enum qd_data_field)f))
+			QD_TRY(st, add_tensor(&w, (enum qd_data_field)f));
 	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill, &w);
 out:
 	return st;
@@ -356,14 +356,14 @@ static enum qd_status print_parts(const struct making *m, FILE *f)
 	enum qd_status st = QD_OK;
 
 	if (m->is_folder) {
-		QD_TRY(st, qd_calib_part_hash(&m->images.vae, hash));
+		QD_TRY(st, qd_prepare_network_hash(&m->images.vae, hash));
 		fprintf(f, "vae %s\n", hash);
 	} else {
 		QD_TRY(st, qd_dataset_hash(&m->arrays, hash));
 		fprintf(f, "arrays %s\n", hash);
 	}
 	for (size_t i = 0; i < m->texts.n_encoders; i++) {
-		QD_TRY(st, qd_calib_part_hash(&m->texts.encoders[i], hash));
+		QD_TRY(st, qd_prepare_network_hash(&m->texts.encoders[i], hash));
 		fprintf(f, "text %s\n", hash);
 	}
 	if (m->steps > 0) {
@@ -379,7 +379,7 @@ out:
 /* A text over everything that shapes the parts; heap memory. */
 static enum qd_status identify(const struct making *m, char **run)
 {
-	const struct qd_calib_options *o = m->options;
+	const struct qd_prepare_options *o = m->options;
 	size_t bytes = 0;
 	FILE *f = open_memstream(run, &bytes);
 	enum qd_status st = QD_OK;
@@ -401,7 +401,7 @@ out:
 
 static enum qd_status open_all(struct making *m)
 {
-	const struct qd_calib_options *o = m->options;
+	const struct qd_prepare_options *o = m->options;
 	struct qd_scheduler scheduler = { 0 };
 	enum qd_status st;
 
@@ -429,7 +429,7 @@ out:
 /* The parts that take time. */
 static enum qd_status make_parts(struct making *m)
 {
-	struct qd_calib_walks walks = { .model = m->model,
+	struct qd_prepare_walks walks = { .model = m->model,
 		.modules = m->modules,
 		.adapters = m->adapters,
 		.n_adapters = m->n_adapters,
@@ -443,14 +443,14 @@ static enum qd_status make_parts(struct making *m)
 	if (!m->is_folder && m->steps == 0)
 		return QD_OK;
 	QD_TRY(st, identify(m, &run));
-	QD_TRY(st, qd_calib_store_open(&m->store, m->options->output, run, m->options->force));
+	QD_TRY(st, qd_prepare_store_open(&m->store, m->options->output, run, m->options->force));
 	if (m->is_folder) {
-		QD_TRY(st, qd_calib_texts_encode(&m->texts, &m->store));
-		QD_TRY(st, qd_calib_images_encode(&m->images, &m->store));
+		QD_TRY(st, qd_prepare_texts_encode(&m->texts, &m->store));
+		QD_TRY(st, qd_prepare_images_encode(&m->images, &m->store));
 	}
 	if (m->steps > 0) {
 		walks.n = (m->n + m->steps - 1) / m->steps;
-		QD_TRY(st, qd_calib_walk(&walks, &m->store));
+		QD_TRY(st, qd_prepare_walk(&walks, &m->store));
 	}
 	m->result->kept = m->store.kept;
 out:
@@ -461,16 +461,17 @@ out:
 static void making_release(struct making *m)
 {
 	free(m->strata);
-	qd_calib_store_release(&m->store);
+	qd_prepare_store_release(&m->store);
 	qd_dataset_release(&m->arrays);
-	qd_calib_images_release(&m->images);
-	qd_calib_texts_release(&m->texts);
+	qd_prepare_images_release(&m->images);
+	qd_prepare_texts_release(&m->texts);
 	qd_image_folder_release(&m->folder);
 	qd_schedule_release(&m->schedule);
 }
 
-enum qd_status qd_calib_make(const struct qd_model *model, const struct qd_modules *modules,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_calib_options *options, struct qd_calib_result *result)
+enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_modules *modules,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_prepare_options *options,
+	struct qd_prepare_result *result)
 {
 	struct making m = { .model = model,
 		.modules = modules,
@@ -482,7 +483,7 @@ enum qd_status qd_calib_make(const struct qd_model *model, const struct qd_modul
 	struct qd_output probe = { 0 };
 	enum qd_status st;
 
-	*result = (struct qd_calib_result){ 0 };
+	*result = (struct qd_prepare_result){ 0 };
 	if (n > 0 && options->trajectory == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "adapters shape trajectories alone: give a trajectory, or no adapter"));
 	/* an output that cannot be written is found out before the work */
@@ -494,7 +495,7 @@ enum qd_status qd_calib_make(const struct qd_model *model, const struct qd_modul
 	QD_TRY(st, make_parts(&m));
 	QD_TRY(st, write_samples(&m));
 	if (m.store.folder != NULL)
-		qd_calib_store_remove(&m.store);
+		qd_prepare_store_remove(&m.store);
 out:
 	qd_output_release(&probe);
 	making_release(&m);

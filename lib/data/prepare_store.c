@@ -2,7 +2,7 @@
  * Finished parts of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
  * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
  */
-#include "quant/calib_internal.h"
+#include "lib/data/internal.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -15,7 +15,7 @@
 enum { PATH_TEXT = 4096 };
 
 /* Only what this file writes is removed. */
-void qd_calib_store_remove(struct qd_calib_store *store)
+void qd_prepare_store_remove(struct qd_prepare_store *store)
 {
 	char path[PATH_TEXT];
 	DIR *folder = opendir(store->folder);
@@ -30,10 +30,10 @@ void qd_calib_store_remove(struct qd_calib_store *store)
 	rmdir(store->folder);
 }
 
-void qd_calib_store_release(struct qd_calib_store *store)
+void qd_prepare_store_release(struct qd_prepare_store *store)
 {
 	free(store->folder);
-	*store = (struct qd_calib_store){ 0 };
+	*store = (struct qd_prepare_store){ 0 };
 }
 
 /* Whether the folder's parts are of this run. */
@@ -47,12 +47,12 @@ static bool is_mine(const char *path, const char *run)
 	return mine;
 }
 
-enum qd_status qd_calib_store_open(struct qd_calib_store *store, const char *output, const char *run, bool force)
+enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force)
 {
 	char path[PATH_TEXT];
 	enum qd_status st = QD_OK;
 
-	*store = (struct qd_calib_store){ 0 };
+	*store = (struct qd_prepare_store){ 0 };
 	if (asprintf(&store->folder, "%s.partial", output) < 0) {
 		store->folder = NULL;
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
@@ -62,7 +62,7 @@ enum qd_status qd_calib_store_open(struct qd_calib_store *store, const char *out
 		if (!force)
 			QD_TRY(st, qd_fail(QD_EEXIST, "'%s' holds parts of a run with other data or options; --force drops them",
 					   store->folder));
-		qd_calib_store_remove(store);
+		qd_prepare_store_remove(store);
 	}
 	if (mkdir(store->folder, 0777) != 0 && errno != EEXIST)
 		QD_TRY(st, qd_fail(QD_EIO, "cannot make the folder '%s': %s", store->folder, strerror(errno)));
@@ -70,16 +70,16 @@ enum qd_status qd_calib_store_open(struct qd_calib_store *store, const char *out
 		st = qd_write_file(path, run, strlen(run), true);
 out:
 	if (st != QD_OK)
-		qd_calib_store_release(store);
+		qd_prepare_store_release(store);
 	return st;
 }
 
-static void part_path(const struct qd_calib_store *store, const char *kind, int64_t index, char *path)
+static void part_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
 {
 	snprintf(path, PATH_TEXT, "%s/%s-%06lld.safetensors", store->folder, kind, (long long)index);
 }
 
-bool qd_calib_store_has(struct qd_calib_store *store, const char *kind, int64_t index)
+bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index)
 {
 	char path[PATH_TEXT];
 	bool has;
@@ -90,8 +90,8 @@ bool qd_calib_store_has(struct qd_calib_store *store, const char *kind, int64_t 
 	return has;
 }
 
-enum qd_status qd_calib_store_put(
-	const struct qd_calib_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n)
+enum qd_status qd_prepare_store_put(
+	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n)
 {
 	char path[PATH_TEXT];
 
@@ -99,8 +99,8 @@ enum qd_status qd_calib_store_put(
 	return qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL);
 }
 
-enum qd_status qd_calib_store_get(
-	const struct qd_calib_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out)
+enum qd_status qd_prepare_store_get(
+	const struct qd_prepare_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out)
 {
 	char path[PATH_TEXT];
 	struct qd_safetensors file = { 0 };

@@ -1,7 +1,7 @@
 /*
  * A net: the UNet for given sizes with its slots attached.
  */
-#include "quant/quant.h"
+#include "lib/model/model.h"
 
 /* Paths, ranks and shapes of `from`; the ids come with attaching. */
 static enum qd_status copy_slots(struct qd_slots *to, const struct qd_slots *from)
