@@ -49,7 +49,7 @@ LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lz -lxxhash -lutf8proc -lopenblas -
 
 # ---- sources ----
 CMD_SRC := $(sort $(wildcard cmd/*.c))
-LIB_SRC := $(sort $(wildcard lib/*/*.c quant/*.c distill/*.c export/*.c))
+LIB_SRC := $(sort $(wildcard lib/*/*.c quant/*.c distill/*.c export/*/*.c))
 SHIM_SRC := $(sort $(wildcard lib/torch/*.cc))
 # What cannot run under the sanitizers, because libtorch cannot: files over it. A test links whatever of the rest it uses.
 TORCH_SRC := $(sort $(filter lib/torch/%,$(LIB_SRC)) $(shell grep -lE '^.include "(lib/torch/|distill/internal)' $(LIB_SRC) /dev/null))

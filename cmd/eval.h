@@ -6,7 +6,6 @@
 #define QUAD_CMD_EVAL_H
 
 #include "cmd/cmd.h"
-#include "lib/onnx/onnx.h"
 
 struct qd_evaluated {
 	const struct qd_common *common;

@@ -1,7 +1,7 @@
 /* quad export: one ONNX graph for all adapters, its encodings, and the adapters' files; or one more adapter for an existing export.
  */
 #include "cmd/cmd.h"
-#include "export/export.h"
+#include "export/file/file.h"
 #include "version.h"
 
 #include <stdio.h>
@@ -57,7 +57,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		args->options.external = true;
 		return 0;
 	case KEY_DUMP_AFTER:
-		args->options.dump_after = arg;
+		args->options.passes.dump_after = arg;
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -148,7 +148,7 @@ static char *join(int argc, char **argv)
 
 int qd_cmd_export(int argc, char **argv)
 {
-	struct export_args args = { .options = { .format = QD_EXPORT_QDQ, .version = QUAD_VERSION, .dump = dump } };
+	struct export_args args = { .options = { .format = QD_EXPORT_QDQ, .version = QUAD_VERSION, .passes = { .dump = dump } } };
 	struct qd_common common = { 0 };
 	char *command = join(argc, argv);
 	qd_parse(argc, argv, "Write one ONNX graph for all adapters, its encodings, and the adapters' files.", NULL,

@@ -2,7 +2,7 @@
  * quad inspect: what a model, an adapter or any safetensors file holds.
  */
 #include "cmd/inspect.h"
-#include "export/export.h"
+#include "export/file/file.h"
 
 #include <string.h>
 

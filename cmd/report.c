@@ -1,6 +1,6 @@
 /* quad report: PSNR of sampled outputs against the float ones, as a table, JSON and a contact sheet. */
 #include "cmd/cmd.h"
-#include "export/export.h"
+#include "export/report/report.h"
 
 #include <stdio.h>
 #include <stdlib.h>

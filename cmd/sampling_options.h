@@ -3,7 +3,7 @@
 #define QUAD_CMD_SAMPLING_OPTIONS_H
 
 #include "cmd/cmd.h"
-#include "export/export.h"
+#include "export/runtime/runtime.h"
 
 enum {
 	QD_KEY_INPUTS = 0x500,

@@ -27,8 +27,11 @@ bad=$(
 		every_lib = "lib/data lib/weights lib/adapter lib/network lib/sampler lib/tokenizer lib/onnx lib/base lib/io lib/draw lib/math lib/ir lib/kernel lib/model lib/torch lib/ort"
 		allow["quant"] = every_lib " quant"
 		allow["distill"] = every_lib " quant distill"
-		allow["export"] = every_lib " quant export"
-		allow["cmd"] = every_lib " quant distill export cmd"
+		allow["export/pass"] = every_lib " quant export/pass"
+		allow["export/file"] = allow["export/pass"] " export/file"
+		allow["export/runtime"] = allow["export/file"] " export/runtime"
+		allow["export/report"] = every_lib " export/report"
+		allow["cmd"] = every_lib " quant distill export/pass export/file export/runtime export/report cmd"
 		foreign["dnnl"] = "^lib/kernel/"
 		foreign["oneapi"] = "^lib/kernel/"
 		foreign["cblas"] = "^lib/math/linalg\\.c$"
@@ -45,7 +48,7 @@ bad=$(
 	}
 	function folder(path,  parts, n) {
 		n = split(path, parts, "/")
-		return parts[1] == "lib" && n > 2 ? parts[1] "/" parts[2] : parts[1]
+		return (parts[1] == "lib" || parts[1] == "export") && n > 2 ? parts[1] "/" parts[2] : parts[1]
 	}
 	function has(list, word) { return index(" " list " ", " " word " ") > 0 }
 	{

@@ -2,6 +2,7 @@
  * Any bytes as a graph's text: parsing ends in a graph or a message. A graph verifies, survives its passes, and its text parses
  * back to the same text.
  */
+#include "export/pass/pass.h"
 #include "lib/ir/ir.h"
 
 #include <stdlib.h>

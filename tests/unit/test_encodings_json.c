@@ -9,7 +9,8 @@
 
 #include <string.h>
 
-#include "export/export.h"
+#include "export/file/file.h"
+#include "export/pass/pass.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

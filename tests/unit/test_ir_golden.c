@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "export/pass/pass.h"
 #include "tests/unit/ir_help.h"
 
 static const struct qd_pass *const known[] = { &qd_pass_dead_code, &qd_pass_fold_constants, &qd_pass_no_ops, &qd_pass_forms,

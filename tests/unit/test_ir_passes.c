@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "export/pass/pass.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "export/internal.h"
+#include "export/file/internal.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

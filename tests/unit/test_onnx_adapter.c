@@ -11,7 +11,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "export/export.h"
+#include "export/file/file.h"
 #include "tests/unit/scratch.h"
 
 /* ---- the walker ---- */

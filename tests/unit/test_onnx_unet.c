@@ -12,7 +12,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "export/export.h"
 #include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
 #include "tests/unit/ir_help.h"

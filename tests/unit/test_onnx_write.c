@@ -12,10 +12,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "export/export.h"
-#include "onnx.pb-c.h"
+#include "export/pass/pass.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
+#include "onnx.pb-c.h"
 
 /* One of everything the format spells differently: attributes of each type, absent inputs, several outputs, integer and scalar
  * constants. */

@@ -12,7 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "export/export.h"
+#include "export/report/report.h"
 #include "lib/draw/draw.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"

@@ -14,7 +14,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "export/export.h"
+#include "export/file/file.h"
+#include "export/pass/pass.h"
+#include "lib/ort/ort.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

@@ -15,7 +15,6 @@
 #include <sys/stat.h>
 
 #include "lib/math/math.h"
-#include "quant/quant.h"
 #include "tests/unit/ldm_help.h"
 #include "tests/unit/scratch.h"
 

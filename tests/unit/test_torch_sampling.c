@@ -14,7 +14,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#include "export/export.h"
+#include "export/runtime/runtime.h"
+#include "lib/onnx/onnx.h"
 #include "tests/unit/ir_help.h"
 #include "tests/unit/scratch.h"
 

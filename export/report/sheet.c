@@ -2,7 +2,7 @@
  * The contact sheet: one row per task, one column for the input, the float result and every compared column; each cell shows the
  * task's first samples side by side, with the column's PSNR over all samples under them.
  */
-#include "export/export.h"
+#include "export/report/report.h"
 #include "lib/draw/draw.h"
 
 #include <math.h>

@@ -1,5 +1,5 @@
 /* Asks an engine what a stored trace (see session.c) asked another, and compares the answers. */
-#include "export/session.h"
+#include "export/runtime/session.h"
 
 #include <math.h>
 #include <stdio.h>

@@ -2,7 +2,7 @@
  * Constants that hold the same bytes under the same type and shape become one: shapes of reshapes, attention's scale, axes. Only
  * small ones (64 bytes at most) without an encoding are looked at, so weights keep their names.
  */
-#include "export/export.h"
+#include "export/pass/pass.h"
 
 #include <stdlib.h>
 #include <string.h>

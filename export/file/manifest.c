@@ -7,7 +7,7 @@
  *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]
  *   files      [{ path, bytes, hash }] of everything in the folder but the manifest
  */
-#include "export/internal.h"
+#include "export/file/internal.h"
 
 #include <dirent.h>
 #include <math.h>

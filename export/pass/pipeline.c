@@ -8,27 +8,29 @@
  *
  * The float file, beside which the encodings JSON is read, stops before qdq.
  */
-#include "export/internal.h"
+#include "export/pass/pass.h"
 
 static const struct qd_pass *const quantized[] = { &qd_pass_dead_code, &qd_pass_share_constants, &qd_pass_qdq, &qd_pass_dead_code };
 static const struct qd_pass *const in_float[] = { &qd_pass_dead_code, &qd_pass_share_constants };
 
-static enum qd_status run(struct qd_graph *g, const struct qd_pass *const *list, size_t n, const struct qd_export_options *export,
-	struct qd_stored_weights *stored)
+static enum qd_status run_list(struct qd_graph *g, const struct qd_pass *const *list, size_t n,
+	const struct qd_pass_options *options, struct qd_stored_weights *stored)
 {
+	struct qd_pass_options verified = *options;
 	struct qd_pass passes[QD_COUNT(quantized)];
-	struct qd_pass_options options = { .verify = true, .dump_after = export->dump_after, .dump = export->dump };
+
+	verified.verify = true;
 	for (size_t i = 0; i < n; i++)
 		passes[i] = *list[i];
-	return qd_passes_run(g, passes, n, stored, &options);
+	return qd_passes_run(g, passes, n, stored, &verified);
 }
 
-enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_export_options *options, struct qd_stored_weights *stored)
+enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored)
 {
-	return run(g, quantized, QD_COUNT(quantized), options, stored);
+	return run_list(g, quantized, QD_COUNT(quantized), options, stored);
 }
 
-enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_export_options *options)
+enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_pass_options *options)
 {
-	return run(g, in_float, QD_COUNT(in_float), options, NULL);
+	return run_list(g, in_float, QD_COUNT(in_float), options, NULL);
 }

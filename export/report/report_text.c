@@ -1,5 +1,5 @@
 /* The report as a table of text that is also Markdown, and as JSON. PSNR in dB: mean +- standard error over samples. */
-#include "export/export.h"
+#include "export/report/report.h"
 
 #include <math.h>
 #include <stdlib.h>

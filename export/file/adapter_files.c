@@ -3,7 +3,7 @@
  * [O,R,1,1] as codes of the shared encodings, ".lora_gain" [R] float32 (codes where the profile gives it an encoding). A slot that
  * the adapter does not fill is zeros.
  */
-#include "export/export.h"
+#include "export/file/file.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -3,7 +3,9 @@
  * executed by libtorch, with the simulator's hook when there is a profile; an export is read back from its ONNX file and executed
  * as it stands, by libtorch or by ONNX Runtime. LoRA inputs are bound once, when the engine is opened.
  */
-#include "export/export.h"
+#include "export/file/file.h"
+#include "export/runtime/runtime.h"
+#include "lib/ort/ort.h"
 
 #include <stdlib.h>
 #include <string.h>

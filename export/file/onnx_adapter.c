@@ -16,7 +16,7 @@
  * u32 length, bytes, NUL; the dims: u32 n at 4 before a multiple of 8, n i64; the data: u32 length at 4 before a multiple of 8,
  * bytes
  */
-#include "export/export.h"
+#include "export/file/file.h"
 
 #include <string.h>
 

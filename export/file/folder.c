@@ -9,7 +9,8 @@
  * likewise) scheduler/scheduler_config.json                           the noise schedule, for whoever samples manifest.json what
  * all this is made of (manifest.c)
  */
-#include "export/internal.h"
+#include "export/file/internal.h"
+#include "export/pass/pass.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -105,7 +106,7 @@ static enum qd_status export_float(struct job *job)
 	if ((job->options->format & QD_EXPORT_FLOAT) == 0)
 		return QD_OK;
 	QD_TRY(st, build_net(job, &net));
-	QD_TRY(st, qd_pipeline_float(&net.graph, job->options));
+	QD_TRY(st, qd_pipeline_float(&net.graph, &job->options->passes));
 	QD_TRY(st, write_graph(job, &net.graph, "model_float.onnx", NULL));
 out:
 	qd_net_release(&net);
@@ -120,7 +121,7 @@ static enum qd_status export_graph(struct job *job, json_t **manifest)
 	QD_TRY(st, build_net(job, &net));
 	QD_TRY(st, write_encodings(job, &net));
 	QD_TRY(st, write_weight_list(job));
-	QD_TRY(st, qd_pipeline_quantized(&net.graph, job->options, &stored));
+	QD_TRY(st, qd_pipeline_quantized(&net.graph, &job->options->passes, &stored));
 	if ((job->options->format & QD_EXPORT_QDQ) != 0)
 		QD_TRY(st, write_graph(job, &net.graph, "model.onnx", &stored));
 	QD_TRY(st, qd_manifest_make(NULL, &net.graph, job->profile, job->options, manifest));

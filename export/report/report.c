@@ -3,7 +3,7 @@
  * standard error over the samples. Latents become images by image[c, pack y + dy, pack x + dx] = (1 + latent[(c pack + dy) pack +
  * dx, y, x]) / 2.
  */
-#include "export/export.h"
+#include "export/report/report.h"
 #include "lib/math/math.h"
 
 #include <math.h>

@@ -11,7 +11,7 @@
  * by a runtime, may use fewer bits than their codes have. Results of view operators carry no encoding of their own: their source's
  * codes pass through.
  */
-#include "export/export.h"
+#include "export/pass/pass.h"
 
 #include <stdlib.h>
 #include <string.h>

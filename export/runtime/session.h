@@ -4,10 +4,10 @@
  *
  * Dimension letters as in lib/model/sample.h; B is the batch of the engine's graph.
  */
-#ifndef QUAD_EXPORT_SESSION_H
-#define QUAD_EXPORT_SESSION_H
+#ifndef QUAD_EXPORT_RUNTIME_SESSION_H
+#define QUAD_EXPORT_RUNTIME_SESSION_H
 
-#include "export/export.h"
+#include "export/runtime/runtime.h"
 #include "lib/sampler/sampler.h"
 
 /* A tensor of the inputs file that goes to the graph input `name`. */

@@ -2,7 +2,7 @@
  * Sampling from files: the loop over a scheduler's steps. A fitted sampler (lib/model/olss.h) is only used for the guidance and the
  * model that it was fitted to.
  */
-#include "export/session.h"
+#include "export/runtime/session.h"
 
 #include <stdlib.h>
 #include <stdio.h>

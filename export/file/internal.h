@@ -1,16 +1,10 @@
-/* What the files of the export share. */
-#ifndef QUAD_EXPORT_INTERNAL_H
-#define QUAD_EXPORT_INTERNAL_H
-
-#include "export/export.h"
-
 /*
- * The passes of pipeline.c over a graph whose values carry encodings. `stored` (zeroed; released by the caller) tells the writer
- * which weights are to be made from float. The options say after which pass the graph is dumped.
+ * What the files of an export folder share.
  */
-QD_CHECK enum qd_status qd_pipeline_quantized(
-	struct qd_graph *g, const struct qd_export_options *options, struct qd_stored_weights *stored);
-QD_CHECK enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_export_options *options);
+#ifndef QUAD_EXPORT_FILE_INTERNAL_H
+#define QUAD_EXPORT_FILE_INTERNAL_H
+
+#include "export/file/file.h"
 
 /* An adapter that lies in an export's folder. */
 struct qd_exported_adapter {

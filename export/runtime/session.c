@@ -8,7 +8,7 @@
  * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): another engine can then be asked the same questions, so that
  * differences do not add up. Metadata "range", where the model was simulated: what the output's encoding covers.
  */
-#include "export/session.h"
+#include "export/runtime/session.h"
 
 #include <stdlib.h>
 #include <string.h>

@@ -17,7 +17,7 @@
  * listed. Weights of operators are parameters; LoRA inputs, being inputs of the graph, are activations. Biases have no entry in
  * this version.
  */
-#include "export/export.h"
+#include "export/file/file.h"
 
 #include <math.h>
 #include <stdlib.h>

@@ -1,0 +1,58 @@
+/*
+ * export/file: what an export folder holds. A net that carries a profile's encodings becomes one ONNX file whose LoRA tensors are
+ * inputs, an encodings JSON, one set of files per adapter, and a manifest, in a folder that appears whole (folder.c).
+ */
+#ifndef QUAD_EXPORT_FILE_FILE_H
+#define QUAD_EXPORT_FILE_FILE_H
+
+#include "quant/quant.h"
+
+/* ---- encodings JSON (encodings_json.c) ---- */
+/* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference. */
+QD_CHECK enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant_options *options, json_t **out);
+
+/* ---- adapter files (adapter_files.c, onnx_adapter.c) ---- */
+/* An adapter's tensors under their graph input names: codes (or, with `as_float`, the real numbers these stand for), gain float32.
+ */
+struct qd_adapter_tensors {
+	struct qd_tensor *items;
+	size_t n;
+	struct qd_arena arena;
+};
+QD_CHECK enum qd_status qd_adapter_tensors_make(
+	struct qd_adapter_tensors *tensors, const struct qd_fitted *fitted, const struct qd_profile *profile, bool as_float);
+void qd_adapter_tensors_release(struct qd_adapter_tensors *tensors);
+/* ONNX Runtime's adapter file with the given tensors. QD_EUNSUPPORTED names a tensor whose dtype ONNX has no number for, or a
+ * scalar. */
+QD_CHECK enum qd_status qd_onnx_adapter_write(
+	const char *path, const struct qd_tensor *tensors, size_t n, int32_t adapter_version, int32_t model_version, bool force);
+
+/* ---- the whole export (folder.c, manifest.c) ---- */
+enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = 3 };
+struct qd_export_options {
+	struct qd_sizes sizes;
+	enum qd_export_format format;
+	bool external, force, dry_run;
+	const char *profile_path;      /* hashed into the manifest */
+	const char *command;           /* the command line, recorded */
+	const char *version;           /* of the program */
+	struct qd_pass_options passes; /* after which pass the graph is dumped, and to whom */
+};
+/*
+ * Writes the folder `path`: model.onnx (QDQ), model_float.onnx (FLOAT), model.encodings.json, adapters/NAME.safetensors and
+ * NAME.onnx_adapter, adapters_float/NAME.safetensors (FLOAT), lora_weight_list.txt, scheduler/scheduler_config.json where the model
+ * has one, manifest.json. `manifest` (may be NULL) receives the manifest's document, a new reference. With dry_run everything but
+ * writing is done. QD_EINPUT for a profile of another base or an adapter that does not fit the slots; QD_EEXIST.
+ */
+QD_CHECK enum qd_status qd_export(const char *path, const struct qd_model *model, const struct qd_profile *profile,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
+/*
+ * Adds adapters to an export without touching its graph. QD_EINPUT when the manifest's profile is another one, or a slot or rank
+ * differs; QD_EEXIST when an adapter of that name is there and `force` is false. The manifest is replaced last.
+ */
+QD_CHECK enum qd_status qd_export_adapters(const char *path, const struct qd_profile *profile,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
+/* True for a folder that an export wrote (it holds manifest.json). */
+bool qd_is_export(const char *path);
+
+#endif
