@@ -16,6 +16,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+const char *const qd_export_format_names[] = { "qdq", "float", "both", NULL };
+
 struct job {
 	const struct qd_model *model;
 	const struct qd_profile *profile;
