@@ -82,7 +82,7 @@ static const char *scheduler_class(const struct qd_unet_config *c)
 
 static json_t *component(const char *library, const char *class_name)
 {
-	return library ? json_pack("[ss]", library, class_name) : json_pack("[nn]");
+	return library ? json_pack("[s,s]", library, class_name) : json_pack("[n,n]");
 }
 
 static json_t *model_index(const struct qd_unet_config *c)
@@ -90,7 +90,7 @@ static json_t *model_index(const struct qd_unet_config *c)
 	static const char *const absent[] = { "vae", "text_encoder", "tokenizer" },
 				 *const absent_xl[] = { "text_encoder_2", "tokenizer_2" },
 				 *const absent_sd[] = { "safety_checker", "feature_extractor" };
-	json_t *o = json_pack("{ss}", "_class_name", pipeline_class(c));
+	json_t *o = json_pack("{s:s}", "_class_name", pipeline_class(c));
 	json_object_set_new(o, "unet", component("diffusers", "UNet2DConditionModel"));
 	json_object_set_new(o, "scheduler", component("diffusers", scheduler_class(c)));
 	for (size_t i = 0; i < QD_COUNT(absent); i++)
@@ -103,7 +103,7 @@ static json_t *model_index(const struct qd_unet_config *c)
 /* The noise schedule of the Stable Diffusion models. */
 static json_t *scheduler_config(const struct qd_unet_config *c, enum qd_prediction prediction)
 {
-	json_t *o = json_pack("{ss, si, sf, sf, ss, ss, si, sn}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
+	json_t *o = json_pack("{s:s,s:i,s:f,s:f,s:s,s:s,s:i,s:n}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
 		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type",
 		qd_prediction_names[prediction], "steps_offset", 1, "trained_betas");
 	json_object_set_new(o, "timestep_spacing", json_string("leading"));
@@ -163,7 +163,7 @@ static enum qd_status print_summary(const struct init_options *o, uint64_t param
 {
 	uint64_t bytes = parameters * qd_dtype_bits(o->dtype) / 8;
 	if (o->common.json)
-		return qd_print_json(json_pack("{si, ss, sI, sI, sI, ss, sb}", "schema", 1, "path", o->common.output, "parameters",
+		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:s,s:b}", "schema", 1, "path", o->common.output, "parameters",
 			(json_int_t)parameters, "tensors", (json_int_t)tensors, "bytes", (json_int_t)bytes, "dtype",
 			qd_dtype_name(o->dtype), "written", !o->common.dry_run));
 	printf("%s%s: %llu parameters in %llu tensors, %.3f GB as %s\n", o->common.dry_run ? "would write " : "", o->common.output,

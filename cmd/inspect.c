@@ -54,7 +54,7 @@ static enum qd_status tensor_json(const struct qd_tensor *tensor, json_t *list)
 	json_t *shape = json_array();
 	for (int d = 0; d < tensor->shape.rank; d++)
 		json_array_append_new(shape, json_integer(tensor->shape.dim[d]));
-	json_t *o = json_pack("{ss, ss, so}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
+	json_t *o = json_pack("{s:s,s:s,s:o}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
 	json_array_append_new(list, o);
 	if (!has_range(tensor->dtype))
 		return QD_OK;
@@ -73,8 +73,8 @@ static enum qd_status tensors_json(const struct qd_safetensors *file)
 		QD_TRY(st, tensor_json(&file->tensors[i], list));
 	for (size_t i = 0; i < file->n_metadata; i++)
 		json_object_set_new(metadata, file->metadata[2 * i], json_string(file->metadata[2 * i + 1]));
-	st = qd_print_json(json_pack(
-		"{si, ss, ss, sO, sO}", "schema", 1, "kind", "tensors", "path", file->path, "metadata", metadata, "tensors", list));
+	st = qd_print_json(json_pack("{s:i,s:s,s:s,s:O,s:O}", "schema", 1, "kind", "tensors", "path", file->path, "metadata",
+		metadata, "tensors", list));
 out:
 	json_decref(list);
 	json_decref(metadata);
