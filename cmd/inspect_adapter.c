@@ -134,14 +134,14 @@ enum qd_status qd_inspect_adapter(
 {
 	struct facts f = { .adapter = adapter, .family = family };
 	for (size_t i = 0; i < modules->n; i++)
-		qd_count_module(&f.available, &modules->items[i]);
+		qd_module_sets_add(&f.available, &modules->items[i]);
 	for (size_t i = 0; i < adapter->n; i++) {
 		const struct qd_module *module = qd_modules_find(modules, adapter->loras[i].path);
 		enum qd_status st = add_lora(&f.total, &adapter->loras[i]);
 		if (st != QD_OK)
 			return st;
 		if (module)
-			qd_count_module(&f.adapted, module);
+			qd_module_sets_add(&f.adapted, module);
 	}
 	return common->json ? print_json(&f) : print_text(&f, common->verbose > 0);
 }

@@ -35,15 +35,6 @@ char *qd_digits(uint64_t value, char *buffer)
 	return buffer;
 }
 
-void qd_count_module(struct qd_module_sets *sets, const struct qd_module *module)
-{
-	static const char *const ends[] = { ".to_q", ".to_k", ".to_v", ".to_out.0" };
-	for (size_t i = 0; i < QD_COUNT(ends); i++)
-		sets->attention += strstr(module->path, ".attn") && qd_ends_with(module->path, ends[i]);
-	sets->transformer += strstr(module->path, "attentions.") != NULL;
-	sets->all++;
-}
-
 json_t *qd_module_sets_json(const struct qd_module_sets *sets)
 {
 	return json_pack("{s:I,s:I,s:I}", "attention", (json_int_t)sets->attention, "transformer", (json_int_t)sets->transformer,
@@ -82,7 +73,7 @@ static enum qd_status gather(struct model_facts *f)
 	QD_TRY(st, qd_modules_of(&modules, &g));
 	QD_TRY(st, qd_graph_cost(&g, &f->cost));
 	for (size_t i = 0; i < modules.n; i++)
-		qd_count_module(&f->sets, &modules.items[i]);
+		qd_module_sets_add(&f->sets, &modules.items[i]);
 	for (size_t i = 0; i < model->weights.n; i++)
 		qd_weight_facts_add(&f->weights, model->weights.tensors[i]);
 out:

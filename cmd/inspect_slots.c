@@ -20,12 +20,12 @@ static void count(struct joint *j)
 {
 	const struct qd_modules *modules = &j->opened.modules;
 	for (size_t i = 0; i < modules->n; i++)
-		qd_count_module(&j->available, &modules->items[i]);
+		qd_module_sets_add(&j->available, &modules->items[i]);
 	for (size_t i = 0; i < j->slots.n; i++) {
 		const struct qd_slot *slot = &j->slots.items[i];
 		const struct qd_module *module = qd_modules_find(modules, slot->path);
 		if (module)
-			qd_count_module(&j->adapted, module);
+			qd_module_sets_add(&j->adapted, module);
 		j->rank_low = i == 0 || slot->rank < j->rank_low ? slot->rank : j->rank_low;
 		j->rank_high = slot->rank > j->rank_high ? slot->rank : j->rank_high;
 		j->elements += (uint64_t)(slot->rank * (slot->in * slot->kh * slot->kw + slot->out + 1));

@@ -67,6 +67,13 @@ const char *qd_slots_policy_name(size_t i)
 	return i < QD_COUNT(policies) ? policies[i].name : NULL;
 }
 
+void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *module)
+{
+	sets->attention += in_attention(module);
+	sets->transformer += in_transformer(module);
+	sets->all++;
+}
+
 /* Marks the modules whose paths are the lines of a file; blank lines and lines that begin with '#' are skipped. */
 static enum qd_status choose_listed(const struct qd_modules *modules, const char *path, bool *chosen)
 {
