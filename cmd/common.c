@@ -113,7 +113,16 @@ enum qd_status qd_parse_trajectory(const struct qd_option *option, char *arg, co
 	return st;
 }
 
-/* ---- ending ---- */
+/* ---- beginning and ending ---- */
+
+enum qd_status qd_check_output(const struct qd_common *common)
+{
+	struct qd_output probe = { 0 };
+	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
+
+	qd_output_release(&probe);
+	return st;
+}
 
 int qd_finish(const char *command, enum qd_status st)
 {

@@ -66,15 +66,6 @@ static void print_summary(const char *path, const json_t *manifest, bool dry_run
 	}
 }
 
-static void default_sizes(struct qd_sizes *sizes, const struct qd_model *model)
-{
-	struct qd_sizes native = qd_model_native_sizes(model);
-	sizes->batch = sizes->batch > 0 ? sizes->batch : native.batch;
-	sizes->height = sizes->height > 0 ? sizes->height : native.height;
-	sizes->width = sizes->width > 0 ? sizes->width : native.width;
-	sizes->tokens = sizes->tokens > 0 ? sizes->tokens : native.tokens;
-}
-
 static enum qd_status run(struct export_args *args, const struct qd_common *common)
 {
 	enum qd_status st;
@@ -83,7 +74,6 @@ static enum qd_status run(struct export_args *args, const struct qd_common *comm
 	json_t *manifest = NULL;
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_profile_read(&profile, common->profile));
-	default_sizes(&args->options.sizes, &opened.model);
 	if (args->adapter_only) {
 		QD_TRY(st, qd_profile_check_base(&profile, &opened.model));
 		QD_TRY(st, qd_export_adapters(

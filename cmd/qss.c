@@ -125,16 +125,6 @@ static enum qd_status print_json(const struct qd_profile *p)
 
 /* ---- the command ---- */
 
-/* Says early what writing would say late. */
-static enum qd_status check_output(const struct qd_common *common)
-{
-	struct qd_output probe = { 0 };
-	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
-
-	qd_output_release(&probe);
-	return st;
-}
-
 static enum qd_status run(const struct qss *qss)
 {
 	const struct qd_common *common = &qss->common;
@@ -143,7 +133,7 @@ static enum qd_status run(const struct qss *qss)
 	struct qd_profile profile = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, check_output(common));
+	QD_TRY(st, qd_check_output(common));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
 	if (common->dry_run) {

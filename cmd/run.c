@@ -34,13 +34,10 @@ static const struct qd_option table[] = {
 static enum qd_status sample(const struct qd_sampling_options *options, const struct qd_common *common)
 {
 	enum qd_status st;
-	struct qd_output probe = { 0 };
 	struct qd_tensor latents = { 0 };
 	double begin = qd_now();
 	int steps = 0;
-	/* an output that cannot be written is found out before the work */
-	QD_TRY(st, qd_output_open(&probe, common->output, common->force));
-	qd_output_release(&probe);
+	QD_TRY(st, qd_check_output(common));
 	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
 	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));
@@ -54,7 +51,6 @@ static enum qd_status sample(const struct qd_sampling_options *options, const st
 			seconds, common->output);
 	}
 out:
-	qd_output_release(&probe);
 	qd_tensor_release(&latents);
 	return st;
 }

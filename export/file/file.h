@@ -31,7 +31,7 @@ QD_CHECK enum qd_status qd_onnx_adapter_write(
 enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = QD_EXPORT_QDQ | QD_EXPORT_FLOAT };
 extern const char *const qd_export_format_names[]; /* from QD_EXPORT_QDQ on, NULL at the end */
 struct qd_export_options {
-	struct qd_sizes sizes;
+	struct qd_sizes sizes; /* 0: the model's native one */
 	enum qd_export_format format;
 	bool external, force, dry_run;
 	const char *profile_path;      /* hashed into the manifest */
