@@ -32,6 +32,13 @@ done
 [ ! -e o/x/model.onnx.data ] || fault "external data below 2 GB"
 refused "'o/x' already exists" "${export_ab[@]}" -o o/x
 expect 0 "nothing written" "${export_ab[@]}" -o o/dry --dry-run
+# Every pass that the help names can be looked behind.
+passes=$("$QUAD" export --help | sed -n 's/^ *--dump-after=//p' | tr '|' ' ')
+[ -n "$passes" ] || fault "the help of export names no passes"
+for pass in $passes; do
+	expect 0 "output %out" "${export_ab[@]}" -o o/dry --dry-run --dump-after "$pass"
+done
+expect 2 "--dump-after is 'dead-code', needs one of ${passes// /, }" "${export_ab[@]}" -o o/dry --dry-run --dump-after dead-code
 [ ! -e o/dry ] || fault "a dry run writes"
 expect 0 "" "${export_ab[@]}" -o o/ext --external-data --format both
 for file in model.onnx.data model_float.onnx model_float.onnx.data adapters_float/a.safetensors; do
