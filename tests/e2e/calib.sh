@@ -147,7 +147,7 @@ refused "vae/config.json" "${calib[@]}" -o o/x.safetensors
 mv away m/vae
 refused "'o/a.safetensors' already exists" "${calib[@]}" -o o/a.safetensors
 expect 2 "quad calib: needs --model" "$QUAD" calib
-expect 2 "quad calib: needs --data" "$QUAD" calib --model m
+expect 2 "quad calib: needs --data FOLDER|FILE, -o PATH" "$QUAD" calib --base m
 expect 2 "--size is '0', needs a whole number" "${calib[@]}" --size 0
 expect 2 "--trajectory is 'heun', needs one of" "${calib[@]}" --trajectory heun:3
 
