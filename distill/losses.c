@@ -1,8 +1,6 @@
 /*
- * The objective. With a_t = alphas_cumprod[t], clean latents x0 and noise e ~ N(0,1):
+ * The training objective, over the noising and the targets of lib/sampler/diffusion.h:
  *
- *   x_t = sqrt(a_t) x0 + sqrt(1 - a_t) e                                   (Ho et al. 2020, eq. 4)
- *   target  epsilon: e    v: sqrt(a_t) e - sqrt(1 - a_t) x0    sample: x0  (Salimans & Ho 2022, appendix D)
  *   loss = mean_b w(t_b) mean((network(x_t, t) - target)^2)
  *
  * Min-SNR weighting (Hang et al. 2023) bounds the weight of a step on x0 by gamma: w = min(snr, gamma) in units of the x0 loss,
@@ -12,6 +10,7 @@
  * weights' square roots scale prediction and target before one mean squared difference.
  */
 #include "distill/distill.h"
+#include "lib/sampler/diffusion.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -108,32 +107,17 @@ double qd_loss_weight(const struct qd_objective *objective, int64_t t)
 	}
 }
 
-static void target_of(enum qd_prediction prediction, double signal, double noise_level, int64_t n, const float *clean,
-	const float *noise, float *out)
-{
-	float s = (float)signal, e = (float)noise_level;
-
-	if (prediction == QD_PREDICT_EPSILON)
-		memcpy(out, noise, (size_t)n * sizeof(*out));
-	else if (prediction == QD_PREDICT_SAMPLE)
-		memcpy(out, clean, (size_t)n * sizeof(*out));
-	else
-		for (int64_t i = 0; i < n; i++)
-			out[i] = s * noise[i] - e * clean[i];
-}
-
 /* Row b of the batch at timestep t: noisy latents into the first channels of the sample, target, weight. */
 static void noise_row(struct qd_batch *batch, const struct qd_objective *objective, int64_t b, int64_t t)
 {
 	int64_t n = qd_shape_elements(&batch->target.shape) / batch->n, row = qd_shape_elements(&batch->sample.shape) / batch->n;
 	const float *clean = batch->clean + b * n, *noise = batch->noise + b * n;
 	float *sample = (float *)batch->sample.data + b * row, *target = (float *)batch->target.data + b * n;
-	double a = objective->schedule->alphas_cumprod[t], signal = sqrt(a), noise_level = sqrt(1 - a);
+	struct qd_noise_level level = qd_noise_level_of(objective->schedule->alphas_cumprod[t]);
 	float root = (float)sqrt(qd_loss_weight(objective, t));
 
-	for (int64_t i = 0; i < n; i++)
-		sample[i] = (float)signal * clean[i] + (float)noise_level * noise[i];
-	target_of(objective->schedule->prediction, signal, noise_level, n, clean, noise, target);
+	qd_noised_f32(level, (size_t)n, clean, noise, sample);
+	qd_target_f32(objective->schedule->prediction, level, (size_t)n, clean, noise, target);
 	if (root != 1.0f)
 		for (int64_t i = 0; i < n; i++)
 			target[i] *= root;

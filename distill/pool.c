@@ -10,6 +10,7 @@
  * The teacher's outputs are kept in float32: the student is to come within 1e-3 of them and better, which float16 cannot tell.
  */
 #include "distill/internal.h"
+#include "lib/sampler/diffusion.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -91,21 +92,17 @@ static enum qd_status make_drawn(
 	return st;
 }
 
-/* The objective's target at an arbitrary state x with clean latents x0: its noise is what is left, (x - sqrt(a) x0) / sqrt(1 - a).
- */
+/* The objective's target at an arbitrary state x with clean latents x0: its noise is what is left. */
 static void target_at(const struct qd_teacher *t, struct qd_batch *batch, double timestep, const float *x)
 {
 	const struct qd_schedule *schedule = t->objective->schedule;
 	double last = (double)schedule->train_steps - 1, at = fmin(fmax(rint(timestep), 0), last);
-	double a = schedule->alphas_cumprod[(int64_t)at], signal = sqrt(a), level = sqrt(1 - a);
+	struct qd_noise_level level = qd_noise_level_of(schedule->alphas_cumprod[(int64_t)at]);
 	float *target = batch->target.data;
 
 	for (size_t i = 0; i < batch->target.bytes / sizeof(float); i++) {
-		double clean = batch->clean[i], noise = ((double)x[i] - signal * clean) / level;
-		if (schedule->prediction == QD_PREDICT_EPSILON)
-			target[i] = (float)noise;
-		else
-			target[i] = (float)(schedule->prediction == QD_PREDICT_SAMPLE ? clean : signal * noise - level * clean);
+		double clean = batch->clean[i];
+		target[i] = (float)qd_target(schedule->prediction, level, clean, qd_noise_in(level, (double)x[i], clean));
 	}
 }
 
