@@ -288,7 +288,7 @@ static enum qd_status prepare(struct distiller *d, const char *const *data, size
 	QD_TRY(st, build(d));
 	QD_TRY(st, qd_batch_init(&d->batch, &d->data, o->batch));
 	d->draw = calloc((size_t)o->batch, sizeof(*d->draw));
-	d->checkpoint = qd_checkpoint_path(o->output);
+	d->checkpoint = qd_training_state_path(o->output);
 	if (d->draw == NULL || d->checkpoint == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a batch"));
 	QD_TRY(st, identify(d));
@@ -420,7 +420,7 @@ static enum qd_status after_step(struct distiller *d, double loss)
 	if (last || done % every == 0)
 		st = keep_if_better(d);
 	if (st == QD_OK && !last && o->checkpoint_every > 0 && done % o->checkpoint_every == 0)
-		st = qd_checkpoint_write(&d->optimizer, d->checkpoint, d->run);
+		st = qd_training_state_write(&d->optimizer, d->checkpoint, d->run);
 	snprintf(note, sizeof(note), "loss %.3e best %.2f dB", loss, decibels(d, d->optimizer.best));
 	qd_progress("distill", (uint64_t)done, (uint64_t)o->steps, note);
 	return st;
@@ -434,7 +434,7 @@ static enum qd_status run_steps(struct distiller *d)
 	enum qd_status st;
 
 	QD_TRY(st, keep_if_better(d));
-	QD_TRY(st, qd_checkpoint_read(&d->optimizer, d->checkpoint, d->run, d->options->force, &found));
+	QD_TRY(st, qd_training_state_read(&d->optimizer, d->checkpoint, d->run, d->options->force, &found));
 	if (found)
 		qd_log(QD_LOG_INFO, "resuming from '%s' at step %" PRId64 " of %" PRId64, d->checkpoint, d->optimizer.step,
 			d->options->steps);
@@ -539,7 +539,7 @@ enum qd_status qd_distill(const struct qd_model *model, const struct qd_profile 
 	result->after_db = decibels(&d, d.optimizer.best);
 	result->before_db = decibels(&d, result->before);
 	result->before /= d.pool.variance;
-	qd_checkpoint_remove(d.checkpoint);
+	qd_training_state_remove(d.checkpoint);
 out:
 	release(&d);
 	return st;

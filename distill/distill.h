@@ -2,7 +2,7 @@
  * distill: training. The plain objective of a diffusion model for all its weights or for a fresh low-rank adapter (train.c), and
  * the fine-tuning of one adapter against a profile's fixed encodings, taught by the float model (distill.c). Both stand on the same
  * parts: shuffled passes over the samples (shuffle.c), the noising and its loss (losses.c), AdamW over named parameters
- * (optimizer.c) and checkpoints from which a killed run goes on to the same bytes (checkpoint.c).
+ * (optimizer.c) and checkpoints from which a killed run goes on to the same bytes (state.c).
  *
  * Everything random is a function of seed and step alone, so the same inputs, seed, thread count and libtorch give the same bytes.
  *

@@ -9,7 +9,7 @@
 
 /* ---- optimizer.c ---- */
 struct qd_param {
-	const char *name; /* borrowed: unique, in the checkpoint */
+	const char *name; /* borrowed: unique, in the state's file */
 	qt_tensor x;      /* the leaf */
 	qt_tensor m, v;   /* AdamW's moments */
 	qt_tensor kept;   /* what is used in the end: the running average, or the best state so far; NULL: x itself */
@@ -42,16 +42,16 @@ void qd_optimizer_release(struct qd_optimizer *o);
 /* Binds a batch's tensors to the inputs of an executor that have their names. */
 QD_CHECK enum qd_status qd_batch_bind(const struct qd_batch *batch, const struct qd_graph *g, struct qd_exec *exec);
 
-/* ---- checkpoint.c ---- */
+/* ---- state.c ---- */
 /* "<output>.ckpt" in malloc'd memory; NULL when out of memory (the message is recorded). */
-char *qd_checkpoint_path(const char *output);
+char *qd_training_state_path(const char *output);
 /* Writes all parameters, moments and averages with the step, in one rename. `run` identifies the run: a hash of everything that
  * shapes it. */
-QD_CHECK enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *path, const char *run);
+QD_CHECK enum qd_status qd_training_state_write(const struct qd_optimizer *o, const char *path, const char *run);
 /* Reads it back into the same parameters. `*found` is false when there is no file. One of another run: QD_EEXIST, or without effect
  * under `force`. */
-QD_CHECK enum qd_status qd_checkpoint_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found);
-void qd_checkpoint_remove(const char *path);
+QD_CHECK enum qd_status qd_training_state_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found);
+void qd_training_state_remove(const char *path);
 
 /* ---- pool.c: what the student is taught ---- */
 /* Draws from the data and what the teacher says to each, computed once. Draws [0, n_train) are learned from, the others judge. */

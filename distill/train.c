@@ -280,10 +280,10 @@ static enum qd_status prepare(struct trainer *t, const char *const *data, size_t
 	QD_TRY(st, qd_batch_init(&t->batch, &t->data, o->batch));
 	QD_TRY(st, qd_shuffle_init(&t->shuffle, t->data.n, o->seed));
 	QD_TRY(st, identify(t));
-	t->checkpoint = qd_checkpoint_path(o->output);
+	t->checkpoint = qd_training_state_path(o->output);
 	if (t->checkpoint == NULL)
 		QD_TRY(st, QD_ENOMEM);
-	QD_TRY(st, qd_checkpoint_read(&t->optimizer, t->checkpoint, t->run, o->force, &found));
+	QD_TRY(st, qd_training_state_read(&t->optimizer, t->checkpoint, t->run, o->force, &found));
 	if (found)
 		qd_log(QD_LOG_INFO, "resuming from '%s' at step %" PRId64 " of %" PRId64, t->checkpoint, t->optimizer.step,
 			o->steps);
@@ -388,7 +388,7 @@ static enum qd_status after_step(struct trainer *t, int64_t done, double loss, d
 	if (o->validation != NULL && (last || (o->validate_every > 0 && done % o->validate_every == 0)))
 		st = validate(t, &t->result->validation);
 	if (st == QD_OK && !last && o->checkpoint_every > 0 && done % o->checkpoint_every == 0)
-		st = qd_checkpoint_write(&t->optimizer, t->checkpoint, t->run);
+		st = qd_training_state_write(&t->optimizer, t->checkpoint, t->run);
 	if (isnan(t->result->validation))
 		snprintf(note, sizeof(note), "loss %.5f", smooth);
 	else
@@ -596,7 +596,7 @@ enum qd_status qd_train(const struct qd_model *model, const struct qd_modules *m
 	qt_set_bfloat16(options->bfloat16);
 	QD_TRY(st, run_steps(&t));
 	QD_TRY(st, trains_adapter(&t) ? write_adapter(&t) : write_model(&t));
-	qd_checkpoint_remove(t.checkpoint);
+	qd_training_state_remove(t.checkpoint);
 out:
 	qt_set_bfloat16(false);
 	release(&t);
