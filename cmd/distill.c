@@ -62,16 +62,16 @@ static error_t parse_optimizer(int key, char *arg, struct argp_state *state, str
 {
 	switch (key) {
 	case KEY_STEPS:
-		o->steps = qd_parse_int(state, "steps", arg, 0, INT32_MAX);
+		o->loop.steps = qd_parse_int(state, "steps", arg, 0, INT32_MAX);
 		return 0;
 	case KEY_BATCH:
-		o->batch = qd_parse_int(state, "batch", arg, 1, 65536);
+		o->loop.batch = qd_parse_int(state, "batch", arg, 1, 65536);
 		return 0;
 	case KEY_POOL:
 		o->pool = qd_parse_int(state, "pool", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_LR:
-		o->lr = qd_parse_number(state, "lr", arg, 0, 1e3);
+		o->loop.lr = qd_parse_number(state, "lr", arg, 0, 1e3);
 		return 0;
 	case KEY_LR_GAIN:
 		o->lr_gain = qd_parse_number(state, "lr-gain", arg, 0, 10);
@@ -80,10 +80,10 @@ static error_t parse_optimizer(int key, char *arg, struct argp_state *state, str
 		o->task_weight = qd_parse_number(state, "task-weight", arg, 0, 1e6);
 		return 0;
 	case KEY_SCHEDULE:
-		o->schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
+		o->loop.schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
 		return 0;
 	case KEY_WARMUP:
-		o->warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
+		o->loop.warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
 		return 0;
 	default:
 		return ARGP_ERR_UNKNOWN;
@@ -101,14 +101,15 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		o->trajectory = qd_parse_trajectory(state, arg, trajectories, &o->trajectory_steps);
 		return 0;
 	case KEY_EVALUATE:
-		o->evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);
+		o->loop.evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_CHECKPOINT:
-		o->checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
+		o->loop.checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
 		return 0;
 	case ARGP_KEY_END:
-		if (o->warmup > o->steps)
-			argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->warmup, (long long)o->steps);
+		if (o->loop.warmup > o->loop.steps)
+			argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->loop.warmup,
+				(long long)o->loop.steps);
 		return 0;
 	default:
 		return parse_optimizer(key, arg, state, o);
@@ -142,14 +143,14 @@ static enum qd_status print_result(
 	if (common->json)
 		return qd_print_json(json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:f,s:o},s:{s:f,s:o},s:f,s:f}", "schema", 1,
 			"adapter", adapter, "output", common->output, "parameters", (json_int_t)r->parameters, "steps",
-			(json_int_t)distill->options.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
+			(json_int_t)distill->options.loop.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
 			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
 			"error", r->before, "sqnr_db", number_or_null(r->before_db), "after", "error", r->after, "sqnr_db",
 			number_or_null(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
 	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, best after step %lld of %lld; teacher %.1f s, student "
 	       "%.1f s: %s\n",
 		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->best_step,
-		(long long)distill->options.steps, r->teacher_seconds, r->seconds, common->output);
+		(long long)distill->options.loop.steps, r->teacher_seconds, r->seconds, common->output);
 	return QD_OK;
 }
 
@@ -166,9 +167,9 @@ int qd_cmd_distill(int argc, char **argv)
 		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED |
 			QD_OPT_THREADS,
 		distill_options, parse, &distill, &common);
-	distill.options.seed = common.seed;
-	distill.options.output = common.output;
-	distill.options.force = common.force;
+	distill.options.loop.seed = common.seed;
+	distill.options.loop.output = common.output;
+	distill.options.loop.force = common.force;
 	for (size_t i = 0; i < common.n_calib; i++)
 		if (add_data(&distill, common.calib[i]) != 0)
 			QD_TRY(st, QD_ENOMEM);

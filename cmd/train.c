@@ -88,31 +88,31 @@ static error_t parse_optimizer(int key, char *arg, struct argp_state *state, str
 {
 	switch (key) {
 	case KEY_STEPS:
-		o->steps = qd_parse_int(state, "steps", arg, 1, INT32_MAX);
+		o->loop.steps = qd_parse_int(state, "steps", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_BATCH:
-		o->batch = qd_parse_int(state, "batch", arg, 1, 65536);
+		o->loop.batch = qd_parse_int(state, "batch", arg, 1, 65536);
 		return 0;
 	case KEY_LR:
-		o->lr = qd_parse_number(state, "lr", arg, 0, 1e3);
+		o->loop.lr = qd_parse_number(state, "lr", arg, 0, 1e3);
 		return 0;
 	case KEY_SCHEDULE:
-		o->schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
+		o->loop.schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
 		return 0;
 	case KEY_WARMUP:
-		o->warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
+		o->loop.warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
 		return 0;
 	case KEY_DECAY:
-		o->weight_decay = qd_parse_number(state, "weight-decay", arg, 0, 1e3);
+		o->loop.weight_decay = qd_parse_number(state, "weight-decay", arg, 0, 1e3);
 		return 0;
 	case KEY_BETA1:
-		o->beta1 = qd_parse_number(state, "beta1", arg, 0, 0.999999);
+		o->loop.beta1 = qd_parse_number(state, "beta1", arg, 0, 0.999999);
 		return 0;
 	case KEY_BETA2:
-		o->beta2 = qd_parse_number(state, "beta2", arg, 0, 0.999999);
+		o->loop.beta2 = qd_parse_number(state, "beta2", arg, 0, 0.999999);
 		return 0;
 	case KEY_CLIP:
-		o->clip = qd_parse_number(state, "clip", arg, 0, 1e30);
+		o->loop.clip = qd_parse_number(state, "clip", arg, 0, 1e30);
 		return 0;
 	case KEY_PRECISION:
 		o->bfloat16 = qd_parse_choice(state, "precision", arg, precisions) == 1;
@@ -156,8 +156,8 @@ static void check_usage(struct train *train, struct argp_state *state)
 		argp_error(state, "--lora and --init-adapter exclude each other: the adapter has its ranks");
 	if (o->lora == 0 && o->alpha > 0)
 		argp_error(state, "--alpha needs --lora");
-	if (o->warmup > o->steps)
-		argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->warmup, (long long)o->steps);
+	if (o->loop.warmup > o->loop.steps)
+		argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->loop.warmup, (long long)o->loop.steps);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
@@ -178,10 +178,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		o->validation = arg;
 		return 0;
 	case KEY_VAL_EVERY:
-		o->validate_every = qd_parse_int(state, "val-every", arg, 1, INT32_MAX);
+		o->loop.evaluate_every = qd_parse_int(state, "val-every", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_CHECKPOINT:
-		o->checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
+		o->loop.checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
 		return 0;
 	case KEY_DTYPE:
 		o->dtype = qd_parse_choice(state, "dtype", arg, dtypes) == 1 ? QD_F16 : QD_F32;
@@ -201,12 +201,12 @@ static json_t *number_or_null(double x)
 
 static enum qd_status print_result(const struct train *train, const struct qd_train_result *r, const struct qd_common *common)
 {
-	int64_t done = train->options.steps - r->resumed_at;
+	int64_t done = train->options.loop.steps - r->resumed_at;
 	double each = done > 0 ? r->seconds / (double)done : 0;
 
 	if (common->json)
 		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:o,s:o,s:f}", "schema", 1, "output", common->output,
-			"parameters", (json_int_t)r->parameters, "steps", (json_int_t)train->options.steps, "resumed_at",
+			"parameters", (json_int_t)r->parameters, "steps", (json_int_t)train->options.loop.steps, "resumed_at",
 			(json_int_t)r->resumed_at, "loss", number_or_null(r->loss), "validation", number_or_null(r->validation),
 			"seconds", r->seconds));
 	printf("%lld parameters, %lld steps, %.1f s (%.0f ms each), loss %.5f", (long long)r->parameters, (long long)done,
@@ -224,7 +224,7 @@ static enum qd_status dry_run(const struct train *train, const struct qd_opened 
 
 	if (st == QD_OK)
 		printf("%lld samples, %.1f passes\n", (long long)data.n,
-			(double)train->options.steps * (double)train->options.batch / (double)data.n);
+			(double)train->options.loop.steps * (double)train->options.loop.batch / (double)data.n);
 	qd_dataset_release(&data);
 	return st;
 }
@@ -240,9 +240,9 @@ int qd_cmd_train(int argc, char **argv)
 	qd_parse(argc, argv, "Train all weights of a model, or an adapter on the frozen model, on clean latents.", NULL,
 		QD_OPT_BASE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS | QD_OPT_DRY_RUN, train_options, parse,
 		&train, &common);
-	train.options.seed = common.seed;
-	train.options.output = common.output;
-	train.options.force = common.force;
+	train.options.loop.seed = common.seed;
+	train.options.loop.output = common.output;
+	train.options.loop.force = common.force;
 	if (common.base == NULL || common.output == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "%s is needed", common.base == NULL ? "--base DIR" : "-o PATH"));
 	QD_TRY(st, qd_open_all(&opened, &common));

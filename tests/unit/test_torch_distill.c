@@ -79,11 +79,11 @@ static struct qd_distill_options small(const char *output)
 {
 	struct qd_distill_options o = qd_distill_options_default();
 
-	o.steps = 24;
-	o.batch = 4;
-	o.lr = 0.1;
-	o.output = output;
-	o.force = true;
+	o.loop.steps = 24;
+	o.loop.batch = 4;
+	o.loop.lr = 0.1;
+	o.loop.output = output;
+	o.loop.force = true;
 	return o;
 }
 
@@ -145,11 +145,11 @@ static void test_no_step(void **state)
 	char grid[QD_HASH_TEXT];
 	(void)state;
 
-	o.steps = 0;
+	o.loop.steps = 0;
 	OK(distill(&all.profile, all.data, &o, &result));
 	assert_int_equal(result.best_step, 0);
 	assert_true(result.after == result.before);
-	OK(qd_adapter_open(&written, "small", o.output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.layers.modules));
 	OK(qd_profile_grid(&all.profile, grid));
 	assert_non_null(written.grid);
 	assert_string_equal(written.grid, grid);
@@ -212,7 +212,7 @@ static void check_better(const struct qd_profile *profile, const struct qd_disti
 	assert_true(result.after <= result.before);
 	if (!(result.after_db >= result.before_db + gain_db))
 		fail_msg("output SQNR went from %g to %g dB only", result.before_db, result.after_db);
-	OK(qd_adapter_open(&written, "small", o->output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o->loop.output, 1, &all.layers.modules));
 	before = output_error(profile, &all.adapters[0]);
 	after = output_error(profile, &written);
 	if (!(after < before))
@@ -257,7 +257,7 @@ static void test_recovers_unaligned(void **state)
 	(void)state;
 
 	make_profile(&profile, QD_ALIGN_NONE, 4, 0);
-	o.lr = 0;
+	o.loop.lr = 0;
 	check_better(&profile, &o, all.data, 1);
 	qd_profile_release(&profile);
 }
@@ -286,9 +286,9 @@ static void test_repeats(void **state)
 	(void)state;
 
 	for (int i = 0; i < 3; i++) {
-		o.seed = (uint64_t)i / 2;
+		o.loop.seed = (uint64_t)i / 2;
 		OK(distill(&all.coarse, all.data, &o, &result));
-		OK(qd_hash_file(o.output, hash[i]));
+		OK(qd_hash_file(o.loop.output, hash[i]));
 	}
 	assert_string_equal(hash[0], hash[1]);
 	assert_string_not_equal(hash[0], hash[2]);
@@ -316,20 +316,20 @@ static void test_resumes(void **state)
 	struct qd_mapping aside;
 	(void)state;
 
-	o.checkpoint_every = 8;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.output);
+	o.loop.checkpoint_every = 8;
+	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
 	qd_set_progress_hook(copy_checkpoint, checkpoint);
 	OK(distill(&all.coarse, all.data, &o, &whole));
 	qd_set_progress_hook(NULL, NULL);
 	assert_false(qd_is_file(checkpoint));
-	OK(qd_hash_file(o.output, first));
+	OK(qd_hash_file(o.loop.output, first));
 	OK(qd_mapping_open(&aside, scratch_path("aside")));
 	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
 	OK(distill(&all.coarse, all.data, &o, &rest));
 	assert_int_equal(rest.resumed_at, 8);
 	assert_int_equal(rest.best_step, whole.best_step);
 	assert_true(rest.after == whole.after && rest.before == whole.before);
-	OK(qd_hash_file(o.output, second));
+	OK(qd_hash_file(o.loop.output, second));
 	assert_string_equal(first, second);
 	qd_mapping_release(&aside);
 }
@@ -344,7 +344,7 @@ static void refused(const struct qd_profile *profile, const struct qd_distill_op
 	assert_int_equal(distill(profile, data, o, &result), status);
 	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
-	assert_false(qd_is_file(o->output));
+	assert_false(qd_is_file(o->loop.output));
 }
 
 static void test_refuses(void **state)
@@ -364,8 +364,8 @@ static void test_refuses(void **state)
 	other.slots.n = 0;
 	other.n_entries = 0;
 	refused(&other, &o, all.data, QD_EINPUT, "");
-	o.output = all.data;
-	o.force = false;
+	o.loop.output = all.data;
+	o.loop.force = false;
 	struct qd_distill_result result;
 	assert_int_equal(distill(&all.profile, all.data, &o, &result), QD_EEXIST);
 	assert_non_null(strstr(qd_message(), "already exists"));

@@ -54,10 +54,10 @@ static struct qd_train_options small(const char *output)
 {
 	struct qd_train_options o = qd_train_options_default();
 
-	o.steps = 4;
-	o.batch = 4;
-	o.output = output;
-	o.force = true;
+	o.loop.steps = 4;
+	o.loop.batch = 4;
+	o.loop.output = output;
+	o.loop.force = true;
 	return o;
 }
 
@@ -100,10 +100,10 @@ static void test_nothing_learned(void **state)
 	char path[1024];
 	(void)state;
 
-	o.lr = 0;
+	o.loop.lr = 0;
 	OK(train(&o, &result));
 	OK(qd_safetensors_open(&before, weights_of(all.base)));
-	OK(qd_safetensors_open(&after, weights_of(o.output)));
+	OK(qd_safetensors_open(&after, weights_of(o.loop.output)));
 	assert_int_equal(before.n, after.n);
 	for (size_t i = 0; i < before.n; i++) {
 		const struct qd_tensor *t = qd_safetensors_find(&after, before.tensors[i].name);
@@ -113,12 +113,12 @@ static void test_nothing_learned(void **state)
 	}
 	qd_safetensors_release(&before);
 	qd_safetensors_release(&after);
-	OK(qd_model_open(&model, o.output));
+	OK(qd_model_open(&model, o.loop.output));
 	qd_model_release(&model);
-	OK(qd_schedule_read(&schedule, o.output));
+	OK(qd_schedule_read(&schedule, o.loop.output));
 	assert_int_equal(schedule.prediction, QD_PREDICT_V);
 	qd_schedule_release(&schedule);
-	snprintf(path, sizeof(path), "%s/model_index.json", o.output);
+	snprintf(path, sizeof(path), "%s/model_index.json", o.loop.output);
 	OK(qd_json_read(path, &index));
 	assert_string_equal(json_string_value(json_array_get(json_object_get(index, "unet"), 0)), "diffusers");
 	assert_true(json_is_null(json_array_get(json_object_get(index, "vae"), 0)));
@@ -133,12 +133,12 @@ static void test_fresh_adapter(void **state)
 	struct qd_adapter adapter;
 	(void)state;
 
-	o.lr = 0;
+	o.loop.lr = 0;
 	o.lora = 2;
 	o.alpha = 3;
 	o.slots = "all";
 	OK(train(&o, &result));
-	OK(qd_adapter_open(&adapter, "a", o.output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&adapter, "a", o.loop.output, 1, &all.layers.modules));
 	assert_int_equal(adapter.n, all.layers.modules.n);
 	for (size_t i = 0; i < adapter.n; i++) {
 		const struct qd_lora *lora = &adapter.loras[i];
@@ -159,14 +159,14 @@ static void test_fresh_adapter(void **state)
 static void check_learns(struct qd_train_options *o, double part)
 {
 	struct qd_train_result start, end;
-	double lr = o->lr;
+	double lr = o->loop.lr;
 
 	o->validation = all.validation;
-	o->steps = 1;
-	o->lr = 0;
+	o->loop.steps = 1;
+	o->loop.lr = 0;
 	OK(train(o, &start));
-	o->steps = 60;
-	o->lr = lr;
+	o->loop.steps = 60;
+	o->loop.lr = lr;
 	OK(train(o, &end));
 	assert_true(end.parameters > 0);
 	if (!(end.validation < part * start.validation))
@@ -178,7 +178,7 @@ static void test_learns_all_weights(void **state)
 	struct qd_train_options o = small(scratch_path("learned"));
 	(void)state;
 
-	o.lr = 5e-3;
+	o.loop.lr = 5e-3;
 	check_learns(&o, 0.85);
 	o.ema = 0.9;
 	o.snr_gamma = 5;
@@ -194,16 +194,16 @@ static void test_learns_adapter(void **state)
 
 	o.lora = 4;
 	o.slots = "all";
-	o.lr = 2e-2;
+	o.loop.lr = 2e-2;
 	check_learns(&o, 0.85);
 	/* going on from it starts where it ended */
 	o.validation = all.validation;
 	OK(train(&o, &first));
 	o.init_adapter = scratch_path("learned.safetensors");
-	o.output = scratch_path("further.safetensors");
+	o.loop.output = scratch_path("further.safetensors");
 	o.lora = 0;
-	o.lr = 0;
-	o.steps = 1;
+	o.loop.lr = 0;
+	o.loop.steps = 1;
 	OK(train(&o, &second));
 	assert_true(fabs(second.validation - first.validation) < 1e-5 * first.validation);
 }
@@ -217,7 +217,7 @@ static void test_repeats(void **state)
 	for (uint64_t i = 0; i < 3; i++) {
 		struct qd_train_options o = small(scratch_path(names[i]));
 		o.ema = 0.9;
-		o.seed = i / 2;
+		o.loop.seed = i / 2;
 		OK(train(&o, &result));
 	}
 	assert_true(same_file(weights_of(scratch_path("run0")), weights_of(scratch_path("run1"))));
@@ -245,9 +245,9 @@ static void check_resumes(struct qd_train_options o, const char *result_file)
 	struct qd_train_result result;
 	struct qd_mapping aside;
 
-	o.steps = 7;
-	o.checkpoint_every = 4;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.output);
+	o.loop.steps = 7;
+	o.loop.checkpoint_every = 4;
+	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
 	qd_set_progress_hook(copy_checkpoint, checkpoint);
 	OK(train(&o, &result));
 	qd_set_progress_hook(NULL, NULL);
@@ -263,16 +263,16 @@ static void check_resumes(struct qd_train_options o, const char *result_file)
 	assert_string_equal(first, second);
 	/* of other options: refused, and replaced by force */
 	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
-	o.force = false;
-	snprintf(other, sizeof(other), "%s.other", o.output);
-	o.output = other;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.output);
+	o.loop.force = false;
+	snprintf(other, sizeof(other), "%s.other", o.loop.output);
+	o.loop.output = other;
+	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
 	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
-	o.lr *= 2;
+	o.loop.lr *= 2;
 	assert_int_equal(train(&o, &result), QD_EEXIST);
 	assert_non_null(
 		strstr(qd_message(), ".other.ckpt' is of a run with other options: repeat those, remove it or give --force"));
-	o.force = true;
+	o.loop.force = true;
 	OK(train(&o, &result));
 	assert_int_equal(result.resumed_at, 0);
 	qd_mapping_release(&aside);
@@ -285,7 +285,7 @@ static void test_resumes_all_weights(void **state)
 	(void)state;
 
 	o.ema = 0.9;
-	snprintf(file, sizeof(file), "%s", weights_of(o.output));
+	snprintf(file, sizeof(file), "%s", weights_of(o.loop.output));
 	check_resumes(o, file);
 }
 
@@ -305,7 +305,7 @@ static void refused(const struct qd_train_options *o, const char *data, enum qd_
 	assert_int_equal(qd_train(&all.layers.model, &all.layers.modules, &data, 1, o, &result), status);
 	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
-	assert_false(qd_is_file(o->output) || qd_is_directory(o->output));
+	assert_false(qd_is_file(o->loop.output) || qd_is_directory(o->loop.output));
 }
 
 static void test_refuses(void **state)
@@ -317,14 +317,14 @@ static void test_refuses(void **state)
 	o.validation = help_data("noisy", 3, 1, true);
 	refused(&o, all.data, QD_EINPUT, "tensor 'latents' is not as in '");
 	o.validation = NULL;
-	o.lr = 1e30;
+	o.loop.lr = 1e30;
 	refused(&o, all.data, QD_EINPUT, "the loss is not finite at step 1: a lower learning rate than 1e+30 is needed");
-	o.lr = 1e-3;
+	o.loop.lr = 1e-3;
 	o.lora = 2;
 	o.slots = scratch_file("none", "\n", 1);
 	refused(&o, all.data, QD_EINPUT, "none' selects no layer of this model");
 	o.slots = "all";
-	o.output = scratch_path("missing/refused");
+	o.loop.output = scratch_path("missing/refused");
 	refused(&o, all.data, QD_EIO, "missing/");
 }
 
@@ -334,7 +334,7 @@ static void test_refuses_existing(void **state)
 	struct qd_train_result result;
 	(void)state;
 
-	o.force = false;
+	o.loop.force = false;
 	assert_int_equal(train(&o, &result), QD_EEXIST);
 	assert_non_null(strstr(qd_message(), "already exists"));
 }
