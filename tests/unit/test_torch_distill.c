@@ -15,16 +15,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* A model, its data, and two adapters of ranks 2 and 4 under shared profiles: the first has room to spare in every slot. */
 static struct {
-	char base[512], data[512], noisy[512];
-	struct help_layers layers;
+	struct help_training on;
+	char noisy[512];
 	struct qd_adapter adapters[2];
 	struct qd_profile profile; /* W8A16 with int8 adapters, aligned */
 	struct qd_profile coarse;  /* float activations, int4 adapters, aligned: their rounding is most of the error */
@@ -42,23 +36,20 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 	options.method = QD_METHOD_ANCHOR;
 	options.anchor = "large";
 	memset(profile, 0, sizeof(*profile));
-	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
-	OK(qd_profile_build(profile, &all.layers.model, list, 2, &calibration, &options));
+	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
+	OK(qd_profile_build(profile, &all.on.layers.model, list, 2, &calibration, &options));
 	qd_dataset_release(&calibration);
 }
 
 static int open_all(void **state)
 {
 	(void)state;
-	OK(qt_set_threads(1));
-	snprintf(all.base, sizeof(all.base), "%s", help_pipeline("base", "epsilon"));
-	snprintf(all.data, sizeof(all.data), "%s", help_data("data", 16, 1, false));
+	help_training_open(&all.on, "epsilon");
 	snprintf(all.noisy, sizeof(all.noisy), "%s", help_data("noisy", 32, 2, true));
-	help_layers_open(&all.layers, all.base);
 	OK(qd_adapter_open(
-		&all.adapters[0], "small", help_adapter("small", &all.layers.modules, 2, 0.2F, 3), 1, &all.layers.modules));
+		&all.adapters[0], "small", help_adapter("small", &all.on.layers.modules, 2, 0.2F, 3), 1, &all.on.layers.modules));
 	OK(qd_adapter_open(
-		&all.adapters[1], "large", help_adapter("large", &all.layers.modules, 4, 0.1F, 4), 1, &all.layers.modules));
+		&all.adapters[1], "large", help_adapter("large", &all.on.layers.modules, 4, 0.1F, 4), 1, &all.on.layers.modules));
 	make_profile(&all.profile, QD_ALIGN_GAIN, 8, 16);
 	make_profile(&all.coarse, QD_ALIGN_GAIN, 4, 0);
 	return 0;
@@ -71,8 +62,7 @@ static int close_all(void **state)
 	qd_profile_release(&all.coarse);
 	for (size_t i = 0; i < 2; i++)
 		qd_adapter_release(&all.adapters[i]);
-	help_layers_close(&all.layers);
-	return qt_live() == 0 ? 0 : -1;
+	return help_training_close(&all.on);
 }
 
 static struct qd_distill_options small(const char *output)
@@ -90,7 +80,7 @@ static struct qd_distill_options small(const char *output)
 static enum qd_status distill(
 	const struct qd_profile *profile, const char *data, const struct qd_distill_options *o, struct qd_distill_result *result)
 {
-	return qd_distill(&all.layers.model, profile, &all.adapters[0], &data, 1, o, result);
+	return qd_distill(&all.on.layers.model, profile, &all.adapters[0], &data, 1, o, result);
 }
 
 /* Codes of n numbers under the encoding of a tensor; every number must be exactly the code's. */
@@ -146,10 +136,10 @@ static void test_no_step(void **state)
 	(void)state;
 
 	o.loop.steps = 0;
-	OK(distill(&all.profile, all.data, &o, &result));
+	OK(distill(&all.profile, all.on.data, &o, &result));
 	assert_int_equal(result.best_step, 0);
 	assert_true(result.after == result.before);
-	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.on.layers.modules));
 	OK(qd_profile_grid(&all.profile, grid));
 	assert_non_null(written.grid);
 	assert_string_equal(written.grid, grid);
@@ -175,9 +165,9 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	qt_tensor out[2], mse;
 	double error;
 
-	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
+	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
 	sizes = qd_dataset_sizes(&data, data.n);
-	OK(qd_net_build(&net, &all.layers.model, &sizes, &profile->slots));
+	OK(qd_net_build(&net, &all.on.layers.model, &sizes, &profile->slots));
 	OK(qd_profile_apply(profile, &net));
 	OK(qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
 	OK(qd_exec_new(&exec[0], &net.graph, &(struct qd_exec_options){ 0 }));
@@ -212,7 +202,7 @@ static void check_better(const struct qd_profile *profile, const struct qd_disti
 	assert_true(result.after <= result.before);
 	if (!(result.after_db >= result.before_db + gain_db))
 		fail_msg("output SQNR went from %g to %g dB only", result.before_db, result.after_db);
-	OK(qd_adapter_open(&written, "small", o->loop.output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o->loop.output, 1, &all.on.layers.modules));
 	before = output_error(profile, &all.adapters[0]);
 	after = output_error(profile, &written);
 	if (!(after < before))
@@ -225,7 +215,7 @@ static void test_better(void **state)
 	struct qd_distill_options o = small(scratch_path("better.safetensors"));
 	(void)state;
 
-	check_better(&all.coarse, &o, all.data, 0.5);
+	check_better(&all.coarse, &o, all.on.data, 0.5);
 }
 
 static void test_better_on_trajectories(void **state)
@@ -236,7 +226,7 @@ static void test_better_on_trajectories(void **state)
 
 	o.trajectory = "euler";
 	o.trajectory_steps = 3;
-	OK(distill(&all.coarse, all.data, &o, &result));
+	OK(distill(&all.coarse, all.on.data, &o, &result));
 	assert_int_equal((result.draws + result.held_out) % 12, 0);
 	assert_true(result.after_db >= result.before_db + 0.5);
 }
@@ -258,7 +248,7 @@ static void test_recovers_unaligned(void **state)
 
 	make_profile(&profile, QD_ALIGN_NONE, 4, 0);
 	o.loop.lr = 0;
-	check_better(&profile, &o, all.data, 1);
+	check_better(&profile, &o, all.on.data, 1);
 	qd_profile_release(&profile);
 }
 
@@ -268,9 +258,9 @@ static void test_task_weight(void **state)
 	struct qd_distill_result with, without;
 	(void)state;
 
-	OK(distill(&all.coarse, all.data, &o, &without));
+	OK(distill(&all.coarse, all.on.data, &o, &without));
 	o.task_weight = 1e-3;
-	OK(distill(&all.coarse, all.data, &o, &with));
+	OK(distill(&all.coarse, all.on.data, &o, &with));
 	assert_true(with.before == without.before);
 	assert_true(with.after != without.after);
 	assert_true(with.after <= with.before);
@@ -287,51 +277,49 @@ static void test_repeats(void **state)
 
 	for (int i = 0; i < 3; i++) {
 		o.loop.seed = (uint64_t)i / 2;
-		OK(distill(&all.coarse, all.data, &o, &result));
+		OK(distill(&all.coarse, all.on.data, &o, &result));
 		OK(qd_hash_file(o.loop.output, hash[i]));
 	}
 	assert_string_equal(hash[0], hash[1]);
 	assert_string_not_equal(hash[0], hash[2]);
 }
 
-/* Copies the checkpoint aside as soon as it is there: what a killed run would have left. */
-static void copy_checkpoint(void *context, const char *what, uint64_t done, uint64_t total, const char *note)
+/* Leaves the state that a run has after eight updates, and its result. */
+static void leave_state(struct qd_distill_options *o, struct qd_distill_result *whole)
 {
-	struct qd_mapping file;
-	(void)total;
-	(void)note;
+	o->loop.checkpoint_every = 8;
+	help_watch_state(o->loop.output, 9);
+	OK(distill(&all.coarse, all.on.data, o, whole));
+	help_watch_state(NULL, 0);
+	assert_false(help_has_state(o->loop.output));
+	help_put_state(o->loop.output);
+}
 
-	if (strcmp(what, "distill") != 0 || done != 9)
-		return;
-	OK(qd_mapping_open(&file, context));
-	OK(qd_write_file(scratch_path("aside"), file.data, file.size, true));
-	qd_mapping_release(&file);
+static void check_resumes(struct qd_distill_options *o)
+{
+	struct qd_distill_result whole, rest;
+	char first[QD_HASH_TEXT], second[QD_HASH_TEXT];
+
+	leave_state(o, &whole);
+	OK(qd_hash_file(o->loop.output, first));
+	OK(distill(&all.coarse, all.on.data, o, &rest));
+	assert_int_equal(rest.resumed_at, 8);
+	assert_int_equal(rest.best_step, whole.best_step);
+	assert_true(rest.after == whole.after && rest.before == whole.before);
+	OK(qd_hash_file(o->loop.output, second));
+	assert_string_equal(first, second);
 }
 
 static void test_resumes(void **state)
 {
 	struct qd_distill_options o = small(scratch_path("resumed"));
-	struct qd_distill_result whole, rest;
-	char checkpoint[1024], first[QD_HASH_TEXT], second[QD_HASH_TEXT];
-	struct qd_mapping aside;
 	(void)state;
 
-	o.loop.checkpoint_every = 8;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
-	qd_set_progress_hook(copy_checkpoint, checkpoint);
-	OK(distill(&all.coarse, all.data, &o, &whole));
-	qd_set_progress_hook(NULL, NULL);
-	assert_false(qd_is_file(checkpoint));
-	OK(qd_hash_file(o.loop.output, first));
-	OK(qd_mapping_open(&aside, scratch_path("aside")));
-	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
-	OK(distill(&all.coarse, all.data, &o, &rest));
-	assert_int_equal(rest.resumed_at, 8);
-	assert_int_equal(rest.best_step, whole.best_step);
-	assert_true(rest.after == whole.after && rest.before == whole.before);
-	OK(qd_hash_file(o.loop.output, second));
-	assert_string_equal(first, second);
-	qd_mapping_release(&aside);
+	check_resumes(&o);
+	o.trajectory = "ddim";
+	o.trajectory_steps = 2;
+	o.task_weight = 1e-3;
+	check_resumes(&o);
 }
 
 /* ---- refusals ---- */
@@ -341,9 +329,7 @@ static void refused(const struct qd_profile *profile, const struct qd_distill_op
 {
 	struct qd_distill_result result;
 
-	assert_int_equal(distill(profile, data, o, &result), status);
-	if (strstr(qd_message(), message) == NULL)
-		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
+	help_refused(distill(profile, data, o, &result), status, message);
 	assert_false(qd_is_file(o->loop.output));
 }
 
@@ -359,16 +345,15 @@ static void test_refuses(void **state)
 	o.trajectory = NULL;
 	refused(&all.profile, &o, scratch_path("nowhere"), QD_EIO, "nowhere");
 	other.base_hash[strlen(other.base_hash) - 1] ^= 1;
-	refused(&other, &o, all.data, QD_EINPUT, "base");
+	refused(&other, &o, all.on.data, QD_EINPUT, "base");
 	other = all.profile;
 	other.slots.n = 0;
 	other.n_entries = 0;
-	refused(&other, &o, all.data, QD_EINPUT, "");
-	o.loop.output = all.data;
+	refused(&other, &o, all.on.data, QD_EINPUT, "");
+	o.loop.output = all.on.data;
 	o.loop.force = false;
 	struct qd_distill_result result;
-	assert_int_equal(distill(&all.profile, all.data, &o, &result), QD_EEXIST);
-	assert_non_null(strstr(qd_message(), "already exists"));
+	help_refused(distill(&all.profile, all.on.data, &o, &result), QD_EEXIST, "already exists");
 }
 
 int main(void)

@@ -16,38 +16,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
-static struct {
-	char base[512], data[512], validation[512];
-	struct help_layers layers;
-} all;
-
-static void keep(char *to, size_t size, const char *path)
-{
-	snprintf(to, size, "%s", path);
-}
+static struct help_training all;
+static char validation[512];
 
 static int open_all(void **state)
 {
 	(void)state;
-	OK(qt_set_threads(1));
-	keep(all.base, sizeof(all.base), help_pipeline("base", "v_prediction"));
-	keep(all.data, sizeof(all.data), help_data("data", 16, 1, false));
-	keep(all.validation, sizeof(all.validation), help_data("validation", 5, 2, false));
-	help_layers_open(&all.layers, all.base);
+	help_training_open(&all, "v_prediction");
+	snprintf(validation, sizeof(validation), "%s", help_data("validation", 5, 2, false));
 	return 0;
 }
 
 static int close_all(void **state)
 {
 	(void)state;
-	help_layers_close(&all.layers);
-	return qt_live() == 0 ? 0 : -1;
+	return help_training_close(&all);
 }
 
 static struct qd_train_options small(const char *output)
@@ -66,16 +49,6 @@ static enum qd_status train(const struct qd_train_options *o, struct qd_train_re
 	const char *data = all.data;
 
 	return qd_train(&all.layers.model, &all.layers.modules, &data, 1, o, result);
-}
-
-/* Bytes of a file equal those of another. */
-static bool same_file(const char *a, const char *b)
-{
-	char x[QD_HASH_TEXT], y[QD_HASH_TEXT];
-
-	OK(qd_hash_file(a, x));
-	OK(qd_hash_file(b, y));
-	return strcmp(x, y) == 0;
 }
 
 static const char *weights_of(const char *root)
@@ -161,7 +134,7 @@ static void check_learns(struct qd_train_options *o, double part)
 	struct qd_train_result start, end;
 	double lr = o->loop.lr;
 
-	o->validation = all.validation;
+	o->validation = validation;
 	o->loop.steps = 1;
 	o->loop.lr = 0;
 	OK(train(o, &start));
@@ -197,7 +170,7 @@ static void test_learns_adapter(void **state)
 	o.loop.lr = 2e-2;
 	check_learns(&o, 0.85);
 	/* going on from it starts where it ended */
-	o.validation = all.validation;
+	o.validation = validation;
 	OK(train(&o, &first));
 	o.init_adapter = scratch_path("learned.safetensors");
 	o.loop.output = scratch_path("further.safetensors");
@@ -220,62 +193,42 @@ static void test_repeats(void **state)
 		o.loop.seed = i / 2;
 		OK(train(&o, &result));
 	}
-	assert_true(same_file(weights_of(scratch_path("run0")), weights_of(scratch_path("run1"))));
-	assert_false(same_file(weights_of(scratch_path("run0")), weights_of(scratch_path("run2"))));
+	assert_true(help_same_file(weights_of(scratch_path("run0")), weights_of(scratch_path("run1"))));
+	assert_false(help_same_file(weights_of(scratch_path("run0")), weights_of(scratch_path("run2"))));
 }
 
-/* Copies the checkpoint aside as soon as it is there: what a killed run would have left. */
-static void copy_checkpoint(void *context, const char *what, uint64_t done, uint64_t total, const char *note)
+/* Leaves the state that a run of seven updates has after four of them, and its result. */
+static void leave_state(struct qd_train_options *o)
 {
-	struct qd_mapping file;
-	(void)what;
-	(void)total;
-	(void)note;
+	struct qd_train_result result;
 
-	if (done != 5)
-		return;
-	OK(qd_mapping_open(&file, context));
-	OK(qd_write_file(scratch_path("aside"), file.data, file.size, true));
-	qd_mapping_release(&file);
+	o->loop.steps = 7;
+	o->loop.checkpoint_every = 4;
+	help_watch_state(o->loop.output, 5);
+	OK(train(o, &result));
+	help_watch_state(NULL, 0);
+	assert_int_equal(result.resumed_at, 0);
+	assert_false(help_has_state(o->loop.output)); /* gone with success */
+	help_put_state(o->loop.output);
 }
 
 static void check_resumes(struct qd_train_options o, const char *result_file)
 {
-	char checkpoint[1024], other[512], first[QD_HASH_TEXT], second[QD_HASH_TEXT];
+	char first[QD_HASH_TEXT], second[QD_HASH_TEXT];
 	struct qd_train_result result;
-	struct qd_mapping aside;
 
-	o.loop.steps = 7;
-	o.loop.checkpoint_every = 4;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
-	qd_set_progress_hook(copy_checkpoint, checkpoint);
-	OK(train(&o, &result));
-	qd_set_progress_hook(NULL, NULL);
-	assert_int_equal(result.resumed_at, 0);
-	assert_false(qd_is_file(checkpoint)); /* gone with success */
+	leave_state(&o);
 	OK(qd_hash_file(result_file, first));
-	OK(qd_mapping_open(&aside, scratch_path("aside")));
-	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
 	OK(train(&o, &result));
 	assert_int_equal(result.resumed_at, 4);
-	assert_false(qd_is_file(checkpoint));
+	assert_false(help_has_state(o.loop.output));
 	OK(qd_hash_file(result_file, second));
 	assert_string_equal(first, second);
-	/* of other options: refused, and replaced by force */
-	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
-	o.loop.force = false;
-	snprintf(other, sizeof(other), "%s.other", o.loop.output);
-	o.loop.output = other;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.loop.output);
-	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
+	/* of other options: replaced by force */
+	help_put_state(o.loop.output);
 	o.loop.lr *= 2;
-	assert_int_equal(train(&o, &result), QD_EEXIST);
-	assert_non_null(
-		strstr(qd_message(), ".other.ckpt' is of a run with other options: repeat those, remove it or give --force"));
-	o.loop.force = true;
 	OK(train(&o, &result));
 	assert_int_equal(result.resumed_at, 0);
-	qd_mapping_release(&aside);
 }
 
 static void test_resumes_all_weights(void **state)
@@ -302,9 +255,7 @@ static void refused(const struct qd_train_options *o, const char *data, enum qd_
 {
 	struct qd_train_result result;
 
-	assert_int_equal(qd_train(&all.layers.model, &all.layers.modules, &data, 1, o, &result), status);
-	if (strstr(qd_message(), message) == NULL)
-		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
+	help_refused(qd_train(&all.layers.model, &all.layers.modules, &data, 1, o, &result), status, message);
 	assert_false(qd_is_file(o->loop.output) || qd_is_directory(o->loop.output));
 }
 
@@ -335,8 +286,7 @@ static void test_refuses_existing(void **state)
 	(void)state;
 
 	o.loop.force = false;
-	assert_int_equal(train(&o, &result), QD_EEXIST);
-	assert_non_null(strstr(qd_message(), "already exists"));
+	help_refused(train(&o, &result), QD_EEXIST, "already exists");
 }
 
 int main(void)
