@@ -216,6 +216,15 @@ static void print_profile(FILE *f, const struct qd_profile *profile)
 		qd_hash_bytes(e->zero_point, e->n * sizeof(*e->zero_point), zero);
 		fprintf(f, "%s %d %d %d %s %s\n", profile->entries[i].name, e->bits, e->is_signed, e->axis, scale, zero);
 	}
+	for (size_t i = 0; i < profile->slots.n; i++)
+		fprintf(f, "slot %s %" PRId64 "\n", profile->slots.items[i].path, profile->slots.items[i].rank);
+}
+
+/* What a trajectory hangs on beside the noise's table. */
+static void print_sampler(FILE *f, const struct qd_distill_options *o, const struct qd_schedule *s)
+{
+	fprintf(f, "trajectory %s %d %s %d %d %a %d %d %d %a %a\n", o->trajectory, o->trajectory_steps, s->spacing, s->steps_offset,
+		s->clip_sample, s->clip_range, s->set_alpha_to_one, s->karras, s->final_sigma_min, s->sigma_min, s->sigma_max);
 }
 
 static enum qd_status identify_distillation(void *context, FILE *text)
@@ -225,8 +234,10 @@ static enum qd_status identify_distillation(void *context, FILE *text)
 	print_profile(text, d->profile);
 	fprintf(text, "base %s align %d\n", d->profile->base_hash, (int)d->profile->options.align);
 	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
-	fprintf(text, "distill %a %a %a %" PRId64 " %s %d\n", d->lr, d->lr_gain, d->options->task_weight, d->options->pool,
-		d->options->trajectory != NULL ? d->options->trajectory : "-", d->options->trajectory_steps);
+	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
+		d->pool.n);
+	if (d->options->trajectory != NULL)
+		print_sampler(text, d->options, &d->loop.schedule);
 	return QD_OK;
 }
 

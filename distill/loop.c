@@ -100,6 +100,8 @@ static enum qd_status identify_run(struct qd_loop *loop)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for the run's description"));
 	QD_TRY(st, qd_dataset_hash(&loop->data, hash));
 	fprintf(f, "%s 2\ndata %s\n", loop->objective->name, hash);
+	qd_hash_bytes(loop->schedule.alphas_cumprod, (size_t)loop->schedule.train_steps * sizeof(double), hash);
+	fprintf(f, "noise %s %d\n", hash, (int)loop->schedule.prediction);
 	fprintf(f, "updates %" PRId64 " %" PRId64 " %" PRIu64 " %d %" PRId64 "\n", o->steps, o->batch, o->seed, (int)o->schedule,
 		o->warmup);
 	fprintf(f, "adamw %a %a %a %a %a %a\n", adam->beta1, adam->beta2, adam->eps, adam->weight_decay, adam->clip, adam->ema);

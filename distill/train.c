@@ -207,7 +207,9 @@ static enum qd_status identify_training(void *context, FILE *text)
 	if (st != QD_OK)
 		return st;
 	fprintf(text, "model %s\nobjective %a %a %d\n", hash, o->snr_gamma, o->prompt_dropout, o->bfloat16);
-	fprintf(text, "adapter %s %" PRId64 " %a %s\n", t->adapter.hash, o->lora, o->alpha, o->slots);
+	fprintf(text, "adapter %s %" PRId64 " %a\n", t->adapter.hash, o->lora, o->alpha);
+	for (size_t i = 0; i < t->slots.n; i++)
+		fprintf(text, "slot %s %" PRId64 "\n", t->slots.items[i].path, t->slots.items[i].rank);
 	return QD_OK;
 }
 

@@ -57,10 +57,21 @@ while [ ! -e o/k/killed.safetensors.ckpt ] && kill -0 $victim 2>/dev/null; do sl
 kill -KILL $victim 2>/dev/null
 wait $victim 2>/dev/null
 if [ -e o/k/killed.safetensors.ckpt ]; then
+	cp o/k/killed.safetensors.ckpt state
 	expect 0 "resuming from 'o/k/killed.safetensors.ckpt' at step" "${long[@]}" -v -o o/k/killed.safetensors
 fi
 cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends elsewhere"
 [ "$(ls -A o/k)" = killed.safetensors ] || fault "leaves '$(ls -A o/k)' behind"
+
+# A state is of the noise schedule that it came about with.
+if [ -e state ]; then
+	cp state o/other.safetensors.ckpt
+	cp m/scheduler/scheduler_config.json schedule.json
+	sed -i 's/"beta_end": [0-9.]*/"beta_end": 0.013/' m/scheduler/scheduler_config.json
+	refused "'o/other.safetensors.ckpt' is of a run with other options" "${long[@]}" -o o/other.safetensors
+	cp schedule.json m/scheduler/scheduler_config.json
+	expect 0 "resuming from" "${long[@]}" -v -o o/other.safetensors
+fi
 
 refused "--data FILE or --calib FILE is needed" "${distill[@]}" -o o/x.safetensors
 refused "-o PATH is needed" "${distill[@]}" --data data.safetensors

@@ -208,6 +208,22 @@ bool help_same_file(const char *a, const char *b)
 	return strcmp(x, y) == 0;
 }
 
+void help_edit(const char *folder, const char *name, const char *from, const char *to)
+{
+	struct qd_mapping file;
+	char path[1024], before[2048], after[2048];
+	const char *at;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	OK(qd_mapping_open(&file, path));
+	snprintf(before, sizeof(before), "%.*s", (int)file.size, (const char *)file.data);
+	qd_mapping_release(&file);
+	at = strstr(before, from);
+	assert_non_null(at);
+	snprintf(after, sizeof(after), "%.*s%s%s", (int)(at - before), before, to, at + strlen(from));
+	OK(qd_write_file(path, after, strlen(after), true));
+}
+
 void help_refused(enum qd_status st, enum qd_status want, const char *message)
 {
 	assert_int_equal(st, want);

@@ -51,6 +51,8 @@ void help_put_state(const char *output);
 bool help_has_state(const char *output);
 
 bool help_same_file(const char *a, const char *b);
+/* Replaces what stands in the text file "<folder>/<name>" once. */
+void help_edit(const char *folder, const char *name, const char *from, const char *to);
 /* A call ended with `want` and a message that holds `message`. */
 void help_refused(enum qd_status st, enum qd_status want, const char *message);
 

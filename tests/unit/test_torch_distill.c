@@ -322,6 +322,74 @@ static void test_resumes(void **state)
 	check_resumes(&o);
 }
 
+static void check_other_run(const struct qd_profile *profile, const char *data, const struct qd_distill_options *o)
+{
+	struct qd_distill_result result;
+
+	help_refused(distill(profile, data, o, &result), QD_EEXIST,
+		".ckpt' is of a run with other options: repeat those, remove it or give --force");
+	assert_true(help_has_state(o->loop.output));
+}
+
+/* Everything that shapes the bytes belongs to the run: options, data, profile, adapter, noise schedule, and along trajectories the
+ * sampler's part of that. */
+static void test_other_runs(void **state)
+{
+	static const char config[] = "scheduler/scheduler_config.json", spaced[] = "{\"timestep_spacing\": \"trailing\", ";
+	char output[512];
+	struct qd_distill_options o = small(output);
+	double *const numbers[] = { &o.loop.lr, &o.loop.beta1, &o.loop.beta2, &o.loop.eps, &o.loop.weight_decay, &o.loop.clip,
+		&o.lr_gain, &o.task_weight };
+	int64_t *const counts[] = { &o.loop.steps, &o.loop.batch, &o.loop.warmup, &o.loop.evaluate_every, &o.pool };
+	struct qd_profile other = all.coarse;
+	struct qd_adapter kept = all.adapters[0];
+	struct qd_distill_result result;
+	(void)state;
+
+	snprintf(output, sizeof(output), "%s", scratch_path("other"));
+	o.lr_gain = 0.01;
+	leave_state(&o, &result);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	for (size_t i = 0; i < QD_COUNT(numbers); i++) {
+		double before = *numbers[i];
+		*numbers[i] = before * 0.5 + 0.125;
+		check_other_run(&all.coarse, all.on.data, &o);
+		*numbers[i] = before;
+	}
+	for (size_t i = 0; i < QD_COUNT(counts); i++) {
+		(*counts[i])++;
+		check_other_run(&all.coarse, all.on.data, &o);
+		(*counts[i])--;
+	}
+	check_other_run(&all.coarse, all.noisy, &o);
+	check_other_run(&all.profile, all.on.data, &o);
+	other.options.align = QD_ALIGN_GAUGE;
+	check_other_run(&other, all.on.data, &o);
+	all.adapters[0].hash[strlen(kept.hash) - 1] ^= 1;
+	check_other_run(&all.coarse, all.on.data, &o);
+	all.adapters[0] = kept;
+	help_edit(all.on.base, config, "0.012", "0.013");
+	check_other_run(&all.coarse, all.on.data, &o);
+	help_edit(all.on.base, config, "0.013", "0.012");
+	help_edit(all.on.base, config, "{", spaced);
+	OK(distill(&all.coarse, all.on.data, &o, &result));
+	assert_int_equal(result.resumed_at, 8);
+	help_edit(all.on.base, config, spaced, "{");
+
+	o.loop.force = true;
+	o.trajectory = "ddim";
+	o.trajectory_steps = 2;
+	leave_state(&o, &result);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	help_edit(all.on.base, config, "{", spaced);
+	check_other_run(&all.coarse, all.on.data, &o);
+	help_edit(all.on.base, config, spaced, "{");
+	o.trajectory = "euler";
+	check_other_run(&all.coarse, all.on.data, &o);
+}
+
 /* ---- refusals ---- */
 
 static void refused(const struct qd_profile *profile, const struct qd_distill_options *o, const char *data, enum qd_status status,
@@ -367,6 +435,7 @@ int main(void)
 		cmocka_unit_test(test_task_weight),
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_resumes),
+		cmocka_unit_test(test_other_runs),
 		cmocka_unit_test(test_refuses),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);

@@ -251,6 +251,126 @@ static void test_resumes_adapter(void **state)
 	check_resumes(o, scratch_path("resumed.safetensors"));
 }
 
+/* Without force, what is found is refused: it is of another run, though only by what was changed since. */
+static void check_other_run(const struct qd_train_options *o)
+{
+	struct qd_train_result result;
+
+	help_refused(
+		train(o, &result), QD_EEXIST, ".ckpt' is of a run with other options: repeat those, remove it or give --force");
+	assert_true(help_has_state(o->loop.output));
+}
+
+static void check_same_run(const struct qd_train_options *o)
+{
+	struct qd_train_result result;
+
+	OK(train(o, &result));
+	assert_int_equal(result.resumed_at, 4);
+	assert_int_equal(remove(o->loop.output), 0);
+	help_put_state(o->loop.output);
+}
+
+/* Everything that shapes the bytes belongs to the run; what does not may change. */
+static void test_other_runs(void **state)
+{
+	char output[512], slots[512], first[512];
+	struct qd_train_options o = small(output);
+	double *const numbers[] = { &o.loop.lr, &o.loop.beta1, &o.loop.beta2, &o.loop.eps, &o.loop.weight_decay, &o.loop.clip,
+		&o.ema, &o.snr_gamma, &o.prompt_dropout, &o.alpha };
+	int64_t *const counts[] = { &o.loop.steps, &o.loop.batch, &o.loop.warmup, &o.lora };
+	(void)state;
+
+	snprintf(output, sizeof(output), "%s", scratch_path("other.safetensors"));
+	snprintf(slots, sizeof(slots), "%s", scratch_path("slots"));
+	snprintf(first, sizeof(first), "%s\n", all.layers.modules.items[0].path);
+	OK(qd_write_file(slots, first, strlen(first), true));
+	o.lora = 2;
+	o.alpha = 1;
+	o.slots = slots;
+	o.ema = 0.5;
+	o.snr_gamma = 5;
+	leave_state(&o);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	for (size_t i = 0; i < QD_COUNT(numbers); i++) {
+		double kept = *numbers[i];
+		*numbers[i] = kept * 0.5 + 0.125;
+		check_other_run(&o);
+		*numbers[i] = kept;
+	}
+	for (size_t i = 0; i < QD_COUNT(counts); i++) {
+		(*counts[i])++;
+		check_other_run(&o);
+		(*counts[i])--;
+	}
+	o.loop.seed = 1;
+	check_other_run(&o);
+	o.loop.seed = 0;
+	o.loop.schedule = QD_LR_LINEAR;
+	check_other_run(&o);
+	o.loop.schedule = QD_LR_COSINE;
+	o.bfloat16 = true;
+	check_other_run(&o);
+	o.bfloat16 = false;
+	o.loop.checkpoint_every = 3;
+	o.loop.evaluate_every = 2;
+	o.validation = validation;
+	check_same_run(&o);
+}
+
+/* Files that say what they said when the run began: data, layers, noise schedule, the adapter that training goes on from. */
+static void test_other_files(void **state)
+{
+	static const char *const edits[][2] = { { "\"beta_end\": 0.012", "\"beta_end\": 0.013" }, { "v_prediction", "epsilon" },
+		{ "1000", "999" } };
+	static const char config[] = "scheduler/scheduler_config.json";
+	const char *path = all.layers.modules.items[1].path;
+	char output[512], slots[512], text[512], data[512];
+	struct qd_train_options o = small(output);
+	(void)state;
+
+	snprintf(output, sizeof(output), "%s", scratch_path("files.safetensors"));
+	snprintf(slots, sizeof(slots), "%s", scratch_path("slots"));
+	snprintf(text, sizeof(text), "%s\n%s\n", all.layers.modules.items[0].path, path);
+	OK(qd_write_file(slots, text, strlen(text), true));
+	o.lora = 2;
+	o.slots = slots;
+	leave_state(&o);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	for (size_t i = 0; i < QD_COUNT(edits); i++) {
+		help_edit(all.base, config, edits[i][0], edits[i][1]);
+		check_other_run(&o);
+		help_edit(all.base, config, edits[i][1], edits[i][0]);
+	}
+	OK(qd_write_file(slots, text, strlen(text) - strlen(path) - 1, true));
+	check_other_run(&o);
+	OK(qd_write_file(slots, text, strlen(text), true));
+	snprintf(data, sizeof(data), "%s", all.data);
+	snprintf(all.data, sizeof(all.data), "%s", help_data("data2", 16, 9, false));
+	check_other_run(&o);
+	snprintf(all.data, sizeof(all.data), "%s", data);
+	/* training hangs on the noise alone, not on how samplers walk along it */
+	help_edit(all.base, config, "{", "{\"timestep_spacing\": \"trailing\", ");
+	check_same_run(&o);
+	help_edit(all.base, config, "\"timestep_spacing\": \"trailing\", ", "");
+
+	o.lora = 0;
+	o.init_adapter = help_adapter("start.safetensors", &all.layers.modules, 2, 0.1F, 3);
+	snprintf(text, sizeof(text), "%s@0.5", o.init_adapter);
+	snprintf(data, sizeof(data), "%s", o.init_adapter);
+	o.init_adapter = data;
+	o.loop.force = true;
+	leave_state(&o);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	o.init_adapter = text;
+	check_other_run(&o);
+	o.init_adapter = data;
+	check_same_run(&o);
+}
+
 static void refused(const struct qd_train_options *o, const char *data, enum qd_status status, const char *message)
 {
 	struct qd_train_result result;
@@ -299,6 +419,8 @@ int main(void)
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_resumes_all_weights),
 		cmocka_unit_test(test_resumes_adapter),
+		cmocka_unit_test(test_other_runs),
+		cmocka_unit_test(test_other_files),
 		cmocka_unit_test(test_refuses),
 		cmocka_unit_test(test_refuses_existing),
 	};
