@@ -27,7 +27,10 @@ static const struct argp_option distill_options[] = {
 		"latents, condition, encoder_hidden_states, or a calibration file (as --calib); repeat for more", 1 },
 	{ "steps", KEY_STEPS, "N", 0, "updates (default 120)", 1 },
 	{ "batch", KEY_BATCH, "N", 0, "samples per update (default 16)", 1 },
-	{ "pool", KEY_POOL, "N", 0, "draws that the float model answers once (default: as many as the steps take, 64 to 512)", 1 },
+	{ "pool", KEY_POOL, "N", 0,
+		"draws to learn from, rounded up to whole batches or trajectories, beside which one of eight judges "
+		"(default: as many as the steps take, 64 to 512 in all)",
+		1 },
 	{ "lr", KEY_LR, "X", 0, "of down and up in 1/127 of the shared range (default 0.3, or 4 from a start below 20 dB)", 1 },
 	{ "lr-gain", KEY_LR_GAIN, "X", 0, "relative learning rate of the gain (default 0.003, or 0.1 from such a start)", 1 },
 	{ "task-weight", KEY_TASK_WEIGHT, "W", 0, "of the noise-prediction objective beside reconstruction (default 0)", 1 },
@@ -147,9 +150,9 @@ static enum qd_status print_result(
 			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
 			"error", r->before, "sqnr_db", number_or_null(r->before_db), "after", "error", r->after, "sqnr_db",
 			number_or_null(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
-	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, best after step %lld of %lld; teacher %.1f s, student "
-	       "%.1f s: %s\n",
-		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->best_step,
+	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, learned from %lld, best after step %lld of %lld; "
+	       "teacher %.1f s, student %.1f s: %s\n",
+		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->draws, (long long)r->best_step,
 		(long long)distill->options.loop.steps, r->teacher_seconds, r->seconds, common->output);
 	return QD_OK;
 }

@@ -185,12 +185,12 @@ static enum qd_status make_pool(struct distiller *d)
 	struct qd_teacher teacher = { &d->loop.data, &d->noising, &d->net.graph, d->teacher, o->trajectory, o->trajectory_steps,
 		o->loop.seed };
 	const struct qd_value *out = &d->net.graph.values[d->net.graph.outputs[0]];
-	int64_t draws = o->pool > 0 ? o->pool : o->loop.steps * o->loop.batch < 512 ? o->loop.steps * o->loop.batch : 512;
+	int64_t taken = o->loop.steps * o->loop.batch, all = taken < 64 ? 64 : taken < 512 ? taken : 512;
 	double start = qd_now();
 	enum qd_status st;
 
 	qt_set_grad(false);
-	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->loop.batch, draws < 64 ? 64 : draws));
+	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->loop.batch, o->pool, all));
 	d->result->teacher_seconds = qd_now() - start;
 	d->result->draws = d->pool.n_train;
 	d->result->held_out = d->pool.n - d->pool.n_train;

@@ -117,7 +117,8 @@ struct qd_distill_options {
 	/* lr: of down and up in 1/127 of the shared range, which is one step of an 8-bit grid; 0: by the start, see distill.c.
 	 * evaluate_every: judgements on held-out draws, 0: eight in all. */
 	struct qd_loop_options loop;
-	int64_t pool;           /* draws that the teacher answers; 0: as many as the steps take, 64 to 512 */
+	int64_t pool;           /* draws to learn from, rounded up to whole batches or trajectories, beside which one of eight
+				   judges; 0: as many as the steps take, 64 to 512 in all */
 	double lr_gain;         /* of the logarithm of the gain; negative: by the start */
 	double task_weight;     /* of the training objective beside reconstruction, where the data has latents */
 	const char *trajectory; /* "ddim" or "euler": draw the states that the teacher passes when sampling; NULL: noised latents */

@@ -127,10 +127,13 @@ struct qd_teacher {
 	uint64_t seed;
 };
 /*
- * Makes at least `draws` draws in whole batches of batch->n (which is used as scratch); an eighth of the batches, at least one,
- * judge. QD_EINPUT when the teacher's output is not finite, and for a trajectory without latents.
+ * Makes draws in whole groups: batches of batch->n (which is used as scratch), along a trajectory a batch at every step of its way.
+ * Of eight groups one judges, at least one in all. `learn` > 0: so many draws to learn from, rounded up to groups, and beside them
+ * those that judge. 0: at least `all` draws, both kinds together. QD_EINPUT when the teacher's output is not finite, and for a
+ * trajectory without latents.
  */
-QD_CHECK enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t draws);
+QD_CHECK enum qd_status qd_pool_make(
+	struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t learn, int64_t all);
 /* Draws `draw[0..batch->n)` into the batch, inputs and target; their teacher outputs to `out` [B,out_row]. */
 QD_CHECK enum qd_status qd_pool_take(
 	const struct qd_pool *pool, const struct qd_dataset *data, const int64_t *draw, struct qd_batch *batch, float *out);

@@ -170,11 +170,12 @@ static void measure_teacher(struct qd_pool *pool)
 	pool->variance = fmax(pool->energy - sum / n * (sum / n), 1e-30);
 }
 
-enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t draws)
+enum qd_status qd_pool_make(
+	struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t learn, int64_t all)
 {
 	/* a group is what must not be torn: a batch, or a batch at every step of its way */
-	int64_t group = batch->n * (teacher->trajectory != NULL ? teacher->trajectory_steps : 1),
-		groups = (draws + group - 1) / group;
+	int64_t group = batch->n * (teacher->trajectory != NULL ? teacher->trajectory_steps : 1);
+	int64_t learning = (learn + group - 1) / group, judging = (learning + 6) / 7;
 	const struct qd_value *out = &teacher->graph->values[teacher->graph->outputs[0]];
 	struct qd_shuffle shuffle = { 0 };
 	enum qd_status st;
@@ -182,9 +183,13 @@ enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teach
 	*pool = (struct qd_pool){ 0 };
 	if (teacher->trajectory != NULL && batch->target.data == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "a trajectory needs tensor 'latents', the data has samples that are noisy already"));
-	groups = groups < 2 ? 2 : groups;
-	QD_TRY(st, allocate_pool(pool, batch, groups * group, (size_t)(qd_shape_elements(&out->shape) / batch->n)));
-	pool->n_train = (groups - (groups + 7) / 8) * group;
+	if (learn == 0) {
+		int64_t groups = all > group ? (all + group - 1) / group : 2;
+		judging = (groups + 7) / 8;
+		learning = groups - judging;
+	}
+	QD_TRY(st, allocate_pool(pool, batch, (learning + judging) * group, (size_t)(qd_shape_elements(&out->shape) / batch->n)));
+	pool->n_train = learning * group;
 	QD_TRY(st, qd_shuffle_init(&shuffle, teacher->data->n, teacher->seed));
 	QD_TRY(st, teacher->trajectory != NULL ? make_trajectories(pool, teacher, batch, &shuffle)
 					       : make_drawn(pool, teacher, batch, &shuffle));

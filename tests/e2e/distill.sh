@@ -47,6 +47,10 @@ rm o/same.safetensors
 expect 0 "" "${distill[@]}" --calib calib.safetensors --steps 2 -o o/e.safetensors --force
 expect 0 "" "${distill[@]}" --data data.safetensors --steps 2 --trajectory euler:4 --pool 16 --task-weight 0.001 -o o/e.safetensors --force
 
+# --pool says how many draws are learned from, whole batches of them; others judge.
+expect 0 '"draws": 12' "${distill[@]}" --data data.safetensors --steps 1 --pool 9 --json -o o/e.safetensors --force
+expect 0 "on 4 held-out draws, learned from 12" "${distill[@]}" --data data.safetensors --steps 1 --pool 12 -o o/e.safetensors --force
+
 # A run that is killed once its first checkpoint is there goes on and ends in the same bytes.
 mkdir o/k
 long=("${distill[@]}" --data data.safetensors --steps 12 --lr 1 --checkpoint-every 4)

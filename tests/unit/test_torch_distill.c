@@ -218,6 +218,31 @@ static void test_better(void **state)
 	check_better(&all.coarse, &o, all.on.data, 0.5);
 }
 
+/* `pool` draws are learned from, in whole batches or trajectories of four; of eight batches one judges. Without it there are as
+ * many in all as the steps take, at least 64. */
+static void test_pool_sizes(void **state)
+{
+	static const struct {
+		int64_t pool, steps, draws, held_out;
+		int trajectory_steps;
+	} cases[] = { { 8, 0, 8, 4, 0 }, { 9, 0, 12, 4, 0 }, { 1, 1, 4, 4, 0 }, { 28, 0, 28, 4, 0 }, { 32, 0, 32, 8, 0 },
+		{ 8, 1, 12, 12, 3 }, { 0, 0, 56, 8, 0 }, { 0, 24, 84, 12, 0 } };
+	(void)state;
+
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_distill_options o = small(scratch_path("sizes"));
+		struct qd_distill_result result;
+		o.pool = cases[i].pool;
+		o.loop.steps = cases[i].steps;
+		if (cases[i].trajectory_steps > 0)
+			o.trajectory = "ddim";
+		o.trajectory_steps = cases[i].trajectory_steps;
+		OK(distill(&all.coarse, all.on.data, &o, &result));
+		assert_int_equal(result.draws, cases[i].draws);
+		assert_int_equal(result.held_out, cases[i].held_out);
+	}
+}
+
 static void test_better_on_trajectories(void **state)
 {
 	struct qd_distill_options o = small(scratch_path("trajectory.safetensors"));
@@ -429,6 +454,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_step),
 		cmocka_unit_test(test_better),
+		cmocka_unit_test(test_pool_sizes),
 		cmocka_unit_test(test_better_on_trajectories),
 		cmocka_unit_test(test_better_from_calibration_file),
 		cmocka_unit_test(test_recovers_unaligned),
