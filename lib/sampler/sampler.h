@@ -133,8 +133,9 @@ struct qd_sampling {
 	void *observe_context;
 };
 
-/* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `stream` and i alone. */
-void qd_sample_noise(uint64_t seed, uint64_t stream, int64_t n, int64_t each, float *out);
+/* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `draw` and i alone. Draw 0 is what sampling
+ * starts from, draw s + 1 what step s of a stochastic scheduler adds. */
+void qd_sample_noise(uint64_t seed, uint64_t draw, int64_t n, int64_t each, float *out);
 
 /*
  * Runs the loop. `latents` f32 [N,Cl,H,W] holds standard normal noise on entry (it is scaled by the scheduler's initial sigma) and

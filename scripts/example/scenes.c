@@ -174,7 +174,7 @@ static void make_sample(int task, uint64_t seed, uint64_t index, float *rgb, str
 static float noise_sample(const struct qd_schedule *schedule, uint64_t seed, uint64_t index, struct sample in, uint16_t *out)
 {
 	struct qd_random random;
-	qd_random_init(&random, seed, UINT64_MAX - index);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_EXAMPLE, (UINT64_C(1) << 48) - 1 - index));
 	/* Steps of the golden ratio spread over the schedule however many samples there are. */
 	int t = (int)(fmod((double)index * 0.6180339887498949 + 0.5, 1.0) * schedule->train_steps);
 	double a = schedule->alphas_cumprod[t];
