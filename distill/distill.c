@@ -479,7 +479,7 @@ out:
 static enum qd_status write_adapter(struct distiller *d)
 {
 	struct qd_adapter out = { 0 };
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	qt_set_grad(false);
@@ -491,9 +491,9 @@ static enum qd_status write_adapter(struct distiller *d)
 		QD_TRY(st, read_matrix(d, i, 1, slot->up, d->fitted.slots[i].up));
 		QD_TRY(st, read_gain(d, i, d->fitted.slots[i].gain));
 	}
-	QD_TRY(st, qd_profile_grid(d->profile, grid));
+	QD_TRY(st, qd_profile_encodings_id(d->profile, id));
 	QD_TRY(st, qd_fitted_to_adapter(&d->fitted, d->profile, d->adapter->name, &out));
-	out.grid = grid;
+	out.encodings_id = id;
 	QD_TRY(st, qd_adapter_write(&out, d->options->output, QD_F32, true, d->options->force));
 out:
 	qd_adapter_release(&out);

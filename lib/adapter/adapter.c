@@ -56,22 +56,22 @@ out:
 }
 
 enum qd_status qd_reading_put(
-	struct qd_reading *r, const char *name, uint32_t module, enum qd_part part, const struct qd_tensor *tensor)
+	struct qd_reading *r, const char *name, uint32_t module, enum qd_lora_role role, const struct qd_tensor *tensor)
 {
 	uint32_t at = qd_strmap_get(&r->by_name, name);
 	enum qd_status st = QD_OK;
 
 	if (at == QD_NONE)
 		QD_TRY(st, add_piece(r, name, module, &at));
-	if (r->pieces[at].part[part] != NULL)
-		return qd_fail(QD_EINPUT, "tensors '%s' and '%s' are the same part of one layer", r->pieces[at].part[part]->name,
+	if (r->pieces[at].tensor[role] != NULL)
+		return qd_fail(QD_EINPUT, "tensors '%s' and '%s' are the same part of one layer", r->pieces[at].tensor[role]->name,
 			tensor->name);
-	r->pieces[at].part[part] = tensor;
+	r->pieces[at].tensor[role] = tensor;
 out:
 	return st;
 }
 
-enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *out)
+enum qd_status qd_reading_scalar(const struct qd_tensor *tensor, double *out)
 {
 	char text[QD_SHAPE_TEXT];
 	float value;
@@ -141,14 +141,14 @@ out:
 	return st;
 }
 
-static enum qd_status keep_grid(struct qd_reading *r)
+static enum qd_status keep_encodings_id(struct qd_reading *r)
 {
-	const char *grid = qd_safetensors_metadata(&r->file, "quad.grid");
+	const char *id = qd_safetensors_metadata(&r->file, "quad.grid");
 
-	if (grid == NULL)
+	if (id == NULL)
 		return QD_OK;
-	r->adapter->grid = qd_arena_strdup(&r->adapter->arena, grid);
-	return r->adapter->grid != NULL ? QD_OK : QD_ENOMEM;
+	r->adapter->encodings_id = qd_arena_strdup(&r->adapter->arena, id);
+	return r->adapter->encodings_id != NULL ? QD_OK : QD_ENOMEM;
 }
 
 /* The file's keys as pieces, by its format. */
@@ -170,7 +170,7 @@ enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multipli
 	if (formats[r->adapter->format].scale != NULL)
 		QD_TRY(st, formats[r->adapter->format].scale(r));
 	QD_TRY(st, qd_pieces_describe(r, multiplier));
-	QD_TRY(st, keep_grid(r));
+	QD_TRY(st, keep_encodings_id(r));
 	st = note_ignored(r->adapter);
 out:
 	return st;

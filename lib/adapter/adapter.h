@@ -54,7 +54,7 @@ struct qd_adapter {
 	size_t n_notes, cap_notes;
 	/* NULL, or what identifies the shared encodings on whose grid down and up lie exactly: they are to be taken as they are
 	 * (metadata "quad.grid" of the file; opaque to this folder) */
-	const char *grid;
+	const char *encodings_id;
 	char hash[QD_HASH_TEXT];
 	struct qd_adapter_source *source; /* NULL, or the mapped file that down and up are still in */
 	struct qd_arena arena;

@@ -21,7 +21,7 @@
 #include <string.h>
 
 /* "MODEL:N:up" or "MODEL:N:down". */
-static bool split_key(const char *key, size_t *model, unsigned *position, enum qd_part *part)
+static bool split_key(const char *key, size_t *model, unsigned *position, enum qd_lora_role *role)
 {
 	int used = 0;
 
@@ -29,18 +29,18 @@ static bool split_key(const char *key, size_t *model, unsigned *position, enum q
 	if (*model == 0 || sscanf(key + *model, ":%7u:%n", position, &used) != 1 || used == 0 || key[*model + 1] < '0' ||
 		key[*model + 1] > '9')
 		return false;
-	*part = strcmp(key + *model + used, "up") == 0 ? QD_PART_UP : QD_PART_DOWN;
-	return *part == QD_PART_UP || strcmp(key + *model + used, "down") == 0;
+	*role = strcmp(key + *model + used, "up") == 0 ? QD_ROLE_UP : QD_ROLE_DOWN;
+	return *role == QD_ROLE_UP || strcmp(key + *model + used, "down") == 0;
 }
 
 bool qd_cloneofsimo_detect(const struct qd_safetensors *file)
 {
 	size_t model;
 	unsigned position;
-	enum qd_part part;
+	enum qd_lora_role role;
 
 	for (size_t i = 0; i < file->n && file->n_metadata > 0; i++)
-		if (split_key(file->tensors[i].name, &model, &position, &part))
+		if (split_key(file->tensors[i].name, &model, &position, &role))
 			return true;
 	return false;
 }
@@ -191,7 +191,7 @@ static enum qd_status collect_one(
 	const char *key = tensor->name, *embed = qd_safetensors_metadata(&r->file, key);
 	size_t model;
 	unsigned position;
-	enum qd_part part;
+	enum qd_lora_role role;
 	char name[32];
 	enum qd_status st = QD_OK;
 
@@ -199,7 +199,7 @@ static enum qd_status collect_one(
 		r->adapter->embeddings++;
 		return QD_OK;
 	}
-	if (!split_key(key, &model, &position, &part))
+	if (!split_key(key, &model, &position, &role))
 		return qd_fail(
 			QD_EINPUT, "key '%s' is neither MODEL:N:up, MODEL:N:down nor an embedding that the metadata names", key);
 	if (model == strlen("text_encoder") && qd_starts_with(key, "text_encoder")) {
@@ -208,11 +208,11 @@ static enum qd_status collect_one(
 	}
 	if (model != strlen("unet") || !qd_starts_with(key, "unet"))
 		return qd_fail(QD_EINPUT, "key '%s' is of model '%.*s', known are unet and text_encoder", key, (int)model, key);
-	if (part == QD_PART_DOWN)
+	if (role == QD_ROLE_DOWN)
 		QD_TRY(st, check_rank(r, position, tensor));
 	*highest = position + 1 > *highest ? position + 1 : *highest;
 	snprintf(name, sizeof(name), "unet:%u", position);
-	st = qd_reading_put(r, name, position < n ? places[position].module : QD_NONE, part, tensor);
+	st = qd_reading_put(r, name, position < n ? places[position].module : QD_NONE, role, tensor);
 out:
 	return st;
 }

@@ -27,7 +27,8 @@ static bool matrix_dims(const struct qd_tensor *tensor, int64_t dims[4])
 /* NULL when the piece fits its layer, else the tensor that does not. */
 static const struct qd_tensor *misfit(const struct qd_piece *piece, const struct qd_module *module)
 {
-	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP], *mid = piece->part[QD_PART_MID];
+	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP],
+			       *mid = piece->tensor[QD_ROLE_MID];
 	int64_t d[4], u[4], kh, kw;
 
 	if (!matrix_dims(down, d) || d[1] != module->in)
@@ -59,14 +60,14 @@ static const char *layer_name(const struct qd_reading *r, const struct qd_piece 
 static const char *family_of(const struct qd_reading *r)
 {
 	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
+		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		bool cross = strstr(name, "attn2.to_k") != NULL || strstr(name, "attn2_to_k") != NULL;
 		if (cross && down->shape.rank >= 2 && family_of_width(down->shape.dim[1]) != NULL)
 			return family_of_width(down->shape.dim[1]);
 	}
 	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
+		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		if (strstr(name, "input_blocks_") != NULL || strstr(name, "output_blocks_") != NULL)
 			return "SDXL";
@@ -81,9 +82,9 @@ static const char *family_of(const struct qd_reading *r)
 static void needed_of(
 	const struct qd_piece *piece, const struct qd_module *module, const struct qd_tensor *tensor, char *out, size_t n)
 {
-	if (tensor == piece->part[QD_PART_UP])
+	if (tensor == piece->tensor[QD_ROLE_UP])
 		snprintf(out, n, "[%lld,R]", (long long)module->out);
-	else if (tensor == piece->part[QD_PART_MID])
+	else if (tensor == piece->tensor[QD_ROLE_MID])
 		snprintf(out, n, "[R,R,%lld,%lld]", (long long)module->kh, (long long)module->kw);
 	else if (module->kh == 1 && module->kw == 1)
 		snprintf(out, n, "[R,%lld]", (long long)module->in);

@@ -71,23 +71,23 @@ static bool cut_suffix(char *path, const char *suffix, const char *instead)
 	return true;
 }
 
-enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part)
+enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_lora_role *role)
 {
 	static const struct {
 		const char *suffix, *instead;
-		enum qd_part part;
+		enum qd_lora_role role;
 	} suffixes[] = {
-		{ ".to_out_lora.down.weight", ".to_out.0", QD_PART_DOWN },
-		{ ".to_out_lora.up.weight", ".to_out.0", QD_PART_UP },
-		{ ".lora_linear_layer.down.weight", "", QD_PART_DOWN },
-		{ ".lora_linear_layer.up.weight", "", QD_PART_UP },
-		{ ".lora.down.weight", "", QD_PART_DOWN },
-		{ ".lora.up.weight", "", QD_PART_UP },
-		{ "_lora.down.weight", "", QD_PART_DOWN },
-		{ "_lora.up.weight", "", QD_PART_UP },
-		{ ".alpha", "", QD_PART_ALPHA },
-		{ ".lora_gain", "", QD_PART_GAIN },
-		{ ".lora_grid_up", "", QD_PART_GRID_UP },
+		{ ".to_out_lora.down.weight", ".to_out.0", QD_ROLE_DOWN },
+		{ ".to_out_lora.up.weight", ".to_out.0", QD_ROLE_UP },
+		{ ".lora_linear_layer.down.weight", "", QD_ROLE_DOWN },
+		{ ".lora_linear_layer.up.weight", "", QD_ROLE_UP },
+		{ ".lora.down.weight", "", QD_ROLE_DOWN },
+		{ ".lora.up.weight", "", QD_ROLE_UP },
+		{ "_lora.down.weight", "", QD_ROLE_DOWN },
+		{ "_lora.up.weight", "", QD_ROLE_UP },
+		{ ".alpha", "", QD_ROLE_ALPHA },
+		{ ".lora_gain", "", QD_ROLE_GAIN },
+		{ ".lora_grid_up", "", QD_ROLE_PLAIN_UP },
 	};
 	bool bias = false;
 
@@ -96,10 +96,10 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part)
 	drop_processor(path);
 	for (size_t i = 0; i < QD_COUNT(suffixes); i++)
 		if (cut_suffix(path, suffixes[i].suffix, suffixes[i].instead)) {
-			*part = suffixes[i].part;
+			*role = suffixes[i].role;
 			return QD_OK;
 		}
-	*part = strstr(path, ".lora_A.") != NULL ? QD_PART_DOWN : QD_PART_UP;
+	*role = strstr(path, ".lora_A.") != NULL ? QD_ROLE_DOWN : QD_ROLE_UP;
 	if (cut_letter(path, ".lora_A.", &bias) || cut_letter(path, ".lora_B.", &bias)) {
 		if (bias)
 			return qd_fail(QD_EUNSUPPORTED,
@@ -152,19 +152,19 @@ enum qd_status qd_diffusers_collect(struct qd_reading *r)
 		const struct qd_tensor *tensor = &r->file.tensors[i];
 		char buffer[QD_PATH_TEXT];
 		const char *path = buffer;
-		enum qd_part part;
+		enum qd_lora_role role;
 		if (qd_starts_with(tensor->name, "base_model.model.")) {
 			st = qd_fail(QD_EINPUT, "key '%s' is PEFT's, whose scale is in adapter_config.json: no such file beside it",
 				tensor->name);
 			goto out;
 		}
-		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &part));
+		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &role));
 		if (qd_diffusers_is_text(path)) {
 			r->adapter->text_tensors++;
 			continue;
 		}
 		path += qd_starts_with(path, "unet.") ? strlen("unet.") : 0;
-		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), part, tensor));
+		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), role, tensor));
 	}
 out:
 	return st;
@@ -175,12 +175,12 @@ static enum qd_status stored_scale(const struct qd_piece *piece, bool *stored, d
 {
 	enum qd_status st = QD_OK;
 
-	*stored = piece->part[QD_PART_ALPHA] != NULL;
+	*stored = piece->tensor[QD_ROLE_ALPHA] != NULL;
 	*scale = 1;
 	if (!*stored)
 		return QD_OK;
-	QD_TRY(st, qd_part_scalar(piece->part[QD_PART_ALPHA], scale));
-	*scale /= (double)piece->part[QD_PART_DOWN]->shape.dim[0];
+	QD_TRY(st, qd_reading_scalar(piece->tensor[QD_ROLE_ALPHA], scale));
+	*scale /= (double)piece->tensor[QD_ROLE_DOWN]->shape.dim[0];
 out:
 	return st;
 }
@@ -196,7 +196,7 @@ enum qd_status qd_diffusers_scale(struct qd_reading *r)
 		QD_TRY(st, stored_scale(piece, &stored, &piece->scale));
 		if (r->config == NULL)
 			continue;
-		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->part[QD_PART_DOWN]->shape.dim[0], &scale));
+		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->tensor[QD_ROLE_DOWN]->shape.dim[0], &scale));
 		if (stored && fabs(scale - piece->scale) > 1e-6 * fabs(scale)) {
 			st = qd_fail(QD_EINPUT, "'%s.alpha' gives scale %g, lora_adapter_metadata gives %g", piece->name,
 				piece->scale, scale);

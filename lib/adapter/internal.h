@@ -1,5 +1,5 @@
 /*
- * What the adapter readers share and nobody else sees. Reading goes in four steps: a file's keys become parts of pieces (collect,
+ * What the adapter readers share and nobody else sees. Reading goes in four steps: a file's keys become tensors of pieces (collect,
  * one function per format), the pieces are checked against each other and against the model (check.c), the format says each
  * piece's scale, and the layers are described. Their matrices stay in the mapped file until somebody wants them as float32.
  *
@@ -10,21 +10,21 @@
 
 #include "lib/adapter/adapter.h"
 
-enum qd_part {
-	QD_PART_DOWN,    /* [R,I] or [R,I,kh,kw] */
-	QD_PART_UP,      /* [O,R] or [O,R,1,1] */
-	QD_PART_MID,     /* [R,R,kh,kw], Tucker's middle */
-	QD_PART_ALPHA,   /* one element */
-	QD_PART_GAIN,    /* [R] */
-	QD_PART_GRID_UP, /* as up, in its place: up carries the gain then */
-	QD_PARTS
+enum qd_lora_role {
+	QD_ROLE_DOWN,     /* [R,I] or [R,I,kh,kw] */
+	QD_ROLE_UP,       /* [O,R] or [O,R,1,1] */
+	QD_ROLE_MID,      /* [R,R,kh,kw], Tucker's middle */
+	QD_ROLE_ALPHA,    /* one element */
+	QD_ROLE_GAIN,     /* [R] */
+	QD_ROLE_PLAIN_UP, /* as up, in its place: up carries the gain then */
+	QD_ROLES
 };
 
 /* One adapted layer as the file has it. */
 struct qd_piece {
 	const char *name; /* the layer as the file calls it */
 	uint32_t module;  /* index into the model's modules, QD_NONE: the model has no such layer */
-	const struct qd_tensor *part[QD_PARTS];
+	const struct qd_tensor *tensor[QD_ROLES];
 	double scale; /* the format's: alpha / R, ... */
 };
 
@@ -48,16 +48,16 @@ struct qd_adapter_source {
 	struct qd_arena arena;
 };
 
-/* Files one tensor under the layer `name`, whose module index (or QD_NONE) is `module`. QD_EINPUT when that part is there already.
+/* Files one tensor under the layer `name`, whose module index (or QD_NONE) is `module`. QD_EINPUT when its role is taken already.
  */
 QD_CHECK enum qd_status qd_reading_put(
-	struct qd_reading *r, const char *name, uint32_t module, enum qd_part part, const struct qd_tensor *tensor);
+	struct qd_reading *r, const char *name, uint32_t module, enum qd_lora_role role, const struct qd_tensor *tensor);
 /* The index of the module at `path` (diffusers spelling), or QD_NONE. */
 uint32_t qd_reading_module(const struct qd_reading *r, const char *path);
 /* Adds a line to the adapter's notes. */
 QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);
 /* The value of a tensor of one element. QD_EINPUT. */
-QD_CHECK enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *out);
+QD_CHECK enum qd_status qd_reading_scalar(const struct qd_tensor *tensor, double *out);
 /* Reads an opened file: detection, the four steps, all but the matrices. With `folder`, r->config is the folder's configuration. */
 QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier);
 void qd_reading_release(struct qd_reading *r);
@@ -94,10 +94,10 @@ bool qd_cloneofsimo_detect(const struct qd_safetensors *file);
 QD_CHECK enum qd_status qd_cloneofsimo_collect(struct qd_reading *r);
 
 /*
- * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and part. QD_EUNSUPPORTED for biases,
+ * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and role. QD_EUNSUPPORTED for biases,
  * QD_EINPUT for a key that is none of them. Used for diffusers and PEFT.
  */
-QD_CHECK enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_part *part);
+QD_CHECK enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_lora_role *role);
 
 /* Whether a path is a layer of a text encoder. */
 bool qd_diffusers_is_text(const char *path);

@@ -81,17 +81,17 @@ out:
 	return st;
 }
 
-static enum qd_status part_of(const char *key, const char *suffix, enum qd_part *part)
+static enum qd_status role_of(const char *key, const char *suffix, enum qd_lora_role *role)
 {
 	static const struct {
 		const char *suffix;
-		enum qd_part part;
-	} suffixes[] = { { ".lora_down.weight", QD_PART_DOWN }, { ".lora_up.weight", QD_PART_UP },
-		{ ".lora_mid.weight", QD_PART_MID }, { ".alpha", QD_PART_ALPHA } };
+		enum qd_lora_role role;
+	} suffixes[] = { { ".lora_down.weight", QD_ROLE_DOWN }, { ".lora_up.weight", QD_ROLE_UP },
+		{ ".lora_mid.weight", QD_ROLE_MID }, { ".alpha", QD_ROLE_ALPHA } };
 
 	for (size_t i = 0; i < QD_COUNT(suffixes); i++)
 		if (strcmp(suffix, suffixes[i].suffix) == 0) {
-			*part = suffixes[i].part;
+			*role = suffixes[i].role;
 			return QD_OK;
 		}
 	return qd_fail(QD_EINPUT, "key '%s' ends in none of .lora_down.weight, .lora_up.weight, .lora_mid.weight, .alpha", key);
@@ -102,14 +102,14 @@ static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *
 	const char *key = tensor->name, *rest;
 	size_t dot = strcspn(key, ".");
 	char name[QD_PATH_TEXT];
-	enum qd_part part = QD_PART_ALPHA;
+	enum qd_lora_role role = QD_ROLE_ALPHA;
 	enum qd_status st;
 
 	if (qd_starts_with(key, "bundle_emb.")) {
 		r->adapter->embeddings++;
 		return QD_OK;
 	}
-	QD_TRY(st, part_of(key, key + dot, &part));
+	QD_TRY(st, role_of(key, key + dot, &role));
 	if (after(key, text_prefixes, QD_COUNT(text_prefixes)) != NULL) {
 		r->adapter->text_tensors++;
 		return QD_OK;
@@ -120,7 +120,7 @@ static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *
 		return qd_fail(QD_EINPUT, "key of %zu bytes, at most %d are known", strlen(key), QD_PATH_TEXT);
 	snprintf(name, sizeof(name), "%.*s", (int)dot, key);
 	rest = after(name, unet_prefixes, QD_COUNT(unet_prefixes));
-	st = qd_reading_put(r, name, qd_strmap_get(table, rest), part, tensor);
+	st = qd_reading_put(r, name, qd_strmap_get(table, rest), role, tensor);
 out:
 	return st;
 }
@@ -146,15 +146,15 @@ enum qd_status qd_kohya_scale(struct qd_reading *r)
 	for (size_t i = 0; i < r->n; i++) {
 		struct qd_piece *piece = &r->pieces[i];
 		double alpha = 0;
-		if (piece->part[QD_PART_ALPHA] == NULL) {
+		if (piece->tensor[QD_ROLE_ALPHA] == NULL) {
 			none++;
 			continue;
 		}
-		QD_TRY(st, qd_part_scalar(piece->part[QD_PART_ALPHA], &alpha));
+		QD_TRY(st, qd_reading_scalar(piece->tensor[QD_ROLE_ALPHA], &alpha));
 		if (alpha == 0)
 			zero++;
 		else
-			piece->scale = alpha / (double)piece->part[QD_PART_DOWN]->shape.dim[0];
+			piece->scale = alpha / (double)piece->tensor[QD_ROLE_DOWN]->shape.dim[0];
 	}
 	if (none > 0)
 		QD_TRY(st, qd_adapter_note(r->adapter, "%zu layers have no alpha: their scale is 1", none));

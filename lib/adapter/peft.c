@@ -164,14 +164,14 @@ enum qd_status qd_peft_collect(struct qd_reading *r)
 		const struct qd_tensor *tensor = &r->file.tensors[i];
 		char buffer[QD_PATH_TEXT];
 		const char *path = buffer;
-		enum qd_part part;
-		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &part));
+		enum qd_lora_role role;
+		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &role));
 		path += qd_starts_with(path, wrapper) ? sizeof(wrapper) - 1 : 0;
 		if (qd_diffusers_is_text(path)) {
 			r->adapter->text_tensors++;
 			continue;
 		}
-		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), part, tensor));
+		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), role, tensor));
 	}
 out:
 	return st;
@@ -203,7 +203,7 @@ enum qd_status qd_peft_scale(struct qd_reading *r)
 
 	for (size_t i = 0; i < r->n; i++) {
 		struct qd_piece *piece = &r->pieces[i];
-		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->part[QD_PART_DOWN]->shape.dim[0], &piece->scale));
+		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->tensor[QD_ROLE_DOWN]->shape.dim[0], &piece->scale));
 		others += !is_target(targets, piece->name);
 	}
 	if (others > 0)

@@ -67,22 +67,22 @@ bool qd_checkpoint_detect(const struct qd_safetensors *file);
 QD_CHECK enum qd_status qd_checkpoint_open(struct qd_unet_config *config, struct qd_weights *weights, const char *path);
 
 /* What lies in such a file, by component. */
-enum qd_checkpoint_part {
+enum qd_checkpoint_section {
 	QD_CHECKPOINT_UNET,
 	QD_CHECKPOINT_EMA,    /* averaged copies of the UNet's weights */
 	QD_CHECKPOINT_VAE,    /* first_stage_model. */
 	QD_CHECKPOINT_TEXT,   /* the first text encoder */
 	QD_CHECKPOINT_TEXT_2, /* SDXL's second */
 	QD_CHECKPOINT_OTHER,  /* schedules and whatever else training left */
-	QD_CHECKPOINT_PARTS
+	QD_CHECKPOINT_SECTIONS
 };
 struct qd_checkpoint_content {
 	size_t tensors, bytes;
 	uint64_t parameters;
 	const char *first; /* name of the first tensor; NULL: none */
 };
-const char *qd_checkpoint_part_name(enum qd_checkpoint_part part);
-void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS]);
+const char *qd_checkpoint_section_name(enum qd_checkpoint_section section);
+void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS]);
 
 /* ---- ONNX files (onnx_unet.c) ---- */
 /* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */
