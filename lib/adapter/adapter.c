@@ -180,7 +180,7 @@ void qd_reading_release(struct qd_reading *r)
 {
 	free(r->pieces);
 	qd_strmap_release(&r->by_name);
-	json_decref(r->config);
+	json_decref(r->config_json);
 	qd_safetensors_release(&r->file);
 	qd_arena_release(&r->arena);
 	*r = (struct qd_reading){ 0 };
@@ -287,9 +287,8 @@ static enum qd_status open_place(struct qd_reading *r, const struct place *place
 
 	QD_TRY(st, qd_refuse_pickle(place->weights));
 	if (place->config != NULL) {
-		QD_TRY(st, qd_json_read(place->config, &r->config));
-		r->config_name = "adapter_config.json";
-		r->config_prefix = "";
+		QD_TRY(st, qd_json_read(place->config, &r->config_json));
+		r->config = (struct qd_fields){ .what = "adapter_config.json", .json = r->config_json };
 	}
 	st = qd_safetensors_open(&r->file, place->weights);
 out:

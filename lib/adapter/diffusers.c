@@ -124,21 +124,19 @@ bool qd_diffusers_is_text(const char *key)
 /* The UNet's part of the metadata becomes r->config; a configuration of text encoders alone does not. */
 static enum qd_status read_metadata(struct qd_reading *r)
 {
+	static const char *const prefixes[] = { "unet.", "" };
 	const char *text = qd_safetensors_metadata(&r->file, "lora_adapter_metadata");
 	enum qd_status st;
 
 	if (text == NULL)
 		return QD_OK;
-	QD_TRY(st, qd_json_parse("lora_adapter_metadata", text, strlen(text), &r->config));
-	r->config_name = "lora_adapter_metadata";
-	r->config_prefix = "unet.";
-	if (json_object_get(r->config, "unet.r") != NULL || json_object_get(r->config, "unet.lora_alpha") != NULL)
-		return qd_peft_config_check(r);
-	r->config_prefix = "";
-	if (json_object_get(r->config, "r") != NULL || json_object_get(r->config, "lora_alpha") != NULL)
-		return qd_peft_config_check(r);
-	json_decref(r->config);
-	r->config = NULL;
+	QD_TRY(st, qd_json_parse("lora_adapter_metadata", text, strlen(text), &r->config_json));
+	for (size_t i = 0; i < QD_COUNT(prefixes); i++) {
+		r->config = (struct qd_fields){ .what = "lora_adapter_metadata", .json = r->config_json, .prefix = prefixes[i] };
+		if (qd_field(&r->config, "r") != NULL || qd_field(&r->config, "lora_alpha") != NULL)
+			return qd_peft_config_check(r);
+	}
+	r->config = (struct qd_fields){ 0 };
 out:
 	return st;
 }
@@ -194,7 +192,7 @@ enum qd_status qd_diffusers_scale(struct qd_reading *r)
 		bool stored;
 		double scale;
 		QD_TRY(st, stored_scale(piece, &stored, &piece->scale));
-		if (r->config == NULL)
+		if (r->config.json == NULL)
 			continue;
 		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->tensor[QD_ROLE_DOWN]->shape.dim[0], &scale));
 		if (stored && fabs(scale - piece->scale) > 1e-6 * fabs(scale)) {

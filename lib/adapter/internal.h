@@ -35,10 +35,9 @@ struct qd_reading {
 	struct qd_piece *pieces;
 	size_t n, cap;
 	struct qd_strmap by_name;
-	json_t *config;            /* PEFT's fields: adapter_config.json, or the text in a diffusers file's header; NULL: none */
-	const char *config_name;   /* names it in messages */
-	const char *config_prefix; /* before each field: "unet." or "" */
-	struct qd_arena arena;     /* what is gone when the adapter is read */
+	struct qd_fields config; /* PEFT's: of adapter_config.json, or of the text in a diffusers file's header; json NULL: none */
+	json_t *config_json;     /* what they are fields of */
+	struct qd_arena arena;   /* what is gone when the adapter is read */
 };
 
 /* What is left of a reading while an adapter's matrices are in its file. */

@@ -18,13 +18,6 @@
 #include <math.h>
 #include <string.h>
 
-static const json_t *field(const struct qd_reading *r, const char *name)
-{
-	char key[96];
-	snprintf(key, sizeof(key), "%s%s", r->config_prefix, name);
-	return json_object_get(r->config, key);
-}
-
 /* ---- what a configuration may say ---- */
 
 static bool says_something(const json_t *value)
@@ -36,26 +29,19 @@ static bool says_something(const json_t *value)
 	return !json_is_object(value) || json_object_size(value) > 0;
 }
 
-static enum qd_status refuse_field(const struct qd_reading *r, const char *name, const char *value)
-{
-	return qd_fail(QD_EUNSUPPORTED, "%s: field '%s' is %s, only plain LoRA is supported", r->config_name, name, value);
-}
-
 /* Initializations that changed the base weights too, so that the file alone does not say what was trained. */
-static enum qd_status check_init(const struct qd_reading *r)
+static void check_init(struct qd_fields *f)
 {
 	static const char *const beginnings[] = { "pissa", "corda" }, *const words[] = { "olora", "loftq", "lora_ga" };
-	const char *init = json_string_value(field(r, "init_lora_weights"));
+	const json_t *value = qd_field(f, "init_lora_weights");
+	bool changes = false;
 
-	if (init == NULL)
-		return QD_OK;
-	for (size_t i = 0; i < QD_COUNT(beginnings); i++)
-		if (qd_starts_with(init, beginnings[i]))
-			return refuse_field(r, "init_lora_weights", init);
+	for (size_t i = 0; json_is_string(value) && i < QD_COUNT(beginnings); i++)
+		changes |= qd_starts_with(json_string_value(value), beginnings[i]);
 	for (size_t i = 0; i < QD_COUNT(words); i++)
-		if (strcmp(init, words[i]) == 0)
-			return refuse_field(r, "init_lora_weights", init);
-	return QD_OK;
+		changes |= qd_field_is(value, words[i]);
+	if (changes)
+		qd_field_refuse(f, QD_EUNSUPPORTED, "init_lora_weights", value, "one that leaves the base weights alone");
 }
 
 enum qd_status qd_peft_config_check(const struct qd_reading *r)
@@ -63,16 +49,19 @@ enum qd_status qd_peft_config_check(const struct qd_reading *r)
 	static const char *const refused[] = { "use_dora", "lora_bias", "use_qalora", "use_bdlora", "modules_to_save",
 		"trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config",
 		"kasa_config", "monteclora_config", "velora_config" };
-	const char *type = json_string_value(field(r, "peft_type"));
+	struct qd_fields f = r->config;
+	const json_t *type = qd_field(&f, "peft_type");
 
-	if (!json_is_object(r->config))
-		return qd_fail(QD_EINPUT, "%s: found no JSON object, needs one", r->config_name);
-	if (type != NULL && strcmp(type, "LORA") != 0)
-		return refuse_field(r, "peft_type", type);
+	if (!json_is_object(f.json))
+		return qd_fail(QD_EINPUT, "'%s' is no JSON object, needs one with PEFT's fields", f.what);
+	if (json_is_string(type) && !qd_field_is(type, "LORA"))
+		qd_field_refuse(&f, QD_EUNSUPPORTED, "peft_type", type, "\"LORA\"");
 	for (size_t i = 0; i < QD_COUNT(refused); i++)
-		if (says_something(field(r, refused[i])))
-			return refuse_field(r, refused[i], "set");
-	return check_init(r);
+		if (says_something(qd_field(&f, refused[i])))
+			qd_field_refuse(
+				&f, QD_EUNSUPPORTED, refused[i], qd_field(&f, refused[i]), "none: only plain LoRA is supported");
+	check_init(&f);
+	return f.status;
 }
 
 /* ---- scale ---- */
@@ -95,61 +84,43 @@ static int pattern_hits(const char *pattern, const char *path)
 	return 1;
 }
 
-/* The number that `patterns` (object) has for the path; `*out` stays where none hits. */
-static enum qd_status pattern_value(const struct qd_reading *r, const char *patterns, const char *path, double *out)
+/* The number that `patterns` (object) has for the path; `number` where none hits. */
+static double pattern_value(struct qd_fields *f, const char *patterns, const char *path, double number)
 {
-	json_t *object = (json_t *)field(r, patterns), *value;
+	json_t *object = (json_t *)qd_field(f, patterns), *value;
 	const char *key;
 
-	if (object == NULL || json_is_null(object))
-		return QD_OK;
-	if (!json_is_object(object))
-		return qd_fail(QD_EINPUT, "%s: field '%s' is no object", r->config_name, patterns);
+	if (object != NULL && !json_is_null(object) && !json_is_object(object))
+		qd_field_refuse(f, QD_EINPUT, patterns, object, "an object of module paths and numbers");
 	json_object_foreach(object, key, value)
 	{
 		int hits = pattern_hits(key, path);
 		if (hits < 0)
-			return qd_fail(QD_EUNSUPPORTED,
-				"%s: %s has the regular expression '%s', only module paths and their endings are supported",
-				r->config_name, patterns, key);
+			qd_fields_fail(f, QD_EUNSUPPORTED,
+				"'%s': field '%s' has the regular expression '%s', only module paths and their endings are "
+				"supported",
+				f->what, patterns, key);
 		if (!json_is_number(value))
-			return qd_fail(QD_EINPUT, "%s: '%s' in %s is no number", r->config_name, key, patterns);
-		if (hits > 0) {
-			*out = json_number_value(value);
-			return QD_OK;
-		}
+			qd_fields_fail(f, QD_EINPUT, "'%s': '%s' of field '%s' is no number", f->what, key, patterns);
+		if (hits > 0)
+			return json_number_value(value);
 	}
-	return QD_OK;
-}
-
-static enum qd_status number_field(const struct qd_reading *r, const char *name, double absent, double *out)
-{
-	const json_t *value = field(r, name);
-
-	*out = absent;
-	if (value == NULL || json_is_null(value))
-		return QD_OK;
-	if (!json_is_number(value))
-		return qd_fail(QD_EINPUT, "%s: field '%s' is no number", r->config_name, name);
-	*out = json_number_value(value);
-	return QD_OK;
+	return number;
 }
 
 enum qd_status qd_peft_config_scale(const struct qd_reading *r, const char *path, int64_t rank, double *scale)
 {
-	double rank_m, alpha_m;
-	enum qd_status st;
+	struct qd_fields f = r->config;
+	double rank_m = qd_field_number(&f, "r", -INFINITY, INFINITY, 8);
+	double alpha_m = qd_field_number(&f, "lora_alpha", -INFINITY, INFINITY, 8);
 
-	QD_TRY(st, number_field(r, "r", 8, &rank_m));
-	QD_TRY(st, number_field(r, "lora_alpha", 8, &alpha_m));
-	QD_TRY(st, pattern_value(r, "rank_pattern", path, &rank_m));
-	QD_TRY(st, pattern_value(r, "alpha_pattern", path, &alpha_m));
+	rank_m = pattern_value(&f, "rank_pattern", path, rank_m);
+	alpha_m = pattern_value(&f, "alpha_pattern", path, alpha_m);
 	if (rank_m != (double)rank)
-		return qd_fail(QD_EINPUT, "%s gives '%s' rank %g, its tensors have rank %lld", r->config_name, path, rank_m,
+		qd_fields_fail(&f, QD_EINPUT, "'%s' gives '%s' rank %g, its tensors have rank %lld", f.what, path, rank_m,
 			(long long)rank);
-	*scale = alpha_m / (json_is_true(field(r, "use_rslora")) ? sqrt(rank_m) : rank_m);
-out:
-	return st;
+	*scale = alpha_m / (json_is_true(qd_field(&f, "use_rslora")) ? sqrt(rank_m) : rank_m);
+	return f.status;
 }
 
 /* ---- the folder's format ---- */
@@ -197,7 +168,7 @@ static bool is_target(const json_t *targets, const char *path)
 
 enum qd_status qd_peft_scale(struct qd_reading *r)
 {
-	const json_t *targets = field(r, "target_modules");
+	const json_t *targets = qd_field(&r->config, "target_modules");
 	size_t others = 0;
 	enum qd_status st = QD_OK;
 

@@ -14,6 +14,7 @@
 
 /* ---- schedulers (scheduler.c) ---- */
 enum qd_prediction { QD_PREDICT_EPSILON, QD_PREDICT_V, QD_PREDICT_SAMPLE };
+extern const char *const qd_prediction_names[]; /* as files spell them, in the order of the enum, NULL at the end */
 /* The noise schedule of scheduler_config.json. */
 struct qd_schedule {
 	int train_steps;
