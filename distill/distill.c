@@ -283,7 +283,7 @@ static enum qd_status prepare(struct distiller *d, const char *const *data, size
 	qd_output_release(&probe);
 	QD_TRY(st, qd_profile_check_base(d->profile, d->model));
 	QD_TRY(st, qd_dataset_open(&d->data, data, n_data, &d->model->config, QD_DATA_TRAIN));
-	QD_TRY(st, qd_schedule_read(&d->schedule, d->model->root));
+	QD_TRY(st, qd_schedule_read(&d->schedule, d->model->root, d->model->pipeline.class_name));
 	d->objective = (struct qd_objective){ .schedule = &d->schedule };
 	QD_TRY(st, build(d));
 	QD_TRY(st, qd_batch_init(&d->batch, &d->data, o->batch));

@@ -274,7 +274,7 @@ static enum qd_status prepare(struct trainer *t, const char *const *data, size_t
 	};
 	QD_TRY(st, probe_output(t));
 	QD_TRY(st, open_data(t, data, n_data));
-	QD_TRY(st, qd_schedule_read(&t->schedule, t->model->root));
+	QD_TRY(st, qd_schedule_read(&t->schedule, t->model->root, t->model->pipeline.class_name));
 	t->objective = (struct qd_objective){ &t->schedule, o->snr_gamma, o->prompt_dropout };
 	QD_TRY(st, build_graph(t));
 	QD_TRY(st, qd_batch_init(&t->batch, &t->data, o->batch));

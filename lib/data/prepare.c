@@ -73,25 +73,12 @@ static void give(struct qd_prepare_source *source, enum qd_data_field field, str
 	source->shape[field] = shape;
 }
 
-/* SDXL's pipelines take zeros for no text unless their file says otherwise. */
-static bool takes_zeros(const struct qd_model *model)
-{
-	char path[4096];
-	json_t *json = NULL;
-	bool zeros = model->config.text_time;
-
-	snprintf(path, sizeof(path), "%s/model_index.json", model->root);
-	if (zeros && qd_is_file(path) && qd_json_read(path, &json) == QD_OK)
-		zeros = !json_is_false(json_object_get(json, "force_zeros_for_empty_prompt"));
-	json_decref(json);
-	return zeros;
-}
-
 static enum qd_status open_images(struct making *m)
 {
 	const struct qd_unet_config *unet = &m->model->config;
 	struct qd_prepare_source *source = &m->source;
-	bool empty = m->steps > 0 && m->options->guidance != 1 && !takes_zeros(m->model);
+	bool zeros = unet->text_time && m->model->pipeline.zeros_for_empty_prompt;
+	bool empty = m->steps > 0 && m->options->guidance != 1 && !zeros;
 	enum qd_status st;
 
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
@@ -405,7 +392,7 @@ static enum qd_status open_all(struct making *m)
 	struct qd_scheduler scheduler = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root));
+	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root, m->model->pipeline.class_name));
 	if (o->trajectory != NULL) {
 		QD_TRY(st, qd_scheduler_new(&scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
 		m->steps = scheduler.steps;

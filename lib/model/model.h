@@ -10,12 +10,21 @@
 #include "lib/onnx/onnx.h"
 #include "lib/torch/torch.h"
 
+/* ---- a pipeline's index, model_index.json ---- */
+struct qd_pipeline {
+	char class_name[64];         /* "StableDiffusionXLPipeline"; "" where it does not say */
+	bool zeros_for_empty_prompt; /* of pipelines with two text encoders: no text is zeros, not what they make of "" */
+};
+/* Of the folder `root`; without an index nothing is said. QD_EIO, QD_EINPUT when it cannot be read. */
+QD_CHECK enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root);
+
 /* ---- a model: an opened UNet, in whatever form it came ---- */
 enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT, QD_MODEL_ONNX };
 struct qd_model {
 	enum qd_model_kind kind;
-	char *folder; /* the component folder itself, ".../unet"; of a single file its path */
-	char *root;   /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	char *folder;                /* the component folder itself, ".../unet"; of a single file its path */
+	char *root;                  /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	struct qd_pipeline pipeline; /* of the root */
 	struct qd_unet_config config;
 	struct qd_weights weights;
 	struct qd_onnx_unet *onnx; /* of an ONNX file, else NULL */

@@ -30,8 +30,9 @@ struct qd_schedule {
 	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
 	char class_name[64];
 };
-/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
-QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);
+/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook).
+ * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */
+QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline);
 void qd_schedule_release(struct qd_schedule *schedule);
 
 struct qd_scheduler {

@@ -141,25 +141,14 @@ static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_
 	s->sigma_max = qd_field_number(f, "sigma_max", 0, 1e6, 0);
 }
 
-/* Whether model_index.json names a Stable Diffusion 1 or 2 pipeline. */
-static bool is_stable_diffusion(const char *root)
+/* Whether a pipeline is one of Stable Diffusion 1 or 2. */
+static bool is_stable_diffusion(const char *pipeline)
 {
-	char path[4096];
-	json_t *json = NULL;
-	const char *name;
-	bool is;
-
-	snprintf(path, sizeof(path), "%s/model_index.json", root);
-	if (!qd_is_file(path) || qd_json_read(path, &json) != QD_OK)
-		return false;
-	name = json_string_value(json_object_get(json, "_class_name"));
-	is = name != NULL && qd_starts_with(name, "StableDiffusion") && !qd_starts_with(name, "StableDiffusionXL") &&
-	     !qd_starts_with(name, "StableDiffusion3");
-	json_decref(json);
-	return is;
+	return qd_starts_with(pipeline, "StableDiffusion") && !qd_starts_with(pipeline, "StableDiffusionXL") &&
+	       !qd_starts_with(pipeline, "StableDiffusion3");
 }
 
-enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
+enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline)
 {
 	char path[4096];
 	json_t *json = NULL;
@@ -181,7 +170,7 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 	}
 	refuse_fields(&f);
 	read_betas(&f, schedule);
-	read_fields(&f, schedule, json == NULL || is_stable_diffusion(root));
+	read_fields(&f, schedule, json == NULL || is_stable_diffusion(pipeline));
 	st = f.status;
 out:
 	json_decref(json);

@@ -211,7 +211,7 @@ static enum qd_status write_samples(const struct arguments *arguments)
 		return qd_fail(QD_ENOMEM, "out of memory for a picture");
 	QD_TRY(st, make_tensors(tensors, arguments->count));
 	if (arguments->schedule)
-		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule));
+		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule, ""));
 	for (int64_t i = 0; i < arguments->count; i++) {
 		struct sample at = { (uint16_t *)tensors[LATENTS].data + i * PICTURE,
 			(uint16_t *)tensors[CONDITIONS].data + i * CONDITION,
