@@ -7,6 +7,7 @@
  * does not, and which models the file looks made for; or layer by layer.
  */
 #include "lib/adapter/internal.h"
+#include "lib/weights/weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,16 +41,6 @@ static const struct qd_tensor *misfit(const struct qd_piece *piece, const struct
 	return !matrix_dims(up, u) || u[0] != module->out || u[2] != 1 || u[3] != 1 ? up : NULL;
 }
 
-/* Which models have cross-attention over contexts of `width` features. */
-static const char *family_of_width(int64_t width)
-{
-	return width == 768    ? "Stable Diffusion 1.x"
-	       : width == 1024 ? "Stable Diffusion 2.x"
-	       : width == 2048 ? "SDXL"
-	       : width == 1280 ? "SDXL's refiner"
-			       : NULL;
-}
-
 /* The piece's module path where it has one (positional files have no names), else the file's name of it. */
 static const char *layer_name(const struct qd_reading *r, const struct qd_piece *piece)
 {
@@ -63,16 +54,17 @@ static const char *family_of(const struct qd_reading *r)
 		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		bool cross = strstr(name, "attn2.to_k") != NULL || strstr(name, "attn2_to_k") != NULL;
-		if (cross && down->shape.rank >= 2 && family_of_width(down->shape.dim[1]) != NULL)
-			return family_of_width(down->shape.dim[1]);
+		const struct qd_family *family = cross && down->shape.rank >= 2 ? qd_family_of_context(down->shape.dim[1]) : NULL;
+		if (family != NULL)
+			return family->full_name;
 	}
 	for (size_t i = 0; i < r->n; i++) {
 		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		if (strstr(name, "input_blocks_") != NULL || strstr(name, "output_blocks_") != NULL)
-			return "SDXL";
+			return qd_families[QD_FAMILY_SDXL].full_name;
 		if (strstr(name, "blocks_0_attentions_") != NULL || strstr(name, "blocks.0.attentions.") != NULL)
-			if (down->shape.rank >= 2 && down->shape.dim[1] == 320)
+			if (down->shape.rank >= 2 && down->shape.dim[1] == qd_families[QD_FAMILY_SD1].channels)
 				return "Stable Diffusion 1.x or 2.x";
 	}
 	return NULL;

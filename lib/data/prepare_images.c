@@ -177,7 +177,7 @@ out:
 static void write_time_ids(const struct qd_prepare_images *m, const struct qd_image *image, float *ids)
 {
 	struct crop c = crop_of(image, m->height, m->width);
-	bool refiner = m->unet->time_ids == 5;
+	bool refiner = m->unet->time_ids == qd_families[QD_FAMILY_SDXL_REFINER].time_ids;
 	double all[] = { image->height, image->width, c.top, c.left, refiner ? aesthetic_score : (double)m->height,
 		(double)m->width };
 

@@ -58,9 +58,8 @@ struct qd_sizes qd_model_native_sizes(const struct qd_model *model);
  *   model_ema.*                   averaged copies      cond_stage_model.*, conditioner.*  text encoders
  *
  * Such a file carries no configuration. It is inferred from the tensors' names and shapes, with what shapes do not tell taken from
- * the published families (SD1.x, SD2.x, SDXL and its refiner): 1x1 convolutions around transformers mean SD1.x's eight heads,
- * linear layers the others' heads of 64 features; norms have 32 groups. For any other network, NAME.config.json beside
- * NAME.safetensors, UNet2DConditionModel's config.json, says it all and the tensors must fit it.
+ * the published family it is of (lib/weights/families.c). For any other network, NAME.config.json beside NAME.safetensors,
+ * UNet2DConditionModel's config.json, says it all and the tensors must fit it.
  */
 
 /* Whether the file holds a UNet under the original names. */

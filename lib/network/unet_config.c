@@ -183,12 +183,14 @@ static void read_blocks(struct qd_fields *r, struct qd_unet_config *c)
 /* ---- the rest ---- */
 
 /*
- * How many numbers time_ids holds is nowhere said: six (original size, crop, target size) but in SDXL's refiner, where an aesthetic
- * score stands for the target size. It is the one whose width leaves the 1280 features of its text encoder for five.
+ * How many numbers time_ids holds is nowhere said: SDXL's, unless the width is that of its refiner, whose pooled text has
+ * QD_FAMILY_POOLED features.
  */
 static int64_t count_time_ids(const struct qd_unet_config *c)
 {
-	return !c->text_time ? 0 : c->addition_in_dim == 1280 + 5 * c->addition_time_dim ? 5 : 6;
+	int64_t few = qd_families[QD_FAMILY_SDXL_REFINER].time_ids, many = qd_families[QD_FAMILY_SDXL].time_ids;
+
+	return !c->text_time ? 0 : c->addition_in_dim == QD_FAMILY_POOLED + few * c->addition_time_dim ? few : many;
 }
 
 static void read_embeddings(struct qd_fields *r, struct qd_unet_config *c)
@@ -292,6 +294,18 @@ enum qd_status qd_unet_config_read(struct qd_unet_config *config, const char *pa
 	enum qd_status st;
 	QD_TRY(st, qd_json_read(path, &json));
 	QD_TRY(st, qd_unet_config_parse(config, path, json));
+out:
+	json_decref(json);
+	return st;
+}
+
+enum qd_status qd_unet_config_family(struct qd_unet_config *config, const struct qd_family *family)
+{
+	json_t *json = NULL;
+	enum qd_status st;
+
+	QD_TRY(st, qd_json_parse(family->name, family->config, strlen(family->config), &json));
+	QD_TRY(st, qd_unet_config_parse(config, family->name, json));
 out:
 	json_decref(json);
 	return st;
