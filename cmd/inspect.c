@@ -170,17 +170,14 @@ out:
 	return st;
 }
 
-/* Whether names look like low-rank layers of any trainer, or of an algorithm that the reader refuses by name. */
+/* Of a dialect, refused by name, or with names that speak of LoRA in no dialect. */
 static bool looks_like_adapter(const struct qd_safetensors *file)
 {
-	static const char *const marks[] = { "lora", ":up", ":down", "hada_", "lokr_", "oft_", "ia3_", "dora_", "diff_b" };
-	for (size_t i = 0; i < file->n; i++) {
-		for (size_t k = 0; k < QD_COUNT(marks); k++) {
-			if (strstr(file->tensors[i].name, marks[k]))
-				return true;
-		}
-	}
-	return false;
+	bool looks = qd_adapter_detect(file);
+
+	for (size_t i = 0; i < file->n && !looks; i++)
+		looks = strstr(file->tensors[i].name, "lora") != NULL;
+	return looks;
 }
 
 static enum qd_status inspect_adapter(const char *path, const struct qd_common *common, bool *fits)

@@ -29,9 +29,23 @@ QD_CHECK enum qd_status qd_modules_of(struct qd_modules *modules, const struct q
 const struct qd_module *qd_modules_find(const struct qd_modules *modules, const char *path);
 void qd_modules_release(struct qd_modules *modules);
 
-/* ---- adapters (adapter.c and one file per format) ---- */
-enum qd_adapter_format { QD_ADAPTER_PEFT, QD_ADAPTER_DIFFUSERS, QD_ADAPTER_KOHYA, QD_ADAPTER_CLONEOFSIMO };
+/* ---- adapters (adapter.c and one file per dialect) ---- */
+/* X(NAME, name): the dialects, in the order in which a file is asked whether it is one. */
+#define QD_DIALECT_LIST(X)                                                                                                         \
+	X(PEFT, peft)                                                                                                              \
+	X(CLONEOFSIMO, cloneofsimo)                                                                                                \
+	X(KOHYA, kohya)                                                                                                            \
+	X(DIFFUSERS, diffusers)
+
+enum qd_adapter_format {
+#define QD_DIALECT_ENUM(NAME, name) QD_ADAPTER_##NAME,
+	QD_DIALECT_LIST(QD_DIALECT_ENUM)
+#undef QD_DIALECT_ENUM
+};
+/* "peft" and so on. */
 const char *qd_adapter_format_name(enum qd_adapter_format format);
+/* Whether the keys of a file are those of a dialect, or of an algorithm that is refused by name. */
+bool qd_adapter_detect(const struct qd_safetensors *file);
 
 /* One adapted layer: delta W = up diag(gain) down. All float32, row-major, in the adapter's arena. */
 struct qd_lora {

@@ -33,8 +33,9 @@ static bool split_key(const char *key, size_t *model, unsigned *position, enum q
 	return *role == QD_ROLE_UP || strcmp(key + *model + used, "down") == 0;
 }
 
-bool qd_cloneofsimo_detect(const struct qd_safetensors *file)
+static bool cloneofsimo_detect(const struct qd_reading *r)
 {
+	const struct qd_safetensors *file = &r->file;
 	size_t model;
 	unsigned position;
 	enum qd_lora_role role;
@@ -217,7 +218,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_cloneofsimo_collect(struct qd_reading *r)
+static enum qd_status cloneofsimo_collect(struct qd_reading *r)
 {
 	struct place *places = calloc(r->modules->n + 1, sizeof(*places));
 	struct targets targets;
@@ -241,3 +242,7 @@ out:
 	free(places);
 	return st;
 }
+
+const struct qd_dialect qd_dialect_cloneofsimo = {
+	.told_by = "keys MODEL:N:up and metadata", .any_keys = true, .detect = cloneofsimo_detect, .collect = cloneofsimo_collect
+};

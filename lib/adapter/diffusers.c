@@ -25,8 +25,9 @@
 static const char *const text_prefixes[] = { "text_encoder.", "text_encoder_2.", "text_encoder_3.", "text_model.", "encoder.",
 	"text_projection." };
 
-bool qd_diffusers_detect(const struct qd_safetensors *file)
+static bool diffusers_detect(const struct qd_reading *r)
 {
+	const struct qd_safetensors *file = &r->file;
 	static const char *const signs[] = { ".lora_A", ".lora.down.", "_lora.down.", ".lora_linear_layer.", ".lora_B", ".lora.up.",
 		"_lora.up." };
 	for (size_t i = 0; i < file->n; i++)
@@ -141,7 +142,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_diffusers_collect(struct qd_reading *r)
+static enum qd_status diffusers_collect(struct qd_reading *r)
 {
 	enum qd_status st;
 
@@ -183,7 +184,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_diffusers_scale(struct qd_reading *r)
+static enum qd_status diffusers_scale(struct qd_reading *r)
 {
 	enum qd_status st = QD_OK;
 
@@ -205,3 +206,8 @@ enum qd_status qd_diffusers_scale(struct qd_reading *r)
 out:
 	return st;
 }
+
+const struct qd_dialect qd_dialect_diffusers = { .told_by = "keys with .lora_A., .lora.down. or _lora.down.",
+	.detect = diffusers_detect,
+	.collect = diffusers_collect,
+	.scale = diffusers_scale };

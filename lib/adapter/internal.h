@@ -1,6 +1,6 @@
 /*
  * What the adapter readers share and nobody else sees. Reading goes in four steps: a file's keys become tensors of pieces (collect,
- * one function per format), the pieces are checked against each other and against the model (check.c), the format says each
+ * one function per dialect), the pieces are checked against each other and against the model (check.c), the dialect says each
  * piece's scale, and the layers are described. Their matrices stay in the mapped file until somebody wants them as float32.
  *
  * Dimension letters: R rank, O outputs, I inputs, kh kw kernel.
@@ -25,7 +25,7 @@ struct qd_piece {
 	const char *name; /* the layer as the file calls it */
 	uint32_t module;  /* index into the model's modules, QD_NONE: the model has no such layer */
 	const struct qd_tensor *tensor[QD_ROLES];
-	double scale; /* the format's: alpha / R, ... */
+	double scale; /* the dialect's: alpha / R, ... */
 };
 
 struct qd_reading {
@@ -57,8 +57,8 @@ uint32_t qd_reading_module(const struct qd_reading *r, const char *path);
 QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);
 /* The value of a tensor of one element. QD_EINPUT. */
 QD_CHECK enum qd_status qd_reading_scalar(const struct qd_tensor *tensor, double *out);
-/* Reads an opened file: detection, the four steps, all but the matrices. With `folder`, r->config is the folder's configuration. */
-QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier);
+/* Reads an opened file: detection, the four steps, all but the matrices. r->config is that of a PEFT folder, if it is one. */
+QD_CHECK enum qd_status qd_reading_run(struct qd_reading *r, double multiplier);
 void qd_reading_release(struct qd_reading *r);
 
 /* Opens the file or folder at `path` and collects its pieces, unchecked: for looking at what does not fit. */
@@ -80,17 +80,17 @@ QD_CHECK enum qd_status qd_pieces_load(struct qd_adapter *adapter, const struct 
 /* An adapter's arrays and the map of its paths from filled loras. */
 QD_CHECK enum qd_status qd_adapter_index(struct qd_adapter *adapter);
 
-/* ---- formats ---- */
-bool qd_kohya_detect(const struct qd_safetensors *file);
-QD_CHECK enum qd_status qd_kohya_collect(struct qd_reading *r);
-QD_CHECK enum qd_status qd_kohya_scale(struct qd_reading *r);
-bool qd_diffusers_detect(const struct qd_safetensors *file);
-QD_CHECK enum qd_status qd_diffusers_collect(struct qd_reading *r);
-QD_CHECK enum qd_status qd_diffusers_scale(struct qd_reading *r);
-QD_CHECK enum qd_status qd_peft_collect(struct qd_reading *r);
-QD_CHECK enum qd_status qd_peft_scale(struct qd_reading *r);
-bool qd_cloneofsimo_detect(const struct qd_safetensors *file);
-QD_CHECK enum qd_status qd_cloneofsimo_collect(struct qd_reading *r);
+/* ---- dialects (the list is in adapter.h) ---- */
+struct qd_dialect {
+	const char *told_by; /* for messages: "keys that begin with lora_unet_" */
+	bool any_keys;       /* its keys may be any text, so that none of them gives another algorithm away */
+	bool (*detect)(const struct qd_reading *r);
+	enum qd_status (*collect)(struct qd_reading *r);
+	enum qd_status (*scale)(struct qd_reading *r); /* fills in the pieces' scales; NULL: they stay 1 */
+};
+#define QD_DIALECT_DECLARE(NAME, name) extern const struct qd_dialect qd_dialect_##name;
+QD_DIALECT_LIST(QD_DIALECT_DECLARE)
+#undef QD_DIALECT_DECLARE
 
 /*
  * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and role. QD_EUNSUPPORTED for biases,

@@ -28,8 +28,10 @@ static const char *after(const char *key, const char *const *prefixes, size_t n)
 	return NULL;
 }
 
-bool qd_kohya_detect(const struct qd_safetensors *file)
+static bool kohya_detect(const struct qd_reading *r)
 {
+	const struct qd_safetensors *file = &r->file;
+
 	for (size_t i = 0; i < file->n; i++)
 		if (after(file->tensors[i].name, unet_prefixes, QD_COUNT(unet_prefixes)) != NULL ||
 			after(file->tensors[i].name, text_prefixes, QD_COUNT(text_prefixes)) != NULL)
@@ -125,7 +127,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_kohya_collect(struct qd_reading *r)
+static enum qd_status kohya_collect(struct qd_reading *r)
 {
 	struct qd_strmap table = { 0 };
 	enum qd_status st;
@@ -138,7 +140,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_kohya_scale(struct qd_reading *r)
+static enum qd_status kohya_scale(struct qd_reading *r)
 {
 	size_t zero = 0, none = 0;
 	enum qd_status st = QD_OK;
@@ -163,3 +165,8 @@ enum qd_status qd_kohya_scale(struct qd_reading *r)
 out:
 	return st;
 }
+
+const struct qd_dialect qd_dialect_kohya = { .told_by = "keys that begin with lora_unet_, lora_te or lycoris_",
+	.detect = kohya_detect,
+	.collect = kohya_collect,
+	.scale = kohya_scale };

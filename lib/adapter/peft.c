@@ -125,7 +125,12 @@ enum qd_status qd_peft_config_scale(const struct qd_reading *r, const char *path
 
 /* ---- the folder's format ---- */
 
-enum qd_status qd_peft_collect(struct qd_reading *r)
+static bool peft_detect(const struct qd_reading *r)
+{
+	return r->config.json != NULL;
+}
+
+static enum qd_status peft_collect(struct qd_reading *r)
 {
 	static const char wrapper[] = "base_model.model.";
 	enum qd_status st;
@@ -166,7 +171,7 @@ static bool is_target(const json_t *targets, const char *path)
 	return false;
 }
 
-enum qd_status qd_peft_scale(struct qd_reading *r)
+static enum qd_status peft_scale(struct qd_reading *r)
 {
 	const json_t *targets = qd_field(&r->config, "target_modules");
 	size_t others = 0;
@@ -183,3 +188,7 @@ enum qd_status qd_peft_scale(struct qd_reading *r)
 out:
 	return st;
 }
+
+const struct qd_dialect qd_dialect_peft = {
+	.told_by = "adapter_config.json beside it", .detect = peft_detect, .collect = peft_collect, .scale = peft_scale
+};

@@ -78,8 +78,8 @@ const struct qd_family *qd_family_of_context(int64_t features);
 /* ---- what is refused (refuse.c) ---- */
 /* QD_EUNSUPPORTED naming the algorithm and the key when a key belongs to something else than LoRA. */
 QD_CHECK enum qd_status qd_refuse_algorithms(const struct qd_safetensors *file);
-/* The end of detection: what a file without any LoRA key is. Always a failure. */
-QD_CHECK enum qd_status qd_refuse_unknown(const struct qd_safetensors *file);
+/* Of a file without any LoRA key: names what else it is (a full model, a textual inversion, empty), if that is known. */
+QD_CHECK enum qd_status qd_refuse_others(const struct qd_safetensors *file);
 /* QD_EUNSUPPORTED when the file's name says that it is a pickle. */
 QD_CHECK enum qd_status qd_refuse_pickle(const char *path);
 

@@ -129,7 +129,11 @@ static void refuses_what_is_no_lora(void **state)
 		{ "model.diffusion_model.out.2.bias", "not a LoRA file: a full model (key 'model.diffusion_model.out.2.bias')",
 			QD_EUNSUPPORTED },
 		{ "emb_params", "not a LoRA file: a textual inversion (key 'emb_params')", QD_EUNSUPPORTED },
-		{ "something", "not a LoRA file: key 'something' is of no known adapter format", QD_EINPUT },
+		{ "something",
+			"not a LoRA file: key 'something' is of no known adapter format: peft (adapter_config.json beside it), "
+			"cloneofsimo (keys MODEL:N:up and metadata), kohya (keys that begin with lora_unet_, lora_te or lycoris_), "
+			"diffusers (keys with .lora_A., .lora.down. or _lora.down.)",
+			QD_EINPUT },
 	};
 
 	(void)state;
