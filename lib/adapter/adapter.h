@@ -4,7 +4,8 @@
  *
  * Dimension letters: R rank, O I output and input features, kh kw kernel.
  *
- * A dialect more: its file, with its functions in internal.h, and its row in the table of adapter.c.
+ * A dialect more: its file with its struct qd_dialect (internal.h), its row in QD_DIALECT_LIST, its cases in
+ * tests/unit/test_adapter_formats.c.
  */
 #ifndef QUAD_LIB_ADAPTER_ADAPTER_H
 #define QUAD_LIB_ADAPTER_ADAPTER_H

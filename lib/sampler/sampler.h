@@ -5,7 +5,8 @@
  * Dimension letters: N samples, Cl latent channels, Cc condition channels, C = Cl + Cc channels of the model's `sample` input, H W
  * pixels; k steps of a fitted sampler, T steps of the reference it was fitted to.
  *
- * A scheduler more: its file with its row (struct qd_scheduler_kind in internal.h), and the row's place in the list of scheduler.c.
+ * A scheduler more: its file with its struct qd_scheduler_kind, its row in QD_SCHEDULER_LIST (both in internal.h), its cases in
+ * tests/unit/test_scheduler.c.
  */
 #ifndef QUAD_LIB_SAMPLER_SAMPLER_H
 #define QUAD_LIB_SAMPLER_SAMPLER_H

@@ -22,8 +22,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct qd_scheduler_kind *const kinds[] = { &qd_scheduler_ddim, &qd_scheduler_euler, &qd_scheduler_lcm,
-	&qd_scheduler_olss };
+static const struct qd_scheduler_kind *const kinds[] = {
+#define QD_SCHEDULER_ROW(name) &qd_scheduler_##name,
+	QD_SCHEDULER_LIST(QD_SCHEDULER_ROW)
+#undef QD_SCHEDULER_ROW
+};
 
 /* ---- reading: betas ---- */
 
