@@ -149,7 +149,7 @@ static void compute(const struct item *item, float *out)
 			out[i * columns + j] *= factor(item, item->kind == DOWN ? i : j);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_matrix(void *context, size_t i, void *buffer)
 {
 	struct writing *w = context;
 	struct qd_tensor tensor = w->tensors[i];
@@ -221,7 +221,7 @@ enum qd_status qd_adapter_write(const struct qd_adapter *adapter, const char *pa
 	QD_TRY(st, describe(&w, &text));
 	st = qd_safetensors_write(path, w.tensors, w.n,
 		(const char *const[]){ "format", "pt", "lora_adapter_metadata", text, "quad.grid", adapter->encodings_id },
-		adapter->encodings_id != NULL ? 3 : 2, force, fill, &w);
+		adapter->encodings_id != NULL ? 3 : 2, force, fill_matrix, &w);
 out:
 	free(text);
 	qd_arena_release(&w.arena);

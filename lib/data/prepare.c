@@ -273,7 +273,7 @@ static enum qd_status add_tensor(struct writing *w, enum qd_data_field field)
 	return qd_shape_bytes(&shape, t->dtype, &t->bytes);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_samples(void *context, size_t i, void *buffer)
 {
 	struct writing *w = context;
 	const struct making *m = w->making;
@@ -304,7 +304,7 @@ static enum qd_status write_samples(const struct making *m)
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
 		if (is_written(m, (enum qd_data_field)f))
 			QD_TRY(st, add_tensor(&w, (enum qd_data_field)f));
-	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill, &w);
+	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill_samples, &w);
 out:
 	return st;
 }
