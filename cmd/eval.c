@@ -23,39 +23,20 @@ static const char doc[] =
 	"those "
 	"two --adapter is a name in the folder, or a file of its inputs.";
 
-enum { KEY_INPUTS = 0x400, KEY_CHECK, KEY_PART };
-static const struct argp_option options[] = {
-	{ "inputs", KEY_INPUTS, "FILE", 0, "tensors to run on (safetensors)", 1 },
-	{ "part", KEY_PART, "NAME", 0, "which component of a pipeline, or which direction of a VAE", 1 },
-	{ "check", KEY_CHECK, "TOL", 0, "exit 1 when an output differs from the file's by more than TOL anywhere", 1 },
-	{ 0 },
-};
-
 struct eval_options {
 	struct qd_common common;
 	const char *inputs, *part;
-	bool check;
-	double tolerance;
+	double tolerance; /* negative: nothing is checked */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct eval_options *o = state->input;
-	switch (key) {
-	case KEY_INPUTS:
-		o->inputs = arg;
-		return 0;
-	case KEY_PART:
-		o->part = arg;
-		return 0;
-	case KEY_CHECK:
-		o->check = true;
-		o->tolerance = qd_parse_number(state, "check", arg, 0, HUGE_VAL);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+#define FIELD(field) QD_FIELD(struct eval_options, field)
+static const struct qd_option table[] = {
+	{ "inputs", QD_OPT_TEXT, FIELD(inputs), .required = true, .arg = "FILE", .help = "safetensors file of tensors to run on" },
+	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "which component of a pipeline, or which direction of a VAE" },
+	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .to = HUGE_VAL, .arg = "TOL",
+		.help = "exit 1 when an output differs from the file's by more than TOL anywhere", .absent = "" },
+	{ 0 },
+};
 
 struct result {
 	const char *name;
@@ -164,7 +145,7 @@ static enum qd_status nothing_compared(const struct eval *e)
 static enum qd_status verdict(const struct eval *e)
 {
 	size_t compared = 0;
-	if (!e->options->check)
+	if (e->options->tolerance < 0)
 		return QD_OK;
 	for (size_t i = 0; i < e->run.g->n_outputs; i++) {
 		const struct result *r = &e->results[i];
@@ -209,7 +190,7 @@ static json_t *result_json(const struct eval *e, const struct result *r)
 	if (r->compared) {
 		json_object_set_new(item, "max_abs_difference", finite_number(r->error.largest));
 		json_object_set_new(item, "sqnr_db", finite_number(qd_error_sqnr_db(&r->error)));
-		if (e->options->check)
+		if (e->options->tolerance >= 0)
 			json_object_set_new(item, "within", json_boolean(within(r, e->options->tolerance)));
 	}
 	return item;
@@ -280,15 +261,17 @@ static void release(struct eval *e)
 
 int qd_cmd_eval(int argc, char **argv)
 {
-	const unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS;
-	struct eval_options o = { 0 };
+	struct eval_options o = { .tolerance = -1 };
 	struct eval e = { .options = &o, .run = { .common = &o.common } };
-	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
-	qd_need("eval", "--base", o.common.base);
-	qd_need("eval", "--inputs", o.inputs);
-	qd_need("eval", "one --adapter at most (join files with NAME=A+B)", o.common.n_adapters < 2 ? &o : NULL);
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_THREADS,
+		QD_COMMON_BASE, &o.common);
+	if (o.common.adapters.n > 1)
+		qd_usage("needs one --adapter at most (join files with NAME=A+B)");
 	e.run.part = o.part;
-	enum qd_status st = evaluate(&e);
+	st = evaluate(&e);
 	release(&e);
 	qd_common_release(&o.common);
 	return qd_finish("eval", st);

@@ -99,7 +99,7 @@ static enum qd_status check_part(const struct qd_evaluated *e)
 	if (!vae && (is_direction(e->part) || c->kind == QD_COMPONENT_UNET))
 		return qd_fail(
 			QD_EINPUT, "'%s' is %s, which has no part '%s'", c->folder, qd_component_kind_name(c->kind), e->part);
-	if (e->common->n_adapters || e->common->profile)
+	if (e->common->adapters.n || e->common->profile)
 		return qd_fail(QD_EUNSUPPORTED, "'%s' is %s, --adapter and --profile apply to UNets", c->folder,
 			qd_component_kind_name(c->kind));
 	return QD_OK;
@@ -182,7 +182,7 @@ static enum qd_status open_exported(struct qd_evaluated *e, const char *path)
 	QD_TRY(st, qd_onnx_graph(&e->onnx.graph, e->onnx.file, e->inputs.tensors, e->inputs.n));
 	if (qd_graph_has_lora_inputs(e->g))
 		return QD_OK;
-	if (e->common->n_adapters)
+	if (e->common->adapters.n)
 		return qd_fail(QD_EINPUT, "'%s' is no UNet and has no LoRA inputs, --adapter does not apply", path);
 	QD_TRY(st, qd_graph_recognize(&e->onnx.graph, NULL, NULL));
 out:
@@ -246,10 +246,10 @@ static enum qd_status bind_export_adapter(struct qd_evaluated *e)
 	struct qd_safetensors file = { 0 };
 	char path[4096];
 	enum qd_status st;
-	if (!common->n_adapters)
+	if (!common->adapters.n)
 		return bind_exported(e, NULL);
-	snprintf(path, sizeof(path), "%s/adapters/%s.safetensors", common->base, common->adapters[0]);
-	QD_TRY(st, qd_safetensors_open(&file, qd_is_file(common->adapters[0]) ? common->adapters[0] : path));
+	snprintf(path, sizeof(path), "%s/adapters/%s.safetensors", common->base, common->adapters.items[0]);
+	QD_TRY(st, qd_safetensors_open(&file, qd_is_file(common->adapters.items[0]) ? common->adapters.items[0] : path));
 	QD_TRY(st, bind_exported(e, &file));
 out:
 	qd_safetensors_release(&file);

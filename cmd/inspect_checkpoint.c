@@ -30,7 +30,7 @@ json_t *qd_beside_json(const struct qd_model *model)
 		const struct qd_checkpoint_content *c = &contents[section];
 		if (section == QD_CHECKPOINT_UNET || c->tensors == 0)
 			continue;
-		json_array_append_new(list, json_pack("{ss, sI, sI, sI, ss}", "part", qd_checkpoint_section_name(section),
+		json_array_append_new(list, json_pack("{s:s,s:I,s:I,s:I,s:s}", "part", qd_checkpoint_section_name(section),
 						    "tensors", (json_int_t)c->tensors, "parameters", (json_int_t)c->parameters,
 						    "bytes", (json_int_t)c->bytes, "first", c->first));
 	}

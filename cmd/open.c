@@ -20,12 +20,12 @@ out:
 static enum qd_status map_adapters(struct qd_opened *opened, const struct qd_common *common)
 {
 	enum qd_status st = QD_OK;
-	opened->adapters = calloc(common->n_adapters + 1, sizeof(*opened->adapters));
-	opened->adapter_list = calloc(common->n_adapters + 1, sizeof(*opened->adapter_list));
+	opened->adapters = calloc(common->adapters.n + 1, sizeof(*opened->adapters));
+	opened->adapter_list = calloc(common->adapters.n + 1, sizeof(*opened->adapter_list));
 	if (!opened->adapters || !opened->adapter_list)
 		return qd_fail(QD_ENOMEM, "out of memory");
-	for (size_t i = 0; i < common->n_adapters; i++) {
-		QD_TRY(st, qd_adapter_map_spec(&opened->adapters[i], common->adapters[i], &opened->modules));
+	for (size_t i = 0; i < common->adapters.n; i++) {
+		QD_TRY(st, qd_adapter_map_spec(&opened->adapters[i], common->adapters.items[i], &opened->modules));
 		opened->adapter_list[opened->n_adapters++] = &opened->adapters[i];
 	}
 out:

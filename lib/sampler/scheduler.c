@@ -260,14 +260,33 @@ static bool is_called(const struct qd_scheduler_kind *kind, const char *text)
 	return kind->open != NULL ? strncmp(text, kind->name, n) == 0 && text[n] == ':' : strcmp(text, kind->name) == 0;
 }
 
+const char *qd_scheduler_name(size_t i)
+{
+	if (i >= QD_COUNT(kinds))
+		return NULL;
+	return kinds[i]->usage != NULL ? kinds[i]->usage : kinds[i]->name;
+}
+
+const char *qd_scheduler_plain_name(size_t i)
+{
+	for (size_t k = 0; k < QD_COUNT(kinds); k++)
+		if (kinds[k]->open == NULL && !kinds[k]->noisy && i-- == 0)
+			return kinds[k]->name;
+	return NULL;
+}
+
 static enum qd_status find_kind(const char *text, int *kind)
 {
+	char list[256] = "";
+
 	for (size_t i = 0; i < QD_COUNT(kinds); i++)
 		if (is_called(kinds[i], text)) {
 			*kind = (int)i;
 			return QD_OK;
 		}
-	return qd_fail(QD_EINPUT, "no scheduler '%s', there are ddim, euler, lcm and olss:FILE", text);
+	for (size_t i = 0, at = 0; i < QD_COUNT(kinds) && at < sizeof(list); i++)
+		at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", i > 0 ? ", " : "", qd_scheduler_name(i));
+	return qd_fail(QD_EINPUT, "no scheduler '%s', there are %s", text, list);
 }
 
 static enum qd_status allocate(struct qd_scheduler *s)
