@@ -45,7 +45,7 @@ endif
 # Kept although nothing refers to it: a CUDA build registers its device through it.
 TORCH_LIB += -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10
 
-LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
+LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lpcre2-8 -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
 
 # ---- sources ----
 CMD_SRC := $(sort $(wildcard cmd/*.c))

@@ -33,8 +33,6 @@ json_t *qd_beside_json(const struct qd_model *model);
 void qd_print_components(const char *root);
 json_t *qd_components_json(const char *root);
 
-/* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
-const char *qd_family(const struct qd_unet_config *config);
 /* What all tensors of a model are together; zero it to begin. */
 struct qd_weight_facts {
 	uint64_t parameters, bytes;

@@ -363,7 +363,7 @@ static enum qd_status write_distilled(void *context)
 {
 	struct distiller *d = context;
 	struct qd_adapter out = { 0 };
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	for (size_t i = 0; i < d->net.slots.n; i++) {
@@ -374,9 +374,9 @@ static enum qd_status write_distilled(void *context)
 		QD_TRY(st, read_matrix(d, &params[1], d->fitted.slots[i].up));
 		QD_TRY(st, read_gain(d, i, d->fitted.slots[i].gain));
 	}
-	QD_TRY(st, qd_profile_grid(d->profile, grid));
+	QD_TRY(st, qd_profile_encodings_id(d->profile, id));
 	QD_TRY(st, qd_fitted_to_adapter(&d->fitted, d->profile, d->adapter->name, &out));
-	out.grid = grid;
+	out.encodings_id = id;
 	QD_TRY(st, qd_adapter_write(&out, d->options->loop.output, QD_F32, true, d->options->loop.force));
 out:
 	qd_adapter_release(&out);

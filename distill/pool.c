@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STREAM_POOL (UINT64_C(1) << 62)
+#define STREAM_POOL qd_stream(QD_STREAM_POOL, 0)
 
 static enum qd_status allocate_pool(struct qd_pool *pool, const struct qd_batch *batch, int64_t n, size_t out_row)
 {

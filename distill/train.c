@@ -16,9 +16,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define STREAM_STEP (UINT64_C(1) << 62)
-#define STREAM_VALIDATION (UINT64_C(2) << 62)
-#define STREAM_INIT (UINT64_C(3) << 62)
+#define STREAM_STEP qd_stream(QD_STREAM_STEP, 0)
+#define STREAM_VALIDATION qd_stream(QD_STREAM_VALIDATION, 0)
+#define STREAM_INIT qd_stream(QD_STREAM_FRESH, 0)
 
 struct qd_train_options qd_train_options_default(void)
 {

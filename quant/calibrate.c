@@ -137,7 +137,7 @@ static void fill_down(struct qd_fitted_slot *f, const struct qd_slot *slot, cons
 	int64_t n = slot->rank * slot->in * slot->kh * slot->kw;
 	struct qd_random random;
 
-	qd_random_init(&random, 0, index);
+	qd_random_init(&random, 0, qd_stream(QD_STREAM_FREE_SLOT, index));
 	for (int64_t i = 0; i < n; i++)
 		f->down[i] = (float)((2 * qd_random_uniform(&random) - 1) * qd_encoding_high(e) * e->scale[0]);
 }

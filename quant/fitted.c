@@ -46,7 +46,7 @@ static void print_encoding(FILE *f, const struct qd_encoding *e)
 }
 
 /* A hash of one line per slot: path, then bits, signedness, scale and zero point of down and of up. */
-enum qd_status qd_profile_grid(const struct qd_profile *profile, char *out)
+enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out)
 {
 	struct qd_slot_encodings *encodings = NULL;
 	char *text = NULL;
@@ -77,14 +77,14 @@ enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align)
 {
 	struct qd_slot_encodings *encodings = NULL;
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	*fitted = (struct qd_fitted){ 0 };
 	st = encodings_of(profile, &encodings);
-	if (st == QD_OK && adapter->grid != NULL)
-		st = qd_profile_grid(profile, grid);
-	if (st == QD_OK && adapter->grid != NULL && strcmp(adapter->grid, grid) == 0)
+	if (st == QD_OK && adapter->encodings_id != NULL)
+		st = qd_profile_encodings_id(profile, id);
+	if (st == QD_OK && adapter->encodings_id != NULL && strcmp(adapter->encodings_id, id) == 0)
 		align = QD_ALIGN_NONE;
 	if (st == QD_OK)
 		st = qd_fit_slots(fitted, adapter, &profile->slots, encodings, align);

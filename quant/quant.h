@@ -126,14 +126,14 @@ struct qd_fitted {
 	struct qd_arena arena;
 };
 /*
- * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->grid, a distilled one) is
+ * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->encodings_id, a distilled one) is
  * taken as it is, whatever `align` says.
  */
 QD_CHECK enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align);
 void qd_fitted_release(struct qd_fitted *fitted);
-/* What identifies the encodings of all LoRA inputs (struct qd_adapter.grid). `out`: QD_HASH_TEXT bytes. */
-QD_CHECK enum qd_status qd_profile_grid(const struct qd_profile *profile, char *out);
+/* What identifies the encodings of all LoRA inputs (struct qd_adapter.encodings_id). `out`: QD_HASH_TEXT bytes. */
+QD_CHECK enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out);
 /* Back to an adapter (rank padding dropped): what distill saves. */
 QD_CHECK enum qd_status qd_fitted_to_adapter(
 	const struct qd_fitted *fitted, const struct qd_profile *profile, const char *name, struct qd_adapter *out);

@@ -45,6 +45,7 @@ bad=$(
 		foreign["c10/"] = "^lib/torch/shim[a-z_]*\\.(cc|h)$"
 		foreign["onnx.pb-c.h"] = "^lib/onnx/"
 		foreign["xxhash.h"] = "^lib/base/"
+		foreign["pcre2.h"] = "^lib/adapter/peft\\.c$"
 		foreign["utf8proc.h"] = "^lib/tokenizer/text\\.c$"
 	}
 	function folder(path,  parts, n) {

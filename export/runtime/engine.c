@@ -244,6 +244,11 @@ const char *qd_engine_root(const struct qd_engine *e)
 	return e->root;
 }
 
+const char *qd_engine_pipeline(const struct qd_engine *e)
+{
+	return e->model.pipeline.class_name;
+}
+
 enum qd_status qd_engine_base_hash(const struct qd_engine *e, char *out)
 {
 	char path[4096];

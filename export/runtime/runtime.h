@@ -25,6 +25,8 @@ void qd_engine_free(struct qd_engine *engine);
 const struct qd_graph *qd_engine_graph(const struct qd_engine *engine);
 /* The folder with scheduler/ (a pipeline folder or the export). */
 const char *qd_engine_root(const struct qd_engine *engine);
+/* The class of the model's pipeline; "" of an export. */
+const char *qd_engine_pipeline(const struct qd_engine *engine);
 /* "torch", "torch, simulated", "ONNX Runtime 1.30.0" */
 const char *qd_engine_name(const struct qd_engine *engine);
 /* Hash of the float model (struct qd_profile.base_hash), of an export the one it was made from. `out`: QD_HASH_TEXT bytes. */

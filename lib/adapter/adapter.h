@@ -4,7 +4,8 @@
  *
  * Dimension letters: R rank, O I output and input features, kh kw kernel.
  *
- * A dialect more: its file, with its functions in internal.h, and its row in the table of adapter.c.
+ * A dialect more: its file with its struct qd_dialect (internal.h), its row in QD_DIALECT_LIST, its cases in
+ * tests/unit/test_adapter_formats.c.
  */
 #ifndef QUAD_LIB_ADAPTER_ADAPTER_H
 #define QUAD_LIB_ADAPTER_ADAPTER_H
@@ -29,9 +30,23 @@ QD_CHECK enum qd_status qd_modules_of(struct qd_modules *modules, const struct q
 const struct qd_module *qd_modules_find(const struct qd_modules *modules, const char *path);
 void qd_modules_release(struct qd_modules *modules);
 
-/* ---- adapters (adapter.c and one file per format) ---- */
-enum qd_adapter_format { QD_ADAPTER_PEFT, QD_ADAPTER_DIFFUSERS, QD_ADAPTER_KOHYA, QD_ADAPTER_CLONEOFSIMO };
+/* ---- adapters (adapter.c and one file per dialect) ---- */
+/* X(NAME, name): the dialects, in the order in which a file is asked whether it is one. */
+#define QD_DIALECT_LIST(X)                                                                                                         \
+	X(PEFT, peft)                                                                                                              \
+	X(CLONEOFSIMO, cloneofsimo)                                                                                                \
+	X(KOHYA, kohya)                                                                                                            \
+	X(DIFFUSERS, diffusers)
+
+enum qd_adapter_format {
+#define QD_DIALECT_ENUM(NAME, name) QD_ADAPTER_##NAME,
+	QD_DIALECT_LIST(QD_DIALECT_ENUM)
+#undef QD_DIALECT_ENUM
+};
+/* "peft" and so on. */
 const char *qd_adapter_format_name(enum qd_adapter_format format);
+/* Whether the keys of a file are those of a dialect, or of an algorithm that is refused by name. */
+bool qd_adapter_detect(const struct qd_safetensors *file);
 
 /* One adapted layer: delta W = up diag(gain) down. All float32, row-major, in the adapter's arena. */
 struct qd_lora {
@@ -54,7 +69,7 @@ struct qd_adapter {
 	size_t n_notes, cap_notes;
 	/* NULL, or what identifies the shared encodings on whose grid down and up lie exactly: they are to be taken as they are
 	 * (metadata "quad.grid" of the file; opaque to this folder) */
-	const char *grid;
+	const char *encodings_id;
 	char hash[QD_HASH_TEXT];
 	struct qd_adapter_source *source; /* NULL, or the mapped file that down and up are still in */
 	struct qd_arena arena;

@@ -204,46 +204,47 @@ QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, boo
 
 /*
  * ---- JSON objects field by field (fields.c) ----
- * Reading the config.json of a component field by field, as diffusers and transformers do: an absent key means the default of the
- * class; a key that is there with null passes null; names in `_use_default_values` are dropped in favour of the defaults; keys that
- * start with an underscore and unknown keys are ignored. Values that this program does not implement are refused by name.
+ * config.json, scheduler_config.json, adapter_config.json and their kin, as diffusers, transformers and PEFT read them: an absent
+ * key means the default of the class; names in `_use_default_values` are dropped in favour of the defaults; unknown keys are
+ * ignored. Values that this program does not implement are refused by name.
+ *
+ * The first failure is kept, and what fails has its default: an object is read in one go, and `status` asked in the end.
  */
 struct qd_fields {
-	const char *what; /* the file, for messages */
-	const json_t *json;
+	const char *what;      /* the file, for messages */
+	const json_t *json;    /* the object; NULL: every field is absent */
+	const char *prefix;    /* before every name in the file ("unet."), or NULL */
+	enum qd_status status; /* the first failure */
 };
 
 /* A field that the file gives and `_use_default_values` does not drop; NULL when absent. A null stays a null. */
 const json_t *qd_field(const struct qd_fields *r, const char *name);
-/* "'unet/config.json': field 'act_fn' is "x", needs NEED". */
-QD_CHECK enum qd_status qd_field_refuse(
-	const struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need);
-/* `value`, which is field `name` or an item of it, as a whole number. */
-QD_CHECK enum qd_status qd_field_read_int(
-	const struct qd_fields *r, const char *name, const json_t *value, int64_t low, int64_t high, int64_t *out);
-/* One value: absent gives `absent`, and so does null (false for booleans). */
-QD_CHECK enum qd_status qd_field_int(
-	const struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out);
-QD_CHECK enum qd_status qd_field_number(const struct qd_fields *r, const char *name, double absent, double *out);
-QD_CHECK enum qd_status qd_field_bool(const struct qd_fields *r, const char *name, bool absent, bool *out);
-/* The same where null is no value. */
-QD_CHECK enum qd_status qd_field_needed_int(
-	const struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out);
-/* Item `i` of a list field of `blocks` items; the value itself when it is no list. QD_EINPUT when the length is wrong. */
-QD_CHECK enum qd_status qd_field_item(
-	const struct qd_fields *r, const char *name, const json_t *value, int blocks, int i, const json_t **out);
-/* One number for every block, or a list of one for each, from 1 to `high`. */
-QD_CHECK enum qd_status qd_field_ints(
-	const struct qd_fields *r, const char *name, int blocks, int64_t high, int64_t absent, int64_t *out);
 bool qd_field_is(const json_t *value, const char *text);
+/* Unless something failed before: "'unet/config.json': field 'act_fn' is "x", needs NEED"; or in words of one's own. */
+void qd_field_refuse(struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need);
+void qd_fields_fail(struct qd_fields *r, enum qd_status code, const char *fmt, ...) QD_PRINTF(3, 4);
 
-/* A field of which one or two values are implemented. `also` may be NULL; null in the file counts as the first when `null_too`. */
-struct qd_field_choice {
-	const char *name;
-	const char *value, *also;
-	bool null_too;
-};
-QD_CHECK enum qd_status qd_field_check_choice(const struct qd_fields *r, const struct qd_field_choice *choice);
+/*
+ * One value of its kind, QD_EINPUT for any other. Absent gives `absent`; so does null, which is false for booleans. Ranges hold
+ * their ends; INT64_MAX and +-INFINITY stand for none.
+ */
+int64_t qd_field_int(struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent);
+double qd_field_number(struct qd_fields *r, const char *name, double low, double high, double absent);
+bool qd_field_bool(struct qd_fields *r, const char *name, bool absent);
+/* The index of one of the texts in `names`, which ends with NULL; QD_EUNSUPPORTED for any other value. */
+size_t qd_field_choice(struct qd_fields *r, const char *name, const char *const *names, size_t absent);
+/* The same where null is no value. */
+int64_t qd_field_needed_int(struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent);
+size_t qd_field_needed_choice(struct qd_fields *r, const char *name, const char *const *names, size_t absent);
+
+/* A list of n numbers into `out`; false where it is absent or null, or is something else. */
+bool qd_field_numbers(struct qd_fields *r, const char *name, size_t n, double *out);
+/* Item `i` of a list field of `blocks` items; the value itself when it is no list. NULL, QD_EINPUT when the length is wrong. */
+const json_t *qd_field_item(struct qd_fields *r, const char *name, const json_t *value, int blocks, int i);
+/* `value`, which is field `name` or an item of it, as a whole number; `low` when it is none. */
+int64_t qd_field_as_int(struct qd_fields *r, const char *name, const json_t *value, int64_t low, int64_t high);
+/* One number for every block, or a list of one for each, from 1 to `high`; absent (null is no value): `absent` for all. */
+void qd_field_ints(struct qd_fields *r, const char *name, int blocks, int64_t high, int64_t absent, int64_t *out);
 
 /* ---- hooks: how the library speaks; all NULL by default ---- */
 enum qd_log_level { QD_LOG_WARNING, QD_LOG_INFO, QD_LOG_DEBUG };

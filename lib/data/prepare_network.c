@@ -1,22 +1,8 @@
-/* A component of the pipeline that is executed one image or caption at a time, and the random numbers of every one of them. */
+/* A component of the pipeline that is executed one image or caption at a time. */
 #include "lib/data/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-void qd_prepare_random(struct qd_random *random, uint64_t seed, enum qd_prepare_stream stream, int64_t index)
-{
-	qd_random_init(random, seed, ((uint64_t)stream << 48) + (uint64_t)index);
-}
-
-void qd_prepare_noise(uint64_t seed, enum qd_prepare_stream stream, int64_t index, size_t n, float *out)
-{
-	struct qd_random random;
-
-	qd_prepare_random(&random, seed, stream, index);
-	for (size_t i = 0; i < n; i++)
-		out[i] = (float)qd_random_normal(&random);
-}
 
 enum qd_status qd_prepare_network_open(
 	struct qd_prepare_network *part, const char *root, const char *name, enum qd_component_kind kind)

@@ -1,5 +1,5 @@
 /*
- * Finished parts of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
+ * Finished records of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
  * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
  */
 #include "lib/data/internal.h"
@@ -36,7 +36,7 @@ void qd_prepare_store_release(struct qd_prepare_store *store)
 	*store = (struct qd_prepare_store){ 0 };
 }
 
-/* Whether the folder's parts are of this run. */
+/* Whether the folder's records are of this run. */
 static bool is_mine(const char *path, const char *run)
 {
 	struct qd_mapping mapping = { 0 };
@@ -74,7 +74,7 @@ out:
 	return st;
 }
 
-static void part_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
+static void record_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
 {
 	snprintf(path, PATH_TEXT, "%s/%s-%06lld.safetensors", store->folder, kind, (long long)index);
 }
@@ -84,7 +84,7 @@ bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int6
 	char path[PATH_TEXT];
 	bool has;
 
-	part_path(store, kind, index, path);
+	record_path(store, kind, index, path);
 	has = qd_is_file(path);
 	store->kept += has;
 	return has;
@@ -95,7 +95,7 @@ enum qd_status qd_prepare_store_put(
 {
 	char path[PATH_TEXT];
 
-	part_path(store, kind, index, path);
+	record_path(store, kind, index, path);
 	return qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL);
 }
 
@@ -107,7 +107,7 @@ enum qd_status qd_prepare_store_get(
 	const struct qd_tensor *tensor;
 	enum qd_status st;
 
-	part_path(store, kind, index, path);
+	record_path(store, kind, index, path);
 	QD_TRY(st, qd_safetensors_open(&file, path));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	if ((size_t)qd_shape_elements(&tensor->shape) != n)

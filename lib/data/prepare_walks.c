@@ -147,7 +147,7 @@ static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_
 	if (walks->n_adapters > 0)
 		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, adapter));
 	QD_TRY(st, begin_row(w, pass.row));
-	qd_prepare_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
+	qd_random_normals(walks->options->seed, qd_stream(QD_STREAM_WALK, (uint64_t)j), w->latent, x);
 	QD_TRY(st, qd_sample(&sampling, denoise, &pass, x));
 	st = qd_prepare_store_put(store, "walk", j, parts, 2);
 out:

@@ -14,6 +14,11 @@
  *
  * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked
  * dead).
+ *
+ * An operator more: its row in ops.def, which text form, verifier and ONNX reader and writer follow; its arithmetic in one of
+ * eval_*.c and its line in eval.c; its lowering in lib/torch/lower.c or lower_move.c (and in shim.h and shim_ops.cc where the shim
+ * does not have libtorch's yet); a case in tests/unit/test_ir_eval.c and one in test_torch_ops.c. What is forgotten does not compile,
+ * does not link or fails a test. (A shape rule that no other operator has is a function more, in one of shapes*.c.)
  */
 #ifndef QUAD_LIB_IR_IR_H
 #define QUAD_LIB_IR_IR_H

@@ -28,6 +28,38 @@ double qd_random_uniform(struct qd_random *random);
 double qd_random_normal(struct qd_random *random);
 
 /*
+ * Who draws from which streams of a seed: from a range of 2^48 of them each, by an index into it. They are part of what equal seeds
+ * give, so none ever moves. Ranges that coincide belong to different commands, or are used at different indices.
+ *
+ * Without a range: a random weight's stream is a hash of its tensor's name (lib/network/init.c), and scripts/example draws its
+ * pictures under seeds of its own.
+ */
+enum qd_stream {
+	/* sampling: draw d for sample i (qd_sample_noise), index (d << 32) + i */
+	QD_STREAM_SAMPLING = 0,
+	/* training and distillation */
+	QD_STREAM_PASS = 0,            /* the order of the data in pass p, index p */
+	QD_STREAM_STEP = 0x4000,       /* noise and timesteps of training step k, index k */
+	QD_STREAM_POOL = 0x4000,       /* of the batch that begins with draw k of a student's pool, index k */
+	QD_STREAM_VALIDATION = 0x8000, /* of validation batch b, index b */
+	QD_STREAM_FRESH = 0xc000,      /* a fresh adapter's down, index 0 */
+	/* calibration data, index: sample, row or trajectory */
+	QD_STREAM_ORDER = 0, /* which part of the schedule a sample's timestep is from, index 0 */
+	QD_STREAM_TIMESTEP,  /* where in it */
+	QD_STREAM_NOISE,
+	QD_STREAM_LATENT, /* of the VAE's distribution, by image */
+	QD_STREAM_WALK,   /* a trajectory's starting noise */
+	/* calibration of ranges, seed 0: codes of a slot that the adapters leave free, index: slot */
+	QD_STREAM_FREE_SLOT = 0,
+	/* scripts/example: noise of sample i, index 2^48 - 1 - i */
+	QD_STREAM_EXAMPLE = 0xffff
+};
+/* What qd_random_init takes for `index` of a range. */
+uint64_t qd_stream(enum qd_stream range, uint64_t index);
+/* out float32 [n]: the standard normal numbers that a stream begins with. */
+void qd_random_normals(uint64_t seed, uint64_t stream, size_t n, float *out);
+
+/*
  * PyTorch's CPU generator: what torch.manual_seed(seed) followed by torch.randn(...) of float32 draws, to float32 rounding. A
  * generator continues its stream from one draw to the next, as PyTorch's does.
  */

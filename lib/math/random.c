@@ -79,6 +79,20 @@ double qd_random_normal(struct qd_random *random)
 	return radius * cos(angle);
 }
 
+uint64_t qd_stream(enum qd_stream range, uint64_t index)
+{
+	return ((uint64_t)range << 48) + index;
+}
+
+void qd_random_normals(uint64_t seed, uint64_t stream, size_t n, float *out)
+{
+	struct qd_random random;
+
+	qd_random_init(&random, seed, stream);
+	for (size_t i = 0; i < n; i++)
+		out[i] = (float)qd_random_normal(&random);
+}
+
 /* ---- MT19937 ---- */
 
 enum { MT_N = 624, MT_M = 397, BLOCK = 16 };

@@ -10,12 +10,21 @@
 #include "lib/onnx/onnx.h"
 #include "lib/torch/torch.h"
 
+/* ---- a pipeline's index, model_index.json ---- */
+struct qd_pipeline {
+	char class_name[64];         /* "StableDiffusionXLPipeline"; "" where it does not say */
+	bool zeros_for_empty_prompt; /* of pipelines with two text encoders: no text is zeros, not what they make of "" */
+};
+/* Of the folder `root`; without an index nothing is said. QD_EIO, QD_EINPUT when it cannot be read. */
+QD_CHECK enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root);
+
 /* ---- a model: an opened UNet, in whatever form it came ---- */
 enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT, QD_MODEL_ONNX };
 struct qd_model {
 	enum qd_model_kind kind;
-	char *folder; /* the component folder itself, ".../unet"; of a single file its path */
-	char *root;   /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	char *folder;                /* the component folder itself, ".../unet"; of a single file its path */
+	char *root;                  /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	struct qd_pipeline pipeline; /* of the root */
 	struct qd_unet_config config;
 	struct qd_weights weights;
 	struct qd_onnx_unet *onnx; /* of an ONNX file, else NULL */
@@ -49,9 +58,8 @@ struct qd_sizes qd_model_native_sizes(const struct qd_model *model);
  *   model_ema.*                   averaged copies      cond_stage_model.*, conditioner.*  text encoders
  *
  * Such a file carries no configuration. It is inferred from the tensors' names and shapes, with what shapes do not tell taken from
- * the published families (SD1.x, SD2.x, SDXL and its refiner): 1x1 convolutions around transformers mean SD1.x's eight heads,
- * linear layers the others' heads of 64 features; norms have 32 groups. For any other network, NAME.config.json beside
- * NAME.safetensors, UNet2DConditionModel's config.json, says it all and the tensors must fit it.
+ * the published family it is of (lib/weights/families.c). For any other network, NAME.config.json beside NAME.safetensors,
+ * UNet2DConditionModel's config.json, says it all and the tensors must fit it.
  */
 
 /* Whether the file holds a UNet under the original names. */
@@ -67,22 +75,22 @@ bool qd_checkpoint_detect(const struct qd_safetensors *file);
 QD_CHECK enum qd_status qd_checkpoint_open(struct qd_unet_config *config, struct qd_weights *weights, const char *path);
 
 /* What lies in such a file, by component. */
-enum qd_checkpoint_part {
+enum qd_checkpoint_section {
 	QD_CHECKPOINT_UNET,
 	QD_CHECKPOINT_EMA,    /* averaged copies of the UNet's weights */
 	QD_CHECKPOINT_VAE,    /* first_stage_model. */
 	QD_CHECKPOINT_TEXT,   /* the first text encoder */
 	QD_CHECKPOINT_TEXT_2, /* SDXL's second */
 	QD_CHECKPOINT_OTHER,  /* schedules and whatever else training left */
-	QD_CHECKPOINT_PARTS
+	QD_CHECKPOINT_SECTIONS
 };
 struct qd_checkpoint_content {
 	size_t tensors, bytes;
 	uint64_t parameters;
 	const char *first; /* name of the first tensor; NULL: none */
 };
-const char *qd_checkpoint_part_name(enum qd_checkpoint_part part);
-void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS]);
+const char *qd_checkpoint_section_name(enum qd_checkpoint_section section);
+void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS]);
 
 /* ---- ONNX files (onnx_unet.c) ---- */
 /* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */

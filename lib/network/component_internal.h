@@ -22,8 +22,13 @@ bool qd_original_taesd(const char *folder);
 /* Opens those of component->folder. */
 QD_CHECK enum qd_status qd_original_taesd_open(struct qd_component *component);
 
+/* ---- fields that several classes have (component.c) ---- */
 enum { QD_FIELD_MAX_CHANNELS = 1 << 16 };
 /* An activation function: QD_OP_SIGMOID stands for silu. */
-QD_CHECK enum qd_status qd_config_act(const struct qd_fields *r, const char *name, enum qd_op absent, enum qd_op *out);
+enum qd_op qd_config_act(struct qd_fields *r, const char *name, enum qd_op absent);
+/* A native size, which nothing but inspect and defaults depend on: a number or [height, width]; 0 when absent or null. */
+int64_t qd_config_size(struct qd_fields *r, const char *name);
+/* Groups of the norms, 32 when absent. A null means "no final norm" to diffusers, which no published model uses. */
+int64_t qd_config_groups(struct qd_fields *r, const char *name);
 
 #endif

@@ -45,6 +45,8 @@ struct qd_unet_config {
 /* QD_EINPUT or QD_EUNSUPPORTED naming file, field, found and needed. Unknown fields are ignored. */
 QD_CHECK enum qd_status qd_unet_config_read(struct qd_unet_config *config, const char *path);
 QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, const char *what, const json_t *json);
+/* Of the UNets of a family that has one. */
+QD_CHECK enum qd_status qd_unet_config_family(struct qd_unet_config *config, const struct qd_family *family);
 
 /* All fields in the file's spelling: reading it back gives the same configuration. A new reference; NULL when memory is out. */
 json_t *qd_unet_config_json(const struct qd_unet_config *config);

@@ -254,16 +254,14 @@ out:
 
 static enum qd_status check_model(const json_t *model, const char *path)
 {
-	const char *type = json_string_value(json_object_get(model, "type"));
-	const json_t *suffix = json_object_get(model, "end_of_word_suffix");
+	static const char *const types[] = { "BPE", NULL }, *const endings[] = { WORD_END, NULL };
+	struct qd_fields f = { .what = path, .json = model };
 
 	if (!json_is_object(model))
 		return qd_fail(QD_EINPUT, "'%s': field 'model' is not an object", path);
-	if (type != NULL && strcmp(type, "BPE") != 0)
-		return qd_fail(QD_EUNSUPPORTED, "'%s': field 'model.type' is '%s', only 'BPE' is supported", path, type);
-	if (suffix != NULL && (!json_is_string(suffix) || strcmp(json_string_value(suffix), WORD_END) != 0))
-		return qd_fail(QD_EUNSUPPORTED, "'%s': field 'model.end_of_word_suffix' is not '" WORD_END "', CLIP's", path);
-	return QD_OK;
+	qd_field_choice(&f, "type", types, 0);
+	qd_field_needed_choice(&f, "end_of_word_suffix", endings, 0);
+	return qd_prefix(f.status, "'model'");
 }
 
 enum qd_status qd_tokenizer_read_vocabulary(

@@ -174,7 +174,7 @@ out:
 
 /* ---- the whole ---- */
 
-static void fill(const struct encoding *e, int32_t *ids)
+static void fill_ids(const struct encoding *e, int32_t *ids)
 {
 	const struct qd_tokenizer *t = e->t;
 	size_t kept = e->n < t->length - 2 ? e->n : t->length - 2;
@@ -196,7 +196,7 @@ enum qd_status qd_tokenizer_encode(const struct qd_tokenizer *tokenizer, const c
 		QD_TRY(st, qd_fail(QD_EINPUT, "the text has %zu bytes, needs at most %zu", bytes, QD_TOKENIZER_MAX_TEXT));
 	QD_TRY(st, qd_points_decode(&e.raw, text, bytes));
 	QD_TRY(st, cut(&e, &e.raw, false, encode_plain));
-	fill(&e, ids);
+	fill_ids(&e, ids);
 	if (n != NULL)
 		*n = e.n + 2;
 out:

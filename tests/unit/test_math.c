@@ -47,6 +47,13 @@ static void seeds_and_streams_are_fixed(void **state)
 		for (size_t i = 0; i < 3; i++)
 			assert_true(qd_random_u64(&random) == want[stream][i]);
 	}
+	assert_true(qd_stream(QD_STREAM_SAMPLING, ((uint64_t)3 << 32) + 5) == 0x300000005);
+	assert_true(qd_stream(QD_STREAM_PASS, 7) == 7 && qd_stream(QD_STREAM_FREE_SLOT, 7) == 7);
+	assert_true(qd_stream(QD_STREAM_STEP, 7) == 0x4000000000000007 && qd_stream(QD_STREAM_POOL, 7) == 0x4000000000000007);
+	assert_true(
+		qd_stream(QD_STREAM_VALIDATION, 7) == 0x8000000000000007 && qd_stream(QD_STREAM_FRESH, 0) == 0xc000000000000000);
+	assert_true(qd_stream(QD_STREAM_ORDER, 0) == 0 && qd_stream(QD_STREAM_WALK, 7) == 0x4000000000007);
+	assert_true(qd_stream(QD_STREAM_EXAMPLE, ((uint64_t)1 << 48) - 1 - 7) == UINT64_MAX - 7);
 }
 
 /*

@@ -131,7 +131,7 @@ static void test_no_step(void **state)
 	struct qd_distill_result result;
 	struct qd_adapter written;
 	struct qd_fitted first, again;
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	(void)state;
 
 	o.loop.steps = 0;
@@ -139,9 +139,9 @@ static void test_no_step(void **state)
 	assert_int_equal(result.best_step, 0);
 	assert_true(result.after == result.before);
 	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.on.layers.modules));
-	OK(qd_profile_grid(&all.profile, grid));
-	assert_non_null(written.grid);
-	assert_string_equal(written.grid, grid);
+	OK(qd_profile_encodings_id(&all.profile, id));
+	assert_non_null(written.encodings_id);
+	assert_string_equal(written.encodings_id, id);
 	assert_int_equal(written.loras[0].rank, 2);
 	OK(qd_fit_adapter(&first, &all.adapters[0], &all.profile, QD_ALIGN_GAIN));
 	OK(qd_fit_adapter(&again, &written, &all.profile, QD_ALIGN_GAIN));

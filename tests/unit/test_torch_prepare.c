@@ -290,7 +290,7 @@ static void makes_noised_samples(void **state)
 	o.count = N;
 	make(&m, &o);
 	assert_true(m.result.samples == N && m.result.rows == IMAGES && m.result.prompts == 2 && m.result.height == SMALL);
-	OK(qd_schedule_read(&schedule, scratch_path("plain")));
+	OK(qd_schedule_read(&schedule, scratch_path("plain"), ""));
 	for (int i = 0; i < N; i++) {
 		float t = *stored(&m, "timestep", i, 1);
 		const float *latents = stored(&m, "latents", i, Z * PLANE), *noise = stored(&m, "noise", i, Z * PLANE);
@@ -433,7 +433,7 @@ static void follows_trajectories(void **state)
 	o.count = STEPS * WALKS - 1; /* the last one is cut */
 	make(&m, &o);
 	assert_null(qd_safetensors_find(&m.file, "latents"));
-	OK(qd_schedule_read(&schedule, scratch_path("plain")));
+	OK(qd_schedule_read(&schedule, scratch_path("plain"), ""));
 	OK(qd_scheduler_new(&s, &schedule, "euler", STEPS));
 	for (int i = 0; i < o.count; i++) {
 		const float *x = stored(&m, "sample", i, Z * PLANE);
