@@ -1,6 +1,6 @@
 /*
- * export/runtime: what runs. A model, simulated or in float, or an export, in the built-in executor or in ONNX Runtime; sampling with
- * it, comparing two of them step by step, and fitting a sampler to it.
+ * export/runtime: what runs. A model, simulated or in float, or an export, in the built-in executor or in ONNX Runtime; sampling
+ * with it, comparing two of them step by step, and fitting a sampler to it.
  */
 #ifndef QUAD_EXPORT_RUNTIME_RUNTIME_H
 #define QUAD_EXPORT_RUNTIME_RUNTIME_H

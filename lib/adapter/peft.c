@@ -6,8 +6,8 @@
  *
  * lora_A is our down, lora_B our up. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
  * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression
- * matched as
- * (.*\.)?(K)$: K is the path or what follows one of its dots, "." in K is any character, and a leading ^ asks for the whole path.
+ *
+ *   (.*\.)?(K)$      K is the path or what follows one of its dots, "." in K is any character, a leading ^ asks for the whole path
  *
  * The same fields, flattened into one JSON object, stand in the header of files that diffusers writes. Writers store every field
  * they know, so a field is refused for its value and not for being there.

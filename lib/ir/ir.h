@@ -271,8 +271,8 @@ QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value,
  * shapes and dtypes equal to what the rules give. QD_EINPUT names node and rule. */
 QD_CHECK enum qd_status qd_graph_verify(const struct qd_graph *g);
 
-/* ---- short builders for what networks are made of (build.c); `name` is the module path, also the node's and the output's name
- * ---- */
+/* ---- short builders for what networks are made of (build.c) ---- */
+/* `name` is the module path, also the node's and the output's name. */
 /* y = conv(x, w) + b; x [N,C,H,W], w [O,C,kh,kw], b [O] or QD_NONE; pads top, left, bottom, right. */
 qd_id qd_build_conv(struct qd_graph *g, const char *name, qd_id x, qd_id w, qd_id b, int64_t stride, const int64_t pads[4]);
 /* y = x w^T + b; x [rows,in], w [out,in], b [out] or QD_NONE. */
@@ -290,10 +290,10 @@ qd_id qd_build_transpose(struct qd_graph *g, const char *name, qd_id x, size_t n
 qd_id qd_build_concat(struct qd_graph *g, const char *name, size_t n, const qd_id *parts, int64_t axis);
 /* One axis, step 1: x[begin:end]. */
 qd_id qd_build_slice(struct qd_graph *g, const char *name, qd_id x, int64_t axis, int64_t begin, int64_t end);
-/* softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled",
- * ".masked",
- * ".softmax" and "<name>".
- * q [N,heads,Lq,d], k [N,heads,Lk,d], v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d]. */
+/*
+ * softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled",
+ * ".masked", ".softmax" and "<name>". q [N,heads,Lq,d], k and v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d].
+ */
 qd_id qd_build_attention(struct qd_graph *g, const char *name, qd_id q, qd_id k, qd_id v, qd_id mask, float scale);
 /* Nearest upsampling by integer index k>>1 to [H2,W2] (Resize, asymmetric, floor). */
 qd_id qd_build_upsample2(struct qd_graph *g, const char *name, qd_id x, int64_t height, int64_t width);
@@ -366,8 +366,7 @@ QD_CHECK enum qd_status qd_graph_recognize(struct qd_graph *g, struct qd_transpo
  */
 QD_CHECK enum qd_status qd_graph_match(const struct qd_graph *a, const struct qd_graph *b);
 
-/* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding
- * ---- */
+/* ---- a plain C evaluator of single operators on small tensors: the reference for tests and for constant folding ---- */
 /*
  * Computes all outputs of any operator from its inputs: in[i] (NULL for an absent one) has the shape of the graph's value; floats
  * are F32, every integer type and BOOL are I64, aligned. Outputs likewise; allocated (owned). QD_EINPUT for inputs that do not fit,

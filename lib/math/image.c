@@ -1,9 +1,11 @@
 /*
  * Images and sets of images: mean squared error, structural similarity, Frechet distance.
  *
- * SSIM of two windows: (2 mx my + C1)(2 cov + C2) / ((mx^2 + my^2 + C1)(vx + vy + C2)), C1 = (0.01 L)^2, C2 = (0.03 L)^2, L = 255,
- * with the windows' weighted means and (co)variances. The weights are a product of a row and a column, so every mean is a sum along
- * rows, then along columns.
+ * Structural similarity of two windows, with their weighted means and (co)variances:
+ *
+ *   SSIM = (2 mx my + C1)(2 cov + C2) / ((mx^2 + my^2 + C1)(vx + vy + C2))      C1 = (0.01 L)^2, C2 = (0.03 L)^2, L = 255
+ *
+ * The weights are a product of a row and a column, so every mean is a sum along rows, then along columns.
  */
 #include "lib/math/math.h"
 

@@ -1,6 +1,6 @@
 /*
- * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in config.json:
- * UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
+ * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in
+ * config.json: UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
  * CLIPTextModelWithProjection (from token ids to the UNet's context); what they cost to run, and random weights for them.
  *
  * Dimension letters: N batch, C channels, H W pixels, h w latent pixels, Z latent channels, L tokens, D features of the encoder

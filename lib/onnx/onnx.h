@@ -1,7 +1,8 @@
 /*
- * lib/onnx: ONNX files as graphs, and graphs as ONNX files; the one home of protocol buffers. The reader takes every operator that has a row in ops.def with the attributes listed there, the few that
- * others express (spell.c), constants in any of TensorProto's spellings, and external data. A graph has fixed shapes: the
- * sizes of dimensions that a file leaves open are given by the caller. Whatever else a file holds is refused by name.
+ * lib/onnx: ONNX files as graphs, and graphs as ONNX files; the one home of protocol buffers. The reader takes every operator that
+ * has a row in ops.def with the attributes listed there, the few that others express (spell.c), constants in any of TensorProto's
+ * spellings, and external data. A graph has fixed shapes: the sizes of dimensions that a file leaves open are given by the caller.
+ * Whatever else a file holds is refused by name.
  *
  * An operator more: its row in lib/ir/ops.def serves reader and writer; one that others express, a row in spell.c.
  */

@@ -30,8 +30,9 @@ struct qd_exec_options {
 	bool see_all;
 	/*
 	 * false: where no gradient is wanted and the CPU computes, convolutions, linear layers and normalizations are lib/kernel's,
-	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding that are
-	 * packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's operators.
+	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding
+	 * that are packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's
+	 * operators.
 	 */
 	bool libtorch;
 };
