@@ -9,7 +9,7 @@
  *   middle_block.1.norm.weight             the transformer in the middle
  *   label_emb.0.0.weight [te,A]            pooled text and sizes are added to the time embedding (SDXL)
  *
- * What shapes do not say is the family's: see checkpoint.h. The result is a set of config.json's fields, read as any other.
+ * What shapes do not say is the family's: see model.h. The result is a set of config.json's fields, read as any other.
  */
 
 #include "lib/model/internal.h"

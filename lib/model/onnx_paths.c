@@ -4,7 +4,7 @@
  *
  *   weight       "unet.mid_block.resnets.0.conv1.weight"         mid_block.resnets.0.conv1
  *   node         "/unet/mid_block/attentions.0/proj_in/MatMul"   mid_block.attentions.0.proj_in
- *   node         "mid_block.attentions.0.proj_in/node_linear_3"  the same, from metadata (onnx_names.c)
+ *   node         "mid_block.attentions.0.proj_in/node_linear_3"  the same, from metadata (lib/onnx/names.c)
  *
  * A weight's name counts where it has a path in it and one layer uses it; else the node's, as for weights that were transposed
  * ("onnx::MatMul_1530", "val_115") and for equal weights that the exporter made one of. Where optimizers took the nodes' paths away
@@ -13,7 +13,6 @@
  *
  *   to_out.0( Softmax( to_q(x) to_k(y)^T ) to_v(y) )
  */
-#include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
 
 #include <string.h>

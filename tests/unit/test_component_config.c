@@ -1,5 +1,5 @@
 /*
- * lib/model, components: what a folder is told to be, configurations of VAEs and text encoders, every refusal, names that changed
+ * lib/network, components: what a folder is told to be, configurations of VAEs and text encoders, every refusal, names that changed
  * over the years, and the arithmetic between a VAE's latents and the UNet's.
  */
 #include <setjmp.h>

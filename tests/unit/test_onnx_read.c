@@ -1,5 +1,5 @@
 /*
- * lib/model, ONNX reader: constants in every spelling, names and order, external data, and every refusal by its message. Models are
+ * lib/onnx, reader: constants in every spelling, names and order, external data, and every refusal by its message. Models are
  * put together here with protobuf-c and read from memory.
  */
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /*
- * export, ONNX writer and passes: what is written reads back to the same graph; weights inside, beside and as codes; the passes'
- * results as text.
+ * lib/onnx and export/pass, writer and passes: what is written reads back to the same graph; weights inside, beside and as codes;
+ * the passes' results as text.
  */
 #include <setjmp.h>
 #include <stdarg.h>

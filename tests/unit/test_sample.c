@@ -1,5 +1,5 @@
 /*
- * lib/model, sampling: the loop against a plain one, guidance, the condition's place, and noise that depends on seed and sample
+ * lib/sampler, sampling: the loop against a plain one, guidance, the condition's place, and noise that depends on seed and sample
  * alone.
  */
 #include <setjmp.h>

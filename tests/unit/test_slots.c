@@ -1,5 +1,5 @@
 /*
- * lib/model, slots: which layers get one and of which rank, what attaching makes of a graph, and what the branch computes.
+ * lib/adapter, slots: which layers get one and of which rank, what attaching makes of a graph, and what the branch computes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
