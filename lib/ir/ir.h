@@ -232,10 +232,14 @@ void qd_graph_remove_node(struct qd_graph *g, qd_id node);
 QD_CHECK enum qd_status qd_graph_sort(struct qd_graph *g);
 /* Gives a value (and its map entry) another name. QD_EINPUT when taken. */
 QD_CHECK enum qd_status qd_graph_rename(struct qd_graph *g, qd_id value, const char *name);
+/* A new Reshape of `x` to `shape`, called after `node` with a suffix, unique; returns its value. */
+qd_id qd_graph_reshaped(struct qd_graph *g, qd_id node, const char *suffix, qd_id x, const struct qd_shape *shape);
 
 /* Looking. */
 qd_id qd_graph_find(const struct qd_graph *g, const char *value_name);
 qd_id qd_graph_find_node(const struct qd_graph *g, const char *node_name);
+/* The node that computes `value` if its operator is `op` (QD_OP_COUNT: any), else NULL. */
+const struct qd_node *qd_made_by(const struct qd_graph *g, qd_id value, enum qd_op op);
 const struct qd_attr *qd_node_attr(const struct qd_node *node, const char *name);
 int64_t qd_node_int(const struct qd_node *node, const char *name, int64_t absent);
 float qd_node_float(const struct qd_node *node, const char *name, float absent);
