@@ -137,7 +137,6 @@ out:
 static enum qd_status score_adapter(struct scoring *s, size_t i)
 {
 	struct qd_adapter_score *a = &s->profile->adapters[i];
-	struct qd_error error = { 0 };
 	enum qd_status st = run_adapter(s, i, true);
 
 	if (st != QD_OK)
@@ -145,10 +144,9 @@ static enum qd_status score_adapter(struct scoring *s, size_t i)
 	for (size_t x = 0; x < a->n_samples; x++)
 		a->per_sample[x] = qd_divergence(
 			s->profile->options.divergence, s->outputs, s->y[i] + x * s->outputs, s->rounded + x * s->outputs);
-	qd_error_add(&error, s->y[i], s->rounded, a->n_samples * s->outputs);
 	a->qss = qd_mean(a->per_sample, a->n_samples);
 	a->standard_error = qd_standard_error(a->per_sample, a->n_samples);
-	a->output_sqnr_db = qd_error_sqnr_db(&error);
+	a->output_sqnr_db = qd_sqnr_db(s->y[i], s->rounded, a->n_samples * s->outputs);
 	return QD_OK;
 }
 
