@@ -330,15 +330,3 @@ out:
 		qd_profile_release(profile);
 	return st;
 }
-
-enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
-{
-	enum qd_status st = qd_profile_score(profile, model, adapters, n, calibration, options);
-
-	if (st == QD_OK)
-		st = qd_profile_calibrate(profile, model, adapters, n, calibration);
-	if (st != QD_OK)
-		qd_profile_release(profile);
-	return st;
-}

@@ -68,9 +68,6 @@ QD_CHECK enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...) QD_
 /* The message of this thread's last failure; "" before any. Valid until the next failure. */
 const char *qd_message(void);
 
-/* "EINPUT" and so on, for tests and logs. */
-const char *qd_status_name(enum qd_status code);
-
 /* The body of a function that owns something: `QD_TRY(st, call(...));` leaves through its one exit, `out:`. */
 #define QD_TRY(st, call)                                                                                                           \
 	do {                                                                                                                       \

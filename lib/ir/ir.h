@@ -128,7 +128,6 @@ QD_CHECK enum qd_status qd_encoding_per_channel(
 	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
 /* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
 void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
-void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
 
 /* The range of the numbers seen so far and 0 (encoding_range.c): start from { 0 }. */
 struct qd_range {
@@ -208,9 +207,6 @@ qd_id qd_graph_const_f32(struct qd_graph *g, const char *name, struct qd_shape s
  */
 qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
 	const struct qd_attr *attrs);
-/* The same for several outputs (Split): `out` receives n_out ids; output i is called "<name>.<i>". */
-void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
-	const struct qd_attr *attrs, size_t n_out, qd_id *out);
 /* The general form, from the fields op, name, in, n_in, attrs, n_attrs and n_out of `node`: outputs are called out_names[0..n_out),
  * their ids go to `out`. */
 void qd_graph_add_node(struct qd_graph *g, const struct qd_node *node, const char *const *out_names, qd_id *out);

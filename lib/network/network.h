@@ -171,7 +171,6 @@ struct qd_component_sizes {
 	int64_t batch;
 	int64_t height, width; /* UNet and decoder: of the latents; encoder: of the image */
 	int64_t tokens;        /* UNet and text encoders */
-	bool attention_mask;   /* text encoders: take an attention_mask whatever the configuration says */
 	int64_t clip_skip;     /* text encoders: > 0 adds the output clip_skip_<n> */
 };
 /*
@@ -223,7 +222,5 @@ QD_CHECK enum qd_status qd_component_init(
  */
 void qd_vae_sample(
 	const struct qd_vae_config *config, size_t n, size_t pixels, const float *params, const float *noise, float *latents);
-/* What the decoder takes for latents of the UNet: the inverse of normalizing and scaling. `z` may be `latents`, f32 [N,Z,h,w]. */
-void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z);
 
 #endif

@@ -152,12 +152,3 @@ void qd_onnx_release(struct qd_onnx *onnx)
 	qd_onnx_free(onnx->file);
 	*onnx = (struct qd_onnx){ 0 };
 }
-
-const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key)
-{
-	const Onnx__ModelProto *model = onnx->file->model;
-	for (size_t i = 0; i < model->n_metadata_props; i++)
-		if (model->metadata_props[i]->key != NULL && !strcmp(model->metadata_props[i]->key, key))
-			return model->metadata_props[i]->value;
-	return NULL;
-}

@@ -57,8 +57,6 @@ struct qd_onnx {
 QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n);
 QD_CHECK enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size);
 void qd_onnx_release(struct qd_onnx *onnx);
-/* A value of the file's metadata_props, or NULL. */
-const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key);
 
 /* ---- writing (write.c) ---- */
 /* A weight that is stored as codes: made from `source` (any float dtype, mapped) when it is written, so that memory holds one at a

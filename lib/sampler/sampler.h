@@ -28,7 +28,6 @@ struct qd_schedule {
 	double timestep_scaling;     /* of its boundary conditions */
 	bool final_sigma_min;        /* Euler ends at the table's smallest sigma, not at 0 */
 	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
-	char class_name[64];
 };
 /* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
 QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);

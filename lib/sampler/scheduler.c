@@ -192,11 +192,10 @@ static void read_fields(struct config *c, struct qd_schedule *s, bool stable_dif
 	static const char *const spacings[] = { "", "leading", "trailing", "linspace" }, *const finals[] = { "zero", "sigma_min" };
 	const char *name = json_string_value(field(c, "_class_name"));
 
-	snprintf(s->class_name, sizeof(s->class_name), "%s", name != NULL ? name : "");
 	s->prediction = (enum qd_prediction)word(c, "prediction_type", 0, qd_prediction_names, QD_PREDICT_SAMPLE + 1);
 	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[word(c, "timestep_spacing", 0, spacings, QD_COUNT(spacings))]);
 	s->steps_offset = stable_diffusion ? 1 : (int)number(c, "steps_offset", 0, 0, 1e6);
-	s->clip_sample = !stable_diffusion && flag(c, "clip_sample", strcmp(s->class_name, "LCMScheduler") != 0);
+	s->clip_sample = !stable_diffusion && flag(c, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
 	s->clip_range = number(c, "clip_sample_range", 1, 0, 1e6);
 	s->set_alpha_to_one = flag(c, "set_alpha_to_one", c->json != NULL);
 	s->karras = flag(c, "use_karras_sigmas", false);

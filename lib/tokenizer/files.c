@@ -31,7 +31,6 @@ static enum qd_status read_merges(struct qd_tokenizer_files *files)
 	enum qd_status st;
 
 	QD_TRY(st, qd_mapping_open(&files->merges, files->merges_path));
-	files->has_merges = true;
 	const char *text = (const char *)files->merges.data;
 	size_t bytes = files->merges.size;
 	if (qd_is_lfs_pointer(text, bytes))

@@ -50,7 +50,6 @@ QD_CHECK enum qd_status qt_data(qt_tensor x, float **out);
 QD_CHECK enum qd_status qt_contiguous(qt_tensor x, qt_tensor *out);
 QD_CHECK enum qd_status qt_retain(qt_tensor x, qt_tensor *out); /* a new reference to the same tensor */
 QD_CHECK enum qd_status qt_clone(qt_tensor x, qt_tensor *out);
-QD_CHECK enum qd_status qt_detach(qt_tensor x, qt_tensor *out);
 void qt_free(qt_tensor x); /* NULL is fine */
 
 /* ---- autograd ---- */
