@@ -122,18 +122,6 @@ void qd_onnx_free(struct qd_onnx_file *file)
 
 /* ---- a file and its graph ---- */
 
-enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size)
-{
-	enum qd_status st;
-	*onnx = (struct qd_onnx){ 0 };
-	QD_TRY(st, qd_onnx_load_bytes(&onnx->file, name, folder, bytes, size));
-	QD_TRY(st, qd_onnx_graph(&onnx->graph, onnx->file, NULL, 0));
-out:
-	if (st != QD_OK)
-		qd_onnx_release(onnx);
-	return st;
-}
-
 enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n)
 {
 	enum qd_status st;

@@ -55,7 +55,6 @@ struct qd_onnx {
 	struct qd_onnx_file *file;
 };
 QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n);
-QD_CHECK enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size);
 void qd_onnx_release(struct qd_onnx *onnx);
 
 /* ---- writing (write.c) ---- */
