@@ -5,6 +5,8 @@
  * A new command is a row of QD_COMMANDS and its file; a new option is a row in its command's table (options.h), nothing else.
  *
  * Exit codes: 0 done; 1 the check the command exists to make said no; 2 wrong usage; 3 could not do it (one line saying why).
+ *
+ * A command more: its file, its row in QD_COMMANDS, and its line in README.md.
  */
 #ifndef QUAD_CMD_CMD_H
 #define QUAD_CMD_CMD_H

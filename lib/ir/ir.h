@@ -14,6 +14,14 @@
  *
  * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked
  * dead).
+ *
+ * An operator more: its row in ops.def, a shape rule where none of shapes*.c serves, its case in eval.c with what it computes in
+ * one of eval_*.c; how libtorch computes it in lib/torch/lower*.c, with the call in shim.h and shim_ops.cc where there is none yet.
+ * What is missing does not compile or link, and test_ir_eval and test_torch_ops ask for a case. Text form, verifier, reader and
+ * writer of ONNX follow from the row.
+ *
+ * A pass over any graph more: its file, its declaration below, and its place in recognize.c or whoever runs it; before and after as
+ * text in tests/ir.
  */
 #ifndef QUAD_LIB_IR_IR_H
 #define QUAD_LIB_IR_IR_H

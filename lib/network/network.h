@@ -3,6 +3,10 @@
  * config.json: UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
  * CLIPTextModelWithProjection (from token ids to the UNet's context); what they cost to run, and random weights for them.
  *
+ * A component more: its graph and its configuration in files of their own; its kind, its configuration's struct and its place in
+ * struct qd_component below; rows and cases in component.c (kind and fields that give it away, reading, building), its sizes in
+ * component_init.c, and what cmd/inspect_component.c tells of it.
+ *
  * Dimension letters: N batch, C channels, H W pixels, h w latent pixels, Z latent channels, L tokens, D features of the encoder
  * (context features), P features of its projection, R rank, O I output and input features, kh kw kernel.
  */
