@@ -87,8 +87,8 @@ struct qd_options {
 };
 /*
  * Parses the command line, or exits with QD_EXIT_USAGE and a message. Of rows with a bit only those in `takes` belong to the
- * command, and those in `needs` that take a value are required. The help shows the tables in their order, and `doc`: what stands before and, after a
- * \v, behind the options.
+ * command, and those in `needs` that take a value are required. The help shows the tables in their order, and `doc`: what stands
+ * before and, after a \v, behind the options.
  */
 void qd_options_parse(
 	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs);

@@ -212,7 +212,7 @@ enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, str
 	return qd_prefix(view(data, bytes, out, column_major), "'%s'", name);
 }
 
-/* Element (i_0, .., i_r-1) lies at i_0 + d_0 (i_1 + d_1 (i_2 + ...)): the index is counted up as an odometer, the last one first. */
+/* Element (i_0, .., i_r-1) lies at i_0 + d_0 (i_1 + d_1 (i_2 + ...)): the index counts up as an odometer does, the last first. */
 void qd_npy_transpose(const struct qd_tensor *from, void *to)
 {
 	const struct qd_shape *shape = &from->shape;

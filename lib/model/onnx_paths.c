@@ -121,7 +121,7 @@ out:
 
 /* ---- an attention's projections ---- */
 
-/* The node of operator `op` that `x` comes from through nodes that move, scale, mask or normalize it; QD_NONE when there is none. */
+/* The node of operator `op` that `x` comes from through nodes that move, scale, mask or normalize it; QD_NONE: there is none. */
 static qd_id source_of(const struct qd_graph *g, qd_id x, enum qd_op op)
 {
 	while (x != QD_NONE && g->values[x].kind == QD_RESULT) {

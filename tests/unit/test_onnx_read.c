@@ -793,7 +793,7 @@ static enum qd_status read_attention(const struct attention_model *m, struct qd_
 	unsigned char *bytes = malloc(n);
 	assert_non_null(bytes);
 	onnx__model_proto__pack(&m->model, bytes);
-	enum qd_status st = qd_onnx_parse(onnx, "m", NULL, bytes, n);
+	enum qd_status st = read_bytes(onnx, NULL, bytes, n);
 	free(bytes);
 	return st;
 }
