@@ -1,6 +1,6 @@
 /*
- * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to a
- * model (OLSS), and the one sampling loop.
+ * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to
+ * a model (OLSS), and the one sampling loop.
  *
  * Dimension letters: N samples, Cl latent channels, Cc condition channels, C = Cl + Cc channels of the model's `sample` input, H W
  * pixels; k steps of a fitted sampler, T steps of the reference it was fitted to.
