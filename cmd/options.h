@@ -22,7 +22,6 @@ struct qd_texts {
 	const char **items;
 	size_t n, cap;
 };
-QD_CHECK enum qd_status qd_texts_add(struct qd_texts *list, const char *text);
 void qd_texts_release(struct qd_texts *list);
 
 enum qd_option_kind {

@@ -10,11 +10,9 @@
  */
 #include "lib/io/io.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { MAX_HEADER_BYTES = 1 << 16, HEADER_TEXT = 256 };
+enum { MAX_HEADER_BYTES = 1 << 16 };
 
 static const unsigned char magic[6] = { 0x93, 'N', 'U', 'M', 'P', 'Y' };
 
