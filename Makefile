@@ -222,7 +222,7 @@ check:
 	@$(MAKE) --no-print-directory $(JOBS) BUILD=$(BUILD)/check WERROR=-Werror check-run
 .PHONY: check-run
 check-run: $(CMD_OBJ) $(LIB_OBJ) $(LOAD_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
-	@scripts/check-layers.sh
+	@scripts/check-layers.sh $(BUILD)
 	@if command -v clang-format >/dev/null; then \
 		clang-format --dry-run -Werror $(FORMATTED); \
 	else echo 'clang-format is not installed: layout not checked'; fi

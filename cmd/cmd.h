@@ -2,9 +2,10 @@
  * cmd: the program. One table of commands (main.c), one file per command: parse, call, print; no arithmetic. Results go to stdout
  * (text, or with --json one document with a "schema" number), progress and messages to stderr.
  *
- * A new command is a row of QD_COMMANDS and its file; a new option is a row in its command's table (options.h), nothing else.
- *
  * Exit codes: 0 done; 1 the check the command exists to make said no; 2 wrong usage; 3 could not do it (one line saying why).
+ *
+ * A command more: its file, its row in QD_COMMANDS, and its line in README.md. An option more: its row in its command's table
+ * (options.h), nothing else.
  */
 #ifndef QUAD_CMD_CMD_H
 #define QUAD_CMD_CMD_H

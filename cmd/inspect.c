@@ -81,7 +81,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
+static enum qd_status inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
 {
 	size_t width = 0, bytes = 0;
 	if (common->json)
@@ -208,7 +208,7 @@ static enum qd_status inspect_file(const char *path, const struct qd_common *com
 				path);
 	}
 	if (!fits)
-		QD_TRY(st, qd_inspect_tensors(&file, common));
+		QD_TRY(st, inspect_tensors(&file, common));
 out:
 	qd_safetensors_release(&file);
 	return st;

@@ -3,9 +3,10 @@
  *
  *   where the best state counts: measure the start
  *   go on from the state that a killed run left
- *   update   the next samples of shuffled passes (shuffle.c); loss; backward; AdamW and averages (optimizer.c) at the schedule's
- * rate every so often: measure, and keep the best state; write the state (state.c); say how far it is write what was learned, and
- * drop the state
+ *   update           the next samples of shuffled passes (shuffle.c); loss; backward; AdamW and averages (optimizer.c) at the
+ *                    schedule's rate
+ *   every so often   measure, and keep the best state; write the state (state.c); say how far it is
+ *   write what was learned, and drop the state
  *
  * What update i does is a function of seed and i, so that a run that goes on ends in the bytes of one that was never stopped.
  */

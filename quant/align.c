@@ -9,8 +9,8 @@
  *                 for a component over [m, M] (0 included), the larger of
  *                     a = +min(high / M, low / m) * scale      a = -min(high / -m, -low / M) * scale
  *                 so its sign puts the further end onto the longer, negative side. Likewise b_k. Every component then uses the
- * whole grid. The gain, which is float32 and costs nothing, takes 1 / (a_k b_k), and then repairs part of the rounding: with
- *                 rounded ~u_k, ~d_k, the gain h of least squares,
+ *                 whole grid. The gain, which is float32 and costs nothing, takes 1 / (a_k b_k), and then repairs part of the
+ *                 rounding: with rounded ~u_k, ~d_k, the gain h of least squares,
  *                     min_h | U diag(g) D - ~U diag(h) ~D |^2 :   A h = c,
  *                     A_kl = (~u_k . ~u_l)(~d_k . ~d_l),   c_k = sum_l (~u_k . u_l)(~d_k . d_l) g_l,
  *                 an R x R positive semidefinite system, is taken where it lowers the error.

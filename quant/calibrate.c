@@ -6,8 +6,10 @@
  * would do.
  *
  * A slot that no adapter uses yet (--slots) shows nothing. Its encodings are made for a later adapter that is aligned: down fills
- * its grid (observed with random codes), and the branch may give as much as its layer: with m the largest magnitude of the layer's
- * output and u that of up's grid, up product [-m, m], gain product [-m/u, m/u], sum [-2m, 2m].
+ * its grid (observed with random codes), and the branch may give as much as its layer. With m the largest magnitude of the layer's
+ * output and u that of up's grid:
+ *
+ *   up product [-m, m]      gain product [-m/u, m/u]      sum [-2m, 2m]
  */
 #include "lib/math/math.h"
 #include "quant/internal.h"

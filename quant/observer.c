@@ -3,8 +3,8 @@
  *
  *   minmax       the range seen
  *   percentile   the range without the outermost (100 - P)/2 % of the values on either side
- *   mse          the range [f low, g high] of least expected squared error on a grid of b bits: a value inside costs step^2 / 12, a
- * value outside its squared distance; f and g in 1/100 steps, one after the other, twice
+ *   mse          the range [f low, g high] of least expected squared error on a grid of b bits: a value inside costs step^2 / 12,
+ *                a value outside its squared distance; f and g in 1/100 steps, one after the other, twice
  *
  * The last two need a histogram: 2048 bins over the first values' range. A value outside doubles the range towards it, by merging
  * bins in pairs, until it fits: counts are never lost and one pass is enough.

@@ -137,7 +137,6 @@ out:
 static enum qd_status score_adapter(struct scoring *s, size_t i)
 {
 	struct qd_adapter_score *a = &s->profile->adapters[i];
-	struct qd_error error = { 0 };
 	enum qd_status st = run_adapter(s, i, true);
 
 	if (st != QD_OK)
@@ -145,10 +144,9 @@ static enum qd_status score_adapter(struct scoring *s, size_t i)
 	for (size_t x = 0; x < a->n_samples; x++)
 		a->per_sample[x] = qd_divergence(
 			s->profile->options.divergence, s->outputs, s->y[i] + x * s->outputs, s->rounded + x * s->outputs);
-	qd_error_add(&error, s->y[i], s->rounded, a->n_samples * s->outputs);
 	a->qss = qd_mean(a->per_sample, a->n_samples);
 	a->standard_error = qd_standard_error(a->per_sample, a->n_samples);
-	a->output_sqnr_db = qd_error_sqnr_db(&error);
+	a->output_sqnr_db = qd_sqnr_db(s->y[i], s->rounded, a->n_samples * s->outputs);
 	return QD_OK;
 }
 
@@ -328,18 +326,6 @@ out:
 	qd_observers_release(&s.observers);
 	qd_net_release(&s.net);
 	qd_arena_release(&s.arena);
-	if (st != QD_OK)
-		qd_profile_release(profile);
-	return st;
-}
-
-enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
-{
-	enum qd_status st = qd_profile_score(profile, model, adapters, n, calibration, options);
-
-	if (st == QD_OK)
-		st = qd_profile_calibrate(profile, model, adapters, n, calibration);
 	if (st != QD_OK)
 		qd_profile_release(profile);
 	return st;

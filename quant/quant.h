@@ -168,9 +168,5 @@ QD_CHECK enum qd_status qd_profile_score(struct qd_profile *profile, const struc
  * model's hash. */
 QD_CHECK enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_model *model,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration);
-/* Both. */
-QD_CHECK enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
-	const struct qd_quant_options *options);
 
 #endif

@@ -1,6 +1,9 @@
 /*
  * export/file: what an export folder holds. A net that carries a profile's encodings becomes one ONNX file whose LoRA tensors are
  * inputs, an encodings JSON, one set of files per adapter, and a manifest, in a folder that appears whole (folder.c).
+ *
+ * A format more: its file, which describes the bytes, its declaration below (of the graph: with its bit in qd_export_format), and
+ * its step and its line in folder.c. The manifest lists what lies in the folder.
  */
 #ifndef QUAD_EXPORT_FILE_FILE_H
 #define QUAD_EXPORT_FILE_FILE_H

@@ -1,6 +1,6 @@
 /*
- * export/runtime: what runs. A model, simulated or in float, or an export, in the built-in executor or in ONNX Runtime; sampling with
- * it, comparing two of them step by step, and fitting a sampler to it.
+ * export/runtime: what runs. A model, simulated or in float, or an export, in the built-in executor or in ONNX Runtime; sampling
+ * with it, comparing two of them step by step, and fitting a sampler to it.
  */
 #ifndef QUAD_EXPORT_RUNTIME_RUNTIME_H
 #define QUAD_EXPORT_RUNTIME_RUNTIME_H
@@ -80,8 +80,8 @@ struct qd_fit_sampler_result {
 	double energy; /* mean square of the reference's result */
 };
 /*
- * Records the reference on all samples of the inputs file, fits (lib/model/olss.h), writes options->output and measures on the same
- * samples. Memory: one batch's latents and outputs of all steps. QD_EINPUT, QD_EEXIST.
+ * Records the reference on all samples of the inputs file, fits (lib/sampler/sampler.h), writes options->output and measures on the
+ * same samples. Memory: one batch's latents and outputs of all steps. QD_EINPUT, QD_EEXIST.
  */
 QD_CHECK enum qd_status qd_fit_sampler(const struct qd_fit_sampler_options *options, struct qd_fit_sampler_result *result);
 

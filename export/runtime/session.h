@@ -2,7 +2,7 @@
  * A sampling session: an engine, the file with everything the model is told, and calls of the model for rows of it. Private to the
  * files that sample.
  *
- * Dimension letters as in lib/model/sample.h; B is the batch of the engine's graph.
+ * Dimension letters as in lib/sampler/sampler.h; B is the batch of the engine's graph.
  */
 #ifndef QUAD_EXPORT_RUNTIME_SESSION_H
 #define QUAD_EXPORT_RUNTIME_SESSION_H

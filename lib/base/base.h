@@ -68,9 +68,6 @@ QD_CHECK enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...) QD_
 /* The message of this thread's last failure; "" before any. Valid until the next failure. */
 const char *qd_message(void);
 
-/* "EINPUT" and so on, for tests and logs. */
-const char *qd_status_name(enum qd_status code);
-
 /* The body of a function that owns something: `QD_TRY(st, call(...));` leaves through its one exit, `out:`. */
 #define QD_TRY(st, call)                                                                                                           \
 	do {                                                                                                                       \
@@ -188,9 +185,9 @@ void qd_outputs_abandon(void);
 
 /* ---- JSON: jansson, with bounds and messages ---- */
 /*
- * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order mark
- * is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference. QD_EIO,
- * QD_EINPUT (line and column).
+ * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order
+ * mark is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference.
+ * QD_EIO, QD_EINPUT (line and column).
  */
 QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
 /* The same with every number as a real: for files that may hold integers beyond 64 bits, which are otherwise QD_EINPUT. */

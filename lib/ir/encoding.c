@@ -77,10 +77,3 @@ void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, cons
 	if (y != NULL)
 		qd_fake_quantize_f32(&grid, x, y);
 }
-
-void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y)
-{
-	struct qd_grid grid = grid_of(e, shape);
-
-	qd_dequantize_f32(&grid, q, y);
-}

@@ -30,8 +30,8 @@ struct qd_model {
 	struct qd_onnx_unet *onnx; /* of an ONNX file, else NULL */
 };
 /*
- * `path`: a pipeline folder (with unet/), the component folder, a single-file checkpoint (checkpoint.h), or an ONNX file
- * (onnx_unet.h). A component folder without weights but with a model.onnx is that file.
+ * `path`: a pipeline folder (with unet/), the component folder, a single-file checkpoint (below), or an ONNX file of the UNet
+ * (onnx_unet.c). A component folder without weights but with a model.onnx is that file.
  */
 QD_CHECK enum qd_status qd_model_open(struct qd_model *model, const char *path);
 void qd_model_release(struct qd_model *model);

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what each format's file comes to. First the golden and the real files, key by key; then small files made
+ * lib/adapter: what each format's file comes to. First the golden and the real files, key by key; then small files made
  * here, one for each rule of a format.
  */
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what is refused, and with which words. Files are made here; the golden files that the reference
+ * lib/adapter: what is refused, and with which words. Files are made here; the golden files that the reference
  * implementations were tried on follow.
  */
 #include <setjmp.h>

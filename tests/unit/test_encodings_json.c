@@ -1,5 +1,6 @@
 /*
- * export, encodings JSON 1.0.0: every rule that its readers check (AIMET's loader, QAIRT), on a graph with each kind of tensor.
+ * export/file, encodings JSON 1.0.0: every rule that its readers check (AIMET's loader, QAIRT), on a graph with each kind of
+ * tensor.
  */
 #include <setjmp.h>
 #include <stdarg.h>

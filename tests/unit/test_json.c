@@ -112,7 +112,7 @@ static void names_the_missing_file(void **state)
 static void writes_in_insertion_order(void **state)
 {
 	(void)state;
-	json_t *value = json_pack("{s:i, s:[f], s:{}}", "z", 1, "a", 0.1, "m");
+	json_t *value = json_pack("{s:i,s:[f],s:{}}", "z", 1, "a", 0.1, "m");
 	const char *path = scratch_path("out.json");
 	assert_int_equal(qd_json_write(path, value, false), QD_OK);
 	struct qd_mapping mapping;

@@ -36,7 +36,8 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 	options.anchor = "large";
 	memset(profile, 0, sizeof(*profile));
 	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
-	OK(qd_profile_build(profile, &all.on.layers.model, list, 2, &calibration, &options));
+	OK(qd_profile_score(profile, &all.on.layers.model, list, 2, &calibration, &options));
+	OK(qd_profile_calibrate(profile, &all.on.layers.model, list, 2, &calibration));
 	qd_dataset_release(&calibration);
 }
 

@@ -231,12 +231,17 @@ static void write_as(const struct qd_model *model, const enum qd_dtype *dtypes, 
 	char file[64];
 	for (size_t i = 0; i < model->weights.n; i++) {
 		const struct qd_tensor *from = model->weights.tensors[i];
+		struct qd_tensor rounded;
 		size_t elements = (size_t)qd_shape_elements(&from->shape);
 		float *x = calloc(elements, sizeof(*x));
 		ok(qd_tensor_new(&tensors[i], from->name, dtypes[i % n], &from->shape));
+		ok(qd_tensor_new(&rounded, NULL, QD_BF16, &from->shape));
 		ok(qd_tensor_to_f32(from, x));
+		ok(qd_tensor_from_f32(&rounded, x));
+		ok(qd_tensor_to_f32(&rounded, x));
+		qd_tensor_release(&rounded);
 		for (size_t k = 0; k < elements; k++) {
-			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : qd_bf16_to_f32(qd_f32_to_bf16(x[k]));
+			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : x[k];
 			if (dtypes[i % n] == QD_F64)
 				((double *)tensors[i].data)[k] = (double)x[k];
 		}

@@ -1,5 +1,5 @@
 /*
- * quant, calibration data from images and captions: every stored tensor against the networks run one by one here, the timesteps'
+ * lib/data, calibration data from images and captions: every stored tensor against the networks run one by one here, the timesteps'
  * strata, inpainting conditions, and trajectories, whose every step must follow from the one before.
  */
 #include <setjmp.h>

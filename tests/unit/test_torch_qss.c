@@ -191,7 +191,8 @@ static void one_profile_serves_all(void **state)
 		skip();
 	n = outputs();
 	y = calloc(n, sizeof(*y)), z = calloc(n, sizeof(*z)), again = calloc(n, sizeof(*again));
-	OK(qd_profile_build(&p, &all.model, all.list, 2, &all.data, &options));
+	OK(qd_profile_score(&p, &all.model, all.list, 2, &all.data, &options));
+	OK(qd_profile_calibrate(&p, &all.model, all.list, 2, &all.data));
 	OK(qd_profile_write(&p, path, false));
 	OK(qd_profile_read(&back, path));
 	OK(qd_profile_check_base(&back, &all.model));
@@ -226,7 +227,8 @@ static void every_value_gets_an_encoding(void **state)
 	options.observer = QD_OBSERVE_PERCENTILE;
 	options.act_bits = 8;
 	options.method = QD_METHOD_UNIFIED;
-	OK(qd_profile_build(&p, &all.model, all.list, 1, &all.data, &options));
+	OK(qd_profile_score(&p, &all.model, all.list, 1, &all.data, &options));
+	OK(qd_profile_calibrate(&p, &all.model, all.list, 1, &all.data));
 	assert_int_equal(p.slots.n, 282);
 	for (size_t i = 0; i < p.n_entries; i++) {
 		const struct qd_encoding *e = p.entries[i].encoding;

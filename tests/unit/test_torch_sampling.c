@@ -1,6 +1,6 @@
 /*
- * export, engines and sampling from files: an export made by hand (a small denoiser with one LoRA slot) is sampled in batches,
- * traced and compared; every input that does not fit is refused by name.
+ * export/runtime, engines and sampling from files: an export made by hand (a small denoiser with one LoRA slot) is sampled in
+ * batches, traced and compared; every input that does not fit is refused by name.
  */
 #include <setjmp.h>
 #include <stdarg.h>
