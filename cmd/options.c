@@ -284,6 +284,11 @@ int qd_finish(const char *command, enum qd_status st)
 	return st == QD_ECHECK ? QD_EXIT_NO : QD_EXIT_FAILED;
 }
 
+json_t *qd_finite_json(double x)
+{
+	return isfinite(x) ? json_real(x) : json_null();
+}
+
 enum qd_status qd_print_json(json_t *value)
 {
 	enum qd_status st = QD_OK;

@@ -25,6 +25,11 @@ static const struct argp_option run_options[] = { QD_SAMPLING_OPTIONS,
 		1 },
 	{ 0 } };
 
+static const char doc[] =
+	"Sample with an adapter: float, simulated under a profile, or from an export.\v"
+	"--base is a model, an export folder or an ONNX file of a denoiser; of the last two --adapter is a name in the folder's "
+	"adapters/, or [NAME=]FILE of its LoRA inputs.";
+
 struct run {
 	struct qd_sampling_options options;
 	const char *check_trace;
@@ -143,7 +148,7 @@ int qd_cmd_run(int argc, char **argv)
 	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
 	enum qd_status st;
-	qd_parse(argc, argv, "Sample with an adapter: float, simulated under a profile, or from an export.", NULL,
+	qd_parse(argc, argv, doc, NULL,
 		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS,
 		run_options, parse, &run, &common);
 	run.options.engine.profile = common.profile;

@@ -49,7 +49,7 @@ struct distiller {
 	struct qd_schedule schedule;
 	struct qd_objective objective;
 	struct qd_net net;
-	struct qd_exec *student, *teacher;
+	struct qd_runner student, teacher;
 	struct qd_fitted fitted;
 	double lr, lr_gain;    /* as given, or by the start */
 	struct trained *slots; /* as net.slots */
@@ -96,7 +96,7 @@ static enum qd_status add_matrix(struct distiller *d, size_t slot, int which)
 	QD_TRY(st, qt_clamp_(leaf, t->low[which], t->high[which]));
 	if (d->optimizer.keep_best)
 		QD_TRY(st, qt_clamp_(d->optimizer.params[d->optimizer.n - 1].kept, t->low[which], t->high[which]));
-	QD_TRY(st, qd_exec_bind(d->student, input, leaf));
+	QD_TRY(st, qd_exec_bind(d->student.exec, input, leaf));
 out:
 	qt_free(leaf);
 	return st;
@@ -146,7 +146,7 @@ static enum qd_status bind_gain(struct distiller *d, size_t slot, qt_tensor log_
 
 	QD_TRY(st, qt_unary(QT_EXP, log_factor, &factor));
 	QD_TRY(st, qt_binary(QT_MUL, d->slots[slot].start, factor, &gain));
-	QD_TRY(st, qd_exec_bind(d->student, d->net.slots.items[slot].gain, gain));
+	QD_TRY(st, qd_exec_bind(d->student.exec, d->net.slots.items[slot].gain, gain));
 out:
 	qt_free(factor);
 	qt_free(gain);
@@ -190,17 +190,16 @@ static enum qd_status choose_rates(struct distiller *d)
 static enum qd_status build(struct distiller *d)
 {
 	struct qd_sizes sizes = qd_dataset_sizes(&d->data, d->options->batch);
-	const struct qd_exec_options simulated = { .hook = qd_sim_hook, .see_all = true };
 	enum qd_status st;
 
 	QD_TRY(st, qd_net_build(&d->net, d->model, &sizes, &d->profile->slots));
 	QD_TRY(st, qd_profile_apply(d->profile, &d->net));
-	QD_TRY(st, qd_exec_new(&d->teacher, &d->net.graph, &(struct qd_exec_options){ 0 }));
-	QD_TRY(st, qd_net_bind_adapter(&d->net, d->teacher, d->adapter));
-	QD_TRY(st, qd_exec_new(&d->student, &d->net.graph, &simulated));
+	QD_TRY(st, qd_runner_open(&d->teacher, &d->net.graph, NULL));
+	QD_TRY(st, qd_runner_feed_adapter(&d->teacher, &d->net.slots, d->adapter));
+	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &qd_sim_options));
 	QD_TRY(st, qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align));
 	QD_TRY(st, choose_rates(d));
-	QD_TRY(st, qd_net_bind_fitted(&d->net, d->student, &d->fitted));
+	QD_TRY(st, qd_runner_feed_fitted(&d->student, &d->net.slots, &d->fitted));
 	QD_TRY(st, add_slots(d));
 out:
 	return st;
@@ -250,7 +249,7 @@ out:
 static enum qd_status make_pool(struct distiller *d)
 {
 	const struct qd_distill_options *o = d->options;
-	struct qd_teacher teacher = { &d->data, &d->objective, &d->net.graph, d->teacher, o->trajectory, o->trajectory_steps,
+	struct qd_teacher teacher = { &d->data, &d->objective, &d->net.graph, d->teacher.exec, o->trajectory, o->trajectory_steps,
 		o->seed };
 	const struct qd_value *out = &d->net.graph.values[d->net.graph.outputs[0]];
 	int64_t draws = o->pool > 0 ? o->pool : o->steps * o->batch < 512 ? o->steps * o->batch : 512;
@@ -308,9 +307,9 @@ static enum qd_status run_student(struct distiller *d, qt_tensor *out, qt_tensor
 
 	*out = *error = NULL;
 	QD_TRY(st, qd_pool_take(&d->pool, &d->data, d->draw, &d->batch, d->wanted.data));
-	QD_TRY(st, qd_batch_bind(&d->batch, &d->net.graph, d->student));
+	QD_TRY(st, qd_batch_bind(&d->batch, &d->net.graph, d->student.exec));
 	QD_TRY(st, bind_gains(d));
-	QD_TRY(st, qd_exec_run(d->student, out));
+	QD_TRY(st, qd_exec_run(d->student.exec, out));
 	QD_TRY(st, qt_from_tensor(&d->wanted, &wanted));
 	QD_TRY(st, qt_mse(*out, wanted, error));
 out:
@@ -508,8 +507,8 @@ static void release(struct distiller *d)
 	}
 	free(d->slots);
 	qd_optimizer_release(&d->optimizer);
-	qd_exec_free(d->student);
-	qd_exec_free(d->teacher);
+	qd_runner_release(&d->student);
+	qd_runner_release(&d->teacher);
 	qd_fitted_release(&d->fitted);
 	qd_net_release(&d->net);
 	qd_dataset_release(&d->data);

@@ -82,7 +82,7 @@ done
 # What does not fit says so in one line.
 refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n
 refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
-refused "cannot read 'o/x/adapters/c.safetensors'" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
+refused "'c' is no file and no adapter of 'o/x', which has a, b" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
 refused "has no tensor 'encoder_hidden_states'" "$QUAD" run --base m --inputs a.safetensors -o o/n
 refused "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
 refused "no tensor 'negative_hidden_states'" "$QUAD" run --base m "${common[@]}" --guidance 3 -o o/n

@@ -231,7 +231,15 @@ static void refuses_adapters_that_do_not_fit(void **state)
 	snprintf(spec, sizeof(spec), "x=%s", in_folder("unsigned"));
 	expect_refusal(&o, QD_EINPUT, "'c.lora_down' is U8 [1,3,1,1], the graph needs I8 [1,3,1,1]");
 	o.engine.adapter = "two";
-	expect_refusal(&o, QD_EIO, "adapters/two.safetensors'");
+	expect_refusal(&o, QD_EINPUT, "which has one");
+	float gain = 1;
+	struct qd_tensor t = qd_tensor_view("c.lora_gain", QD_F32, QD_SHAPE(1), &gain);
+	write_all(in_folder("part"), &t, 1);
+	o.engine.adapter = in_folder("part");
+	expect_refusal(&o, QD_EINPUT, "part' has no tensor 'c.lora_down'");
+	t.name = "d.lora_gain";
+	write_all(in_folder("part"), &t, 1);
+	expect_refusal(&o, QD_EINPUT, "part': tensor 'd.lora_gain' is no LoRA input of");
 	o.engine.adapter = NULL;
 	o.engine.profile = "p.json";
 	expect_refusal(&o, QD_EINPUT, "is an export, which carries its encodings: it takes no profile");
