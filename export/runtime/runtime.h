@@ -75,15 +75,21 @@ QD_CHECK enum qd_status qd_sampling_steps(const struct qd_sampling_options *opti
 QD_CHECK enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents);
 /*
  * The largest difference of one step and the root of the mean square, both relative to the output's range: what its encoding covers
- * where the trace was simulated (one range for all steps), else that of the step's stored values.
+ * where the trace was simulated (one range for all steps), else that of the step's stored values. Infinite where a value is not
+ * finite.
  */
 struct qd_trace_step {
 	double timestep, difference, root_mean_square, range;
+	const char *not_finite; /* NULL, or whose values are not: "the output", "the stored output", "the stored input" */
 };
 /* Feeds the inputs stored in a trace, step by step, and compares the outputs; without a limit, for as many samples as the trace
  * holds. `*steps` is a heap array of *n. */
 QD_CHECK enum qd_status qd_trace_check(
 	const struct qd_sampling_options *options, const char *trace, struct qd_trace_step **steps, size_t *n);
+/* The step that differs most; 0 when there is none. */
+size_t qd_trace_worst(const struct qd_trace_step *steps, size_t n);
+/* QD_ECHECK names that step when it differs by more than `tolerance`, or has values that are not finite. */
+QD_CHECK enum qd_status qd_trace_verdict(const struct qd_trace_step *steps, size_t n, double tolerance);
 
 /* ---- fitting a sampler (fit_sampler.c) ---- */
 struct qd_fit_sampler_options {

@@ -147,8 +147,23 @@ expect 1 "output 'out' cannot equal tensor 'out' of 'bad', which has values that
 expect 1 '"within": false' "$QUAD" eval --base m --inputs bad --check 1 --json
 expect 0 "largest difference nan" "$QUAD" eval --base m --inputs bad
 
+expect 0 "" "$QUAD" run --base m "${data[@]}" --trace trace -o o/t
+expect 0 "largest difference 0.000e+00" "$QUAD" run --base m "${data[@]}" --check-trace trace --check 0
+expect 1 "step 0: the output has values that are not finite" "$QUAD" run --base broken "${data[@]}" --check-trace trace --check 1e9
+expect 1 '"largest": null' "$QUAD" run --base broken "${data[@]}" --check-trace trace --json
 refused "step 0: element 0 of the model's output is not finite" "$QUAD" run --base broken "${data[@]}" -o o/n
 refused "adapter 'a': the model's output is not finite for samples 0 to 3" "$QUAD" qss --base broken --adapter a.safetensors "${calib[@]/--inputs/--calib}" -o o/n
+for what in out:output sample:input; do
+	cp trace bad
+	poison bad "step.001.${what%:*}"
+	expect 1 "step 1: the stored ${what#*:} has values that are not finite" "$QUAD" run --base m "${data[@]}" --check-trace bad --check 1e9
+done
+# A trace that lacks a tensor is no trace, however few it has.
+for tensor in step.000.out step.001.timestep; do
+	sed "s/$tensor/${tensor%?}_/" trace >bad
+	refused "'bad' has no tensor '$tensor'" "$QUAD" run --base m "${data[@]}" --check-trace bad
+done
+
 # ---- ONNX Runtime ----
 refused "'m' is a model: ONNX Runtime executes exports and other ONNX graphs" "$QUAD" run --base m --engine ort "${data[@]}" -o o/n
 finish
