@@ -1,6 +1,6 @@
 #!/bin/bash
 # One way to open and run: quad eval and quad run take the same paths and the same adapters and say the same of what does not fit;
-# numbers that are not finite fail every check.
+# numbers that are not finite fail every check; ONNX Runtime is looked for where the program is, never where it was started.
 . "$(dirname "$0")/check.bash"
 o=$work/o
 QUAD=$(realpath "$QUAD") scenes=$(dirname "$QUAD")/scenes
@@ -165,5 +165,30 @@ for tensor in step.000.out step.001.timestep; do
 done
 
 # ---- ONNX Runtime ----
+# Any library stands for it: what is loaded says that it is none. Nothing is where the system looks, or that is what is found.
+unset QUAD_ORT_LIB
+ort=(run --base x --adapter a --engine ort "${data[@]}")
+library=$(ldd "$QUAD" | awk '$1 ~ /^libz\.so/ { print $3 }')
+none="the library loaded as ONNX Runtime has no OrtGetApiBase"
+mkdir -p here/build/ort here/ort there/bin there/ort there/lib/quad
+if [ ! -e "$library" ] || ldconfig -p 2>/dev/null | grep -q libonnxruntime; then
+	echo "# SKIP where ONNX Runtime is looked for: this system has one"
+else
+	cp "$library" here/build/ort/libonnxruntime.so.1
+	cp "$library" here/ort/libonnxruntime.so.1
+	cp "$library" here/libonnxruntime.so.1
+	cp "$QUAD" there/bin/quad
+	refused "no ONNX Runtime found" env -C here ../there/bin/quad "${ort[@]/x/../x}" --inputs ../data.safetensors -o ../o/n
+	cp "$library" there/lib/quad/libonnxruntime.so.1
+	refused "$none" there/bin/quad "${ort[@]}" -o o/n
+	rm there/lib/quad/libonnxruntime.so.1
+	mkdir there/bin/ort
+	cp "$library" there/bin/ort/libonnxruntime.so.1
+	refused "$none" there/bin/quad "${ort[@]}" -o o/n
+	rm -r there/bin/ort
+	refused "$none" env QUAD_ORT_LIB="$library" there/bin/quad "${ort[@]}" -o o/n
+	refused "$none" there/bin/quad "${ort[@]}" --ort-lib "$library" -o o/n
+	refused "cannot load ONNX Runtime: nowhere.so" there/bin/quad "${ort[@]}" --ort-lib nowhere.so -o o/n
+fi
 refused "'m' is a model: ONNX Runtime executes exports and other ONNX graphs" "$QUAD" run --base m --engine ort "${data[@]}" -o o/n
 finish
