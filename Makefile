@@ -45,15 +45,16 @@ endif
 # Kept although nothing refers to it: a CUDA build registers its device through it.
 TORCH_LIB += -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10
 
-LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
+LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
 
 # ---- sources ----
 CMD_SRC := $(sort $(wildcard cmd/*.c))
 LIB_SRC := $(sort $(wildcard lib/*/*.c quant/*.c distill/*.c export/*/*.c))
 SHIM_SRC := $(sort $(wildcard lib/torch/*.cc))
-# What cannot run under the sanitizers, because libtorch cannot: files over it. A test links whatever of the rest it uses.
+# What cannot run under the sanitizers, because libtorch cannot: files over it. A test links whatever of the rest it uses, and the
+# parser of options.
 TORCH_SRC := $(sort $(filter lib/torch/%,$(LIB_SRC)) $(shell grep -lE '^.include "(lib/torch/|distill/internal)' $(LIB_SRC) /dev/null))
-PLAIN_SRC := $(filter-out $(TORCH_SRC),$(LIB_SRC))
+PLAIN_SRC := $(filter-out $(TORCH_SRC),$(LIB_SRC)) cmd/options.c
 UNIT_SRC := $(sort $(wildcard tests/unit/test_*.c))
 UNIT_TORCH := $(filter tests/unit/test_torch_%,$(UNIT_SRC))
 UNIT_PLAIN := $(filter-out $(UNIT_TORCH),$(UNIT_SRC))

@@ -2,139 +2,46 @@
 #include "cmd/cmd.h"
 #include "distill/distill.h"
 
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-enum {
-	KEY_DATA = 0x400,
-	KEY_STEPS,
-	KEY_BATCH,
-	KEY_POOL,
-	KEY_LR,
-	KEY_LR_GAIN,
-	KEY_TASK_WEIGHT,
-	KEY_SCHEDULE,
-	KEY_WARMUP,
-	KEY_TRAJECTORY,
-	KEY_EVALUATE,
-	KEY_CHECKPOINT
-};
-
-static const struct argp_option distill_options[] = {
-	{ "data", KEY_DATA, "FILE", 0,
-		"latents, condition, encoder_hidden_states, or a calibration file (as --calib); repeat for more", 1 },
-	{ "steps", KEY_STEPS, "N", 0, "updates (default 120)", 1 },
-	{ "batch", KEY_BATCH, "N", 0, "samples per update (default 16)", 1 },
-	{ "pool", KEY_POOL, "N", 0, "draws that the float model answers once (default: as many as the steps take, 64 to 512)", 1 },
-	{ "lr", KEY_LR, "X", 0, "of down and up in 1/127 of the shared range (default 0.3, or 4 from a start below 20 dB)", 1 },
-	{ "lr-gain", KEY_LR_GAIN, "X", 0, "relative learning rate of the gain (default 0.003, or 0.1 from such a start)", 1 },
-	{ "task-weight", KEY_TASK_WEIGHT, "W", 0, "of the noise-prediction objective beside reconstruction (default 0)", 1 },
-	{ "schedule", KEY_SCHEDULE, "NAME", 0, "of the learning rate: cosine (default), constant or linear", 1 },
-	{ "warmup", KEY_WARMUP, "N", 0, "updates over which the learning rate rises (default 0)", 1 },
-	{ "trajectory", KEY_TRAJECTORY, "NAME:STEPS", 0,
-		"learn at the states the float model passes when sampling, as euler:8 or ddim:20 (default: noised latents)", 1 },
-	{ "eval-every", KEY_EVALUATE, "N", 0, "updates between judgements on held-out draws (default: eight in all)", 1 },
-	{ "checkpoint-every", KEY_CHECKPOINT, "N", 0,
-		"updates between checkpoints, OUTPUT.ckpt, from which the same command goes on (default 0: none)", 1 },
-	{ 0 }
-};
-
-static const char *const trajectories[] = { "ddim", "euler", NULL };
 
 struct distill {
 	struct qd_distill_options options;
-	const char **data;
-	size_t n_data, cap_data;
+	struct qd_texts data;
 };
 
-static error_t add_data(struct distill *distill, const char *path)
+static enum qd_status parse_trajectory(void *into, const struct qd_option *option, char *arg)
 {
-	enum qd_status st;
+	struct qd_distill_options *o = &((struct distill *)into)->options;
 
-	QD_PUSH(st, distill->data, distill->n_data, distill->cap_data, path);
-out:
-	return st == QD_OK ? 0 : ENOMEM;
+	return qd_parse_trajectory(option, arg, &o->trajectory, &o->trajectory_steps);
 }
 
-static error_t parse_optimizer(int key, char *arg, struct argp_state *state, struct qd_distill_options *o)
-{
-	switch (key) {
-	case KEY_STEPS:
-		o->steps = qd_parse_int(state, "steps", arg, 0, INT32_MAX);
-		return 0;
-	case KEY_BATCH:
-		o->batch = qd_parse_int(state, "batch", arg, 1, 65536);
-		return 0;
-	case KEY_POOL:
-		o->pool = qd_parse_int(state, "pool", arg, 1, INT32_MAX);
-		return 0;
-	case KEY_LR:
-		o->lr = qd_parse_number(state, "lr", arg, 0, 1e3);
-		return 0;
-	case KEY_LR_GAIN:
-		o->lr_gain = qd_parse_number(state, "lr-gain", arg, 0, 10);
-		return 0;
-	case KEY_TASK_WEIGHT:
-		o->task_weight = qd_parse_number(state, "task-weight", arg, 0, 1e6);
-		return 0;
-	case KEY_SCHEDULE:
-		o->schedule = (enum qd_lr_schedule)qd_parse_choice(state, "schedule", arg, qd_lr_schedule_names);
-		return 0;
-	case KEY_WARMUP:
-		o->warmup = qd_parse_int(state, "warmup", arg, 0, INT32_MAX);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct distill *distill = state->input;
-	struct qd_distill_options *o = &distill->options;
-	switch (key) {
-	case KEY_DATA:
-		return add_data(distill, arg);
-	case KEY_TRAJECTORY:
-		o->trajectory = qd_parse_trajectory(state, arg, trajectories, &o->trajectory_steps);
-		return 0;
-	case KEY_EVALUATE:
-		o->evaluate_every = qd_parse_int(state, "eval-every", arg, 1, INT32_MAX);
-		return 0;
-	case KEY_CHECKPOINT:
-		o->checkpoint_every = qd_parse_int(state, "checkpoint-every", arg, 1, INT32_MAX);
-		return 0;
-	case ARGP_KEY_END:
-		if (o->warmup > o->steps)
-			argp_error(state, "--warmup %lld is longer than --steps %lld", (long long)o->warmup, (long long)o->steps);
-		return 0;
-	default:
-		return parse_optimizer(key, arg, state, o);
-	}
-}
-
-static enum qd_status check_common(const struct qd_common *common, size_t n_data)
-{
-	const char *missing = common->base == NULL      ? "--base DIR"
-			      : common->profile == NULL ? "--profile FILE"
-			      : common->output == NULL  ? "-o PATH"
-			      : n_data == 0             ? "--data FILE or --calib FILE"
-							: NULL;
-
-	if (missing != NULL)
-		return qd_fail(QD_EINPUT, "%s is needed", missing);
-	if (common->n_adapters != 1)
-		return qd_fail(QD_EINPUT, "one adapter is distilled at a time, %zu given", common->n_adapters);
-	return QD_OK;
-}
-
-/* SQNR that JSON can hold: an exact student has none. */
-static json_t *number_or_null(double x)
-{
-	return isfinite(x) ? json_real(x) : json_null();
-}
+#define FIELD(field) QD_FIELD(struct distill, field)
+static const struct qd_option table[] = {
+	{ "data", QD_OPT_TEXTS, FIELD(data), .required = true, .arg = "FILE",
+		.help = "latents, condition, encoder_hidden_states, or a calibration file; repeat for more" },
+	{ "calib", QD_OPT_TEXTS, FIELD(data), .arg = "FILE", .help = "the same as --data" },
+	{ "steps", QD_OPT_INT, FIELD(options.steps), .high = INT32_MAX, .arg = "N", .help = "updates" },
+	{ "batch", QD_OPT_INT, FIELD(options.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
+	{ "pool", QD_OPT_INT, FIELD(options.pool), .low = 1, .high = INT32_MAX, .arg = "N",
+		.help = "draws that the float model answers once", .absent = "as many as the steps take, 64 to 512" },
+	{ "lr", QD_OPT_NUMBER, FIELD(options.lr), .to = 1e3, .arg = "X", .help = "of down and up in 1/127 of the shared range",
+		.absent = "0.3, or 4 from a start below 20 dB" },
+	{ "lr-gain", QD_OPT_NUMBER, FIELD(options.lr_gain), .to = 10, .arg = "X", .help = "relative learning rate of the gain",
+		.absent = "0.003, or 0.1 from such a start" },
+	{ "task-weight", QD_OPT_NUMBER, FIELD(options.task_weight), .to = 1e6, .arg = "W",
+		.help = "of the noise-prediction objective beside reconstruction" },
+	{ "schedule", QD_OPT_CHOICE, FIELD(options.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },
+	{ "warmup", QD_OPT_INT, FIELD(options.warmup), .high = INT32_MAX, .arg = "N",
+		.help = "updates over which the learning rate rises" },
+	{ "trajectory", QD_OPT_CALL, .call = parse_trajectory, .name_at = qd_scheduler_plain_name, .arg = "NAME:STEPS",
+		.help = "learn at the states the float model passes when sampling, as euler:8; NAME", .absent = "noised latents" },
+	{ "eval-every", QD_OPT_INT, FIELD(options.evaluate_every), .low = 1, .high = INT32_MAX, .arg = "N",
+		.help = "updates between judgements on held-out draws", .absent = "eight in all" },
+	{ "checkpoint-every", QD_OPT_INT, FIELD(options.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
+		.help = "updates between checkpoints, OUTPUT.ckpt, from which the same command goes on", .absent = "none" },
+	{ 0 },
+};
 
 static enum qd_status print_result(
 	const struct distill *distill, const struct qd_distill_result *r, const struct qd_common *common, const char *adapter)
@@ -144,8 +51,8 @@ static enum qd_status print_result(
 			"adapter", adapter, "output", common->output, "parameters", (json_int_t)r->parameters, "steps",
 			(json_int_t)distill->options.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
 			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
-			"error", r->before, "sqnr_db", number_or_null(r->before_db), "after", "error", r->after, "sqnr_db",
-			number_or_null(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
+			"error", r->before, "sqnr_db", qd_finite_json(r->before_db), "after", "error", r->after, "sqnr_db",
+			qd_finite_json(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
 	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, best after step %lld of %lld; teacher %.1f s, student "
 	       "%.1f s: %s\n",
 		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->best_step,
@@ -162,24 +69,26 @@ int qd_cmd_distill(int argc, char **argv)
 	struct qd_distill_result result;
 	enum qd_status st;
 
-	qd_parse(argc, argv, "Fine-tune one adapter against the profile's fixed encodings, taught by the float model.", NULL,
-		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED |
-			QD_OPT_THREADS,
-		distill_options, parse, &distill, &common);
+	qd_parse(argc, argv, "Fine-tune one adapter against the profile's fixed encodings, taught by the float model.",
+		&(struct qd_options){ table, &distill }, 1,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED |
+			QD_COMMON_THREADS,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT, &common);
+	if (common.adapters.n > 1)
+		qd_usage("one adapter is distilled at a time, %zu given", common.adapters.n);
+	if (distill.options.warmup > distill.options.steps)
+		qd_usage("--warmup %lld is longer than --steps %lld", (long long)distill.options.warmup,
+			(long long)distill.options.steps);
 	distill.options.seed = common.seed;
 	distill.options.output = common.output;
 	distill.options.force = common.force;
-	for (size_t i = 0; i < common.n_calib; i++)
-		if (add_data(&distill, common.calib[i]) != 0)
-			QD_TRY(st, QD_ENOMEM);
-	QD_TRY(st, check_common(&common, distill.n_data));
 	QD_TRY(st, qd_profile_read(&profile, common.profile));
 	QD_TRY(st, qd_open_all(&opened, &common));
-	QD_TRY(st,
-		qd_distill(&opened.model, &profile, &opened.adapters[0], distill.data, distill.n_data, &distill.options, &result));
+	QD_TRY(st, qd_distill(&opened.model, &profile, &opened.adapters[0], distill.data.items, distill.data.n, &distill.options,
+			   &result));
 	st = print_result(&distill, &result, &common, opened.adapters[0].name);
 out:
-	free(distill.data);
+	qd_texts_release(&distill.data);
 	qd_opened_release(&opened);
 	qd_profile_release(&profile);
 	qd_common_release(&common);

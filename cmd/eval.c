@@ -24,39 +24,20 @@ static const char doc[] =
 	"those "
 	"two --adapter is a name in the folder's adapters/, or [NAME=]FILE of its LoRA inputs.";
 
-enum { KEY_INPUTS = 0x400, KEY_CHECK, KEY_PART };
-static const struct argp_option options[] = {
-	{ "inputs", KEY_INPUTS, "FILE", 0, "tensors to run on (safetensors)", 1 },
-	{ "part", KEY_PART, "NAME", 0, "which component of a pipeline, or which direction of a VAE", 1 },
-	{ "check", KEY_CHECK, "TOL", 0, "exit 1 when an output differs from the file's by more than TOL anywhere", 1 },
-	{ 0 },
-};
-
 struct eval_options {
 	struct qd_common common;
 	const char *inputs, *part;
-	bool check;
-	double tolerance;
+	double tolerance; /* negative: nothing is checked */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct eval_options *o = state->input;
-	switch (key) {
-	case KEY_INPUTS:
-		o->inputs = arg;
-		return 0;
-	case KEY_PART:
-		o->part = arg;
-		return 0;
-	case KEY_CHECK:
-		o->check = true;
-		o->tolerance = qd_parse_number(state, "check", arg, 0, HUGE_VAL);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+#define FIELD(field) QD_FIELD(struct eval_options, field)
+static const struct qd_option table[] = {
+	{ "inputs", QD_OPT_TEXT, FIELD(inputs), .required = true, .arg = "FILE", .help = "safetensors file of tensors to run on" },
+	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "which component of a pipeline, or which direction of a VAE" },
+	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .to = HUGE_VAL, .arg = "TOL",
+		.help = "exit 1 when an output differs from the file's by more than TOL anywhere", .absent = "" },
+	{ 0 },
+};
 
 struct result {
 	const char *name;
@@ -158,7 +139,7 @@ static enum qd_status verdict(const struct eval *e)
 {
 	size_t compared = 0;
 
-	if (!e->options->check)
+	if (e->options->tolerance < 0)
 		return QD_OK;
 	for (size_t i = 0; i < e->n; i++) {
 		const struct result *r = &e->results[i];
@@ -206,7 +187,7 @@ static json_t *result_json(const struct eval *e, const struct result *r)
 	if (r->expected != NULL) {
 		json_object_set_new(item, "max_abs_difference", qd_finite_json(r->error.largest));
 		json_object_set_new(item, "sqnr_db", qd_finite_json(qd_error_sqnr_db(&r->error)));
-		if (e->options->check)
+		if (e->options->tolerance >= 0)
 			json_object_set_new(item, "within", json_boolean(within(r, e->options->tolerance)));
 	}
 	return item;
@@ -255,7 +236,7 @@ static enum qd_status evaluate(struct eval *e)
 	const struct qd_common *common = &e->options->common;
 	const struct qd_runtime_options what = { .base = common->base,
 		.part = e->options->part,
-		.adapter = common->n_adapters > 0 ? common->adapters[0] : NULL,
+		.adapter = common->adapters.n > 0 ? common->adapters.items[0] : NULL,
 		.profile = common->profile,
 		.inputs = &e->inputs };
 	enum qd_status st;
@@ -286,14 +267,16 @@ static void release_eval(struct eval *e)
 
 int qd_cmd_eval(int argc, char **argv)
 {
-	const unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS;
-	struct eval_options o = { 0 };
+	struct eval_options o = { .tolerance = -1 };
 	struct eval e = { .options = &o };
-	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
-	qd_need("eval", "--base", o.common.base);
-	qd_need("eval", "--inputs", o.inputs);
-	qd_need("eval", "one --adapter at most (join files with NAME=A+B)", o.common.n_adapters < 2 ? &o : NULL);
-	enum qd_status st = evaluate(&e);
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_THREADS,
+		QD_COMMON_BASE, &o.common);
+	if (o.common.adapters.n > 1)
+		qd_usage("needs one --adapter at most (join files with NAME=A+B)");
+	st = evaluate(&e);
 	release_eval(&e);
 	qd_common_release(&o.common);
 	return qd_finish("eval", st);

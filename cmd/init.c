@@ -3,6 +3,7 @@
  * nothing.
  */
 #include "cmd/cmd.h"
+#include "lib/sampler/sampler.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,16 +14,6 @@ static const char doc[] =
 	"The result is a diffusers folder: model_index.json, unet/ and scheduler/; for the config.json of a VAE or a "
 	"text encoder it is that component's folder. Weights are drawn as PyTorch draws them; the same architecture, "
 	"seed and type give the same bytes.";
-
-enum { KEY_ARCH = 0x400, KEY_CONFIG, KEY_DTYPE, KEY_PREDICTION, KEY_LORA, MAX_RANK = 4096 };
-static const struct argp_option options[] = {
-	{ "arch", KEY_ARCH, "sd15|sdxl|tiny", 0, "a known architecture", 1 },
-	{ "config", KEY_CONFIG, "FILE", 0, "or the architecture of this config.json, of a UNet, a VAE or a text encoder", 1 },
-	{ "dtype", KEY_DTYPE, "f32|f16|bf16", 0, "type of the weights (f32)", 1 },
-	{ "prediction", KEY_PREDICTION, "epsilon|v_prediction|sample", 0, "what the model predicts (epsilon)", 1 },
-	{ "lora", KEY_LORA, "RANK", 0, "make an adapter of this rank for its transformers instead of the model", 1 },
-	{ 0 },
-};
 
 static const char *const arch_names[] = { "sd15", "sdxl", "tiny", NULL };
 /* What differs from the defaults of the class. */
@@ -38,42 +29,27 @@ static const char *const arch_configs[] = {
 	" \"attention_head_dim\": 4, \"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", \"DownBlock2D\"],"
 	" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]}",
 };
-static const char *const dtype_names[] = { "f32", "f16", "bf16", NULL };
-static const enum qd_dtype dtypes[] = { QD_F32, QD_F16, QD_BF16 };
-static const char *const predictions[] = { "epsilon", "v_prediction", "sample", NULL };
-
 struct init_options {
 	struct qd_common common;
 	int arch; /* -1: none was named */
 	const char *config;
 	enum qd_dtype dtype;
-	const char *prediction;
+	enum qd_prediction prediction;
 	int64_t lora; /* rank; 0: a model */
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct init_options *o = state->input;
-	switch (key) {
-	case KEY_ARCH:
-		o->arch = qd_parse_choice(state, "arch", arg, arch_names);
-		return 0;
-	case KEY_CONFIG:
-		o->config = arg;
-		return 0;
-	case KEY_DTYPE:
-		o->dtype = dtypes[qd_parse_choice(state, "dtype", arg, dtype_names)];
-		return 0;
-	case KEY_PREDICTION:
-		o->prediction = predictions[qd_parse_choice(state, "prediction", arg, predictions)];
-		return 0;
-	case KEY_LORA:
-		o->lora = qd_parse_int(state, "lora", arg, 1, MAX_RANK);
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+#define FIELD(field) QD_FIELD(struct init_options, field)
+static const int dtypes[] = { QD_F32, QD_F16, QD_BF16, QD_VALUES_END };
+static const struct qd_option table[] = {
+	{ "arch", QD_OPT_CHOICE, FIELD(arch), .names = arch_names, .help = "a known architecture" },
+	{ "config", QD_OPT_TEXT, FIELD(config), .arg = "FILE",
+		.help = "or the architecture of this config.json, of a UNet, a VAE or a text encoder" },
+	{ "dtype", QD_OPT_DTYPE, FIELD(dtype), .values = dtypes, .help = "type of the weights" },
+	{ "prediction", QD_OPT_CHOICE, FIELD(prediction), .names = qd_prediction_names, .help = "what the model predicts" },
+	{ "lora", QD_OPT_INT, FIELD(lora), .low = 1, .high = 4096, .arg = "RANK",
+		.help = "make an adapter of this rank for its transformers instead of the model", .absent = "" },
+	{ 0 },
+};
 
 static enum qd_status read_config(const struct init_options *o, struct qd_unet_config *config)
 {
@@ -106,7 +82,7 @@ static const char *scheduler_class(const struct qd_unet_config *c)
 
 static json_t *component(const char *library, const char *class_name)
 {
-	return library ? json_pack("[ss]", library, class_name) : json_pack("[nn]");
+	return library ? json_pack("[s,s]", library, class_name) : json_pack("[n,n]");
 }
 
 static json_t *model_index(const struct qd_unet_config *c)
@@ -114,7 +90,7 @@ static json_t *model_index(const struct qd_unet_config *c)
 	static const char *const absent[] = { "vae", "text_encoder", "tokenizer" },
 				 *const absent_xl[] = { "text_encoder_2", "tokenizer_2" },
 				 *const absent_sd[] = { "safety_checker", "feature_extractor" };
-	json_t *o = json_pack("{ss}", "_class_name", pipeline_class(c));
+	json_t *o = json_pack("{s:s}", "_class_name", pipeline_class(c));
 	json_object_set_new(o, "unet", component("diffusers", "UNet2DConditionModel"));
 	json_object_set_new(o, "scheduler", component("diffusers", scheduler_class(c)));
 	for (size_t i = 0; i < QD_COUNT(absent); i++)
@@ -125,11 +101,11 @@ static json_t *model_index(const struct qd_unet_config *c)
 }
 
 /* The noise schedule of the Stable Diffusion models. */
-static json_t *scheduler_config(const struct qd_unet_config *c, const char *prediction)
+static json_t *scheduler_config(const struct qd_unet_config *c, enum qd_prediction prediction)
 {
-	json_t *o = json_pack("{ss, si, sf, sf, ss, ss, si, sn}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
-		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type", prediction,
-		"steps_offset", 1, "trained_betas");
+	json_t *o = json_pack("{s:s,s:i,s:f,s:f,s:s,s:s,s:i,s:n}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
+		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type",
+		qd_prediction_names[prediction], "steps_offset", 1, "trained_betas");
 	json_object_set_new(o, "timestep_spacing", json_string("leading"));
 	if (c->text_time) {
 		json_object_set_new(o, "use_karras_sigmas", json_false());
@@ -187,7 +163,7 @@ static enum qd_status print_summary(const struct init_options *o, uint64_t param
 {
 	uint64_t bytes = parameters * qd_dtype_bits(o->dtype) / 8;
 	if (o->common.json)
-		return qd_print_json(json_pack("{si, ss, sI, sI, sI, ss, sb}", "schema", 1, "path", o->common.output, "parameters",
+		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:s,s:b}", "schema", 1, "path", o->common.output, "parameters",
 			(json_int_t)parameters, "tensors", (json_int_t)tensors, "bytes", (json_int_t)bytes, "dtype",
 			qd_dtype_name(o->dtype), "written", !o->common.dry_run));
 	printf("%s%s: %llu parameters in %llu tensors, %.3f GB as %s\n", o->common.dry_run ? "would write " : "", o->common.output,
@@ -266,13 +242,16 @@ static enum qd_status make(const struct init_options *o)
 
 int qd_cmd_init(int argc, char **argv)
 {
-	const unsigned mask = QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_DRY_RUN;
-	struct init_options o = { .arch = -1, .dtype = QD_F32, .prediction = predictions[0] };
-	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
-	qd_need("init", "--arch or --config", o.arch < 0 && !o.config ? NULL : &o);
-	qd_need("init", "only one of --arch and --config", o.arch >= 0 && o.config ? NULL : &o);
-	qd_need("init", "-o", o.common.output);
-	enum qd_status st = o.lora ? make_adapter(&o) : make(&o);
+	struct init_options o = { .arch = -1, .dtype = QD_F32 };
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1,
+		QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED | QD_COMMON_DRY_RUN, QD_COMMON_OUTPUT, &o.common);
+	if (o.arch < 0 && o.config == NULL)
+		qd_usage("needs --arch or --config");
+	if (o.arch >= 0 && o.config != NULL)
+		qd_usage("needs only one of --arch and --config");
+	st = o.lora > 0 ? make_adapter(&o) : make(&o);
 	qd_common_release(&o.common);
 	return qd_finish("init", st);
 }

@@ -17,26 +17,12 @@ struct inspect_options {
 	const char *path, *part;
 };
 
-enum { KEY_PART = 0x400 };
-static const struct argp_option options[] = {
-	{ "part", KEY_PART, "NAME", 0, "folder of the pipeline to look at (unet)", 1 },
+#define FIELD(field) QD_FIELD(struct inspect_options, field)
+static const struct qd_option table[] = {
+	{ NULL, QD_OPT_ARGUMENT, FIELD(path), .required = true, .arg = "PATH" },
+	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "folder of the pipeline to look at", .absent = "unet" },
 	{ 0 },
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct inspect_options *o = state->input;
-	if (key == KEY_PART) {
-		o->part = arg;
-		return 0;
-	}
-	if (key != ARGP_KEY_ARG)
-		return ARGP_ERR_UNKNOWN;
-	if (o->path)
-		argp_error(state, "unexpected argument '%s', needs one PATH", arg);
-	o->path = arg;
-	return 0;
-}
 
 /* ---- any safetensors file ---- */
 
@@ -68,7 +54,7 @@ static enum qd_status tensor_json(const struct qd_tensor *tensor, json_t *list)
 	json_t *shape = json_array();
 	for (int d = 0; d < tensor->shape.rank; d++)
 		json_array_append_new(shape, json_integer(tensor->shape.dim[d]));
-	json_t *o = json_pack("{ss, ss, so}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
+	json_t *o = json_pack("{s:s,s:s,s:o}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
 	json_array_append_new(list, o);
 	if (!has_range(tensor->dtype))
 		return QD_OK;
@@ -87,8 +73,8 @@ static enum qd_status tensors_json(const struct qd_safetensors *file)
 		QD_TRY(st, tensor_json(&file->tensors[i], list));
 	for (size_t i = 0; i < file->n_metadata; i++)
 		json_object_set_new(metadata, file->metadata[2 * i], json_string(file->metadata[2 * i + 1]));
-	st = qd_print_json(json_pack(
-		"{si, ss, ss, sO, sO}", "schema", 1, "kind", "tensors", "path", file->path, "metadata", metadata, "tensors", list));
+	st = qd_print_json(json_pack("{s:i,s:s,s:s,s:O,s:O}", "schema", 1, "kind", "tensors", "path", file->path, "metadata",
+		metadata, "tensors", list));
 out:
 	json_decref(list);
 	json_decref(metadata);
@@ -263,7 +249,7 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 	char config[4096];
 	bool fits = false;
 	snprintf(config, sizeof(config), "%s/adapter_config.json", path);
-	if (common->n_adapters)
+	if (common->adapters.n)
 		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
 		return qd_ends_with(path, ".onnx") ? qd_inspect_onnx(path, common) : inspect_file(path, common);
@@ -278,9 +264,11 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 int qd_cmd_inspect(int argc, char **argv)
 {
 	struct inspect_options o = { 0 };
-	qd_parse(argc, argv, doc, "PATH", QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_JSON, options, parse, &o, &o.common);
-	qd_need("inspect", "a PATH", o.path);
-	enum qd_status st = inspect(o.path, o.part, &o.common);
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1, QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_JSON, 0,
+		&o.common);
+	st = inspect(o.path, o.part, &o.common);
 	qd_common_release(&o.common);
 	return qd_finish("inspect", st);
 }

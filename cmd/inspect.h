@@ -44,11 +44,6 @@ void qd_weight_facts_add(struct qd_weight_facts *facts, const struct qd_tensor *
 /* 12345678 as "12,345,678" into a buffer of QD_DIGITS bytes; returns it. */
 #define QD_DIGITS 32
 char *qd_digits(uint64_t value, char *buffer);
-/* Paths of modules counted by the sets that trainers adapt. */
-struct qd_module_sets {
-	size_t attention, transformer, all;
-};
-void qd_count_module(struct qd_module_sets *sets, const struct qd_module *module);
 json_t *qd_module_sets_json(const struct qd_module_sets *sets);
 
 #endif

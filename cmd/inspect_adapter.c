@@ -34,7 +34,7 @@ out:
 
 static json_t *range_json(const struct qd_extent *range)
 {
-	return json_pack("[ff]", (double)range->low, (double)range->high);
+	return json_pack("[f,f]", (double)range->low, (double)range->high);
 }
 
 static json_t *ranges_json(const struct ranges *r)
@@ -53,7 +53,7 @@ static enum qd_status lora_json(const struct qd_lora *lora, json_t *list)
 	enum qd_status st = add_lora(&r, lora);
 	if (st != QD_OK)
 		return st;
-	json_t *o = json_pack("{ss, sI, sI, sI, sI, sI}", "path", lora->path, "rank", (json_int_t)lora->rank, "out",
+	json_t *o = json_pack("{s:s,s:I,s:I,s:I,s:I,s:I}", "path", lora->path, "rank", (json_int_t)lora->rank, "out",
 		(json_int_t)lora->out, "in", (json_int_t)lora->in, "kh", (json_int_t)lora->kh, "kw", (json_int_t)lora->kw);
 	json_object_update_new(o, ranges_json(&r));
 	json_array_append_new(list, o);
@@ -76,9 +76,9 @@ static enum qd_status print_json(const struct facts *f)
 		QD_TRY(st, lora_json(&a->loras[i], loras));
 	for (size_t i = 0; i < a->n_notes; i++)
 		json_array_append_new(notes, json_string(a->notes[i]));
-	json_t *root = json_pack("{si, ss, ss, ss, ss, ss, ss}", "schema", 1, "kind", "adapter", "name", a->name, "path", a->path,
+	json_t *root = json_pack("{s:i,s:s,s:s,s:s,s:s,s:s,s:s}", "schema", 1, "kind", "adapter", "name", a->name, "path", a->path,
 		"format", qd_adapter_format_name(a->format), "family", f->family, "hash", a->hash);
-	json_object_set_new(root, "rank", json_pack("[II]", (json_int_t)f->total.rank_low, (json_int_t)f->total.rank_high));
+	json_object_set_new(root, "rank", json_pack("[I,I]", (json_int_t)f->total.rank_low, (json_int_t)f->total.rank_high));
 	json_object_set_new(root, "modules", qd_module_sets_json(&f->adapted));
 	json_object_set_new(root, "modules_of_model", qd_module_sets_json(&f->available));
 	json_object_update_new(root, ranges_json(&f->total));
@@ -134,14 +134,14 @@ enum qd_status qd_inspect_adapter(
 {
 	struct facts f = { .adapter = adapter, .family = family };
 	for (size_t i = 0; i < modules->n; i++)
-		qd_count_module(&f.available, &modules->items[i]);
+		qd_module_sets_add(&f.available, &modules->items[i]);
 	for (size_t i = 0; i < adapter->n; i++) {
 		const struct qd_module *module = qd_modules_find(modules, adapter->loras[i].path);
 		enum qd_status st = add_lora(&f.total, &adapter->loras[i]);
 		if (st != QD_OK)
 			return st;
 		if (module)
-			qd_count_module(&f.adapted, module);
+			qd_module_sets_add(&f.adapted, module);
 	}
 	return common->json ? print_json(&f) : print_text(&f, common->verbose > 0);
 }
@@ -160,9 +160,9 @@ static void print_layer_fit(const struct qd_layer_fit *fit)
 static json_t *layer_fit_json(const struct qd_layer_fit *fit)
 {
 	char found[QD_SHAPE_TEXT];
-	json_t *o = json_pack("{ss, ss?, sb}", "name", fit->name, "path", fit->path, "fits", fit->fits);
+	json_t *o = json_pack("{s:s,s:s?,s:b}", "name", fit->name, "path", fit->path, "fits", fit->fits);
 	if (fit->tensor)
-		json_object_update_new(o, json_pack("{ss, ss, ss}", "tensor", fit->tensor, "found",
+		json_object_update_new(o, json_pack("{s:s,s:s,s:s}", "tensor", fit->tensor, "found",
 						  qd_shape_text(&fit->found, found), "needed", fit->needed));
 	return o;
 }
@@ -179,7 +179,7 @@ static enum qd_status print_diff(const char *path, const struct qd_adapter_diff 
 	}
 	for (size_t i = 0; i < diff->n; i++)
 		json_array_append_new(layers, layer_fit_json(&diff->layers[i]));
-	return qd_print_json(json_pack("{si, ss, ss, ss?, sI, so}", "schema", 1, "kind", "misfit", "path", path, "looks_made_for",
+	return qd_print_json(json_pack("{s:i,s:s,s:s,s:s?,s:I,s:o}", "schema", 1, "kind", "misfit", "path", path, "looks_made_for",
 		diff->family, "fits", (json_int_t)diff->fits, "layers", layers));
 }
 

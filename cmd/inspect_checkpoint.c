@@ -30,7 +30,7 @@ json_t *qd_beside_json(const struct qd_model *model)
 		if (part == QD_CHECKPOINT_UNET || c->tensors == 0)
 			continue;
 		json_array_append_new(list,
-			json_pack("{ss, sI, sI, sI, ss}", "part", qd_checkpoint_part_name(part), "tensors", (json_int_t)c->tensors,
+			json_pack("{s:s,s:I,s:I,s:I,s:s}", "part", qd_checkpoint_part_name(part), "tensors", (json_int_t)c->tensors,
 				"parameters", (json_int_t)c->parameters, "bytes", (json_int_t)c->bytes, "first", c->first));
 	}
 	return list;

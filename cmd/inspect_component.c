@@ -158,7 +158,7 @@ static json_t *values_json(const struct qd_graph *g, const qd_id *ids, size_t n)
 		for (int d = 0; d < v->shape.rank; d++)
 			json_array_append_new(shape, json_integer(v->shape.dim[d]));
 		json_array_append_new(
-			list, json_pack("{ss, ss, so}", "name", v->name, "dtype", qd_dtype_name(v->dtype), "shape", shape));
+			list, json_pack("{s:s,s:s,s:o}", "name", v->name, "dtype", qd_dtype_name(v->dtype), "shape", shape));
 	}
 	return list;
 }
@@ -172,23 +172,23 @@ static json_t *part_json(const struct part *p)
 	json_object_set_new(o, "outputs", values_json(&p->g, p->g.outputs, p->g.n_outputs));
 	json_object_set_new(o, "modules", json_integer((json_int_t)p->modules.n));
 	json_object_set_new(o, "flop",
-		json_pack("{sf, sf, sf}", "conv", p->cost.conv, "linear", p->cost.linear, "attention", p->cost.attention));
+		json_pack("{s:f,s:f,s:f}", "conv", p->cost.conv, "linear", p->cost.linear, "attention", p->cost.attention));
 	json_object_set_new(o, "activation_bytes", json_integer((json_int_t)(p->cost.activations * 4)));
 	return o;
 }
 
 static json_t *text_json(const struct qd_text_config *c)
 {
-	return json_pack("{sI, sI, sI, sI, sI, ss, sI, sI, sb}", "features", (json_int_t)c->hidden, "layers", (json_int_t)c->layers,
-		"heads", (json_int_t)c->heads, "positions", (json_int_t)c->positions, "vocabulary", (json_int_t)c->vocabulary,
-		"act", c->act == QD_OP_GELU ? "gelu" : "quick_gelu", "eos", (json_int_t)c->eos, "projection",
-		(json_int_t)c->projection, "attention_mask", c->uses_attention_mask);
+	return json_pack("{s:I,s:I,s:I,s:I,s:I,s:s,s:I,s:I,s:b}", "features", (json_int_t)c->hidden, "layers",
+		(json_int_t)c->layers, "heads", (json_int_t)c->heads, "positions", (json_int_t)c->positions, "vocabulary",
+		(json_int_t)c->vocabulary, "act", c->act == QD_OP_GELU ? "gelu" : "quick_gelu", "eos", (json_int_t)c->eos,
+		"projection", (json_int_t)c->projection, "attention_mask", c->uses_attention_mask);
 }
 
 static json_t *vae_json(const struct qd_component *component)
 {
 	const struct qd_vae_config *c = &component->vae;
-	json_t *o = json_pack("{sI, sI, sI, sI, sf, sb}", "in_channels", (json_int_t)c->in_channels, "out_channels",
+	json_t *o = json_pack("{s:I,s:I,s:I,s:I,s:f,s:b}", "in_channels", (json_int_t)c->in_channels, "out_channels",
 		(json_int_t)c->out_channels, "latent_channels", (json_int_t)c->latent_channels, "factor",
 		(json_int_t)vae_factor(component), "scaling_factor", c->scaling_factor, "mid_attention", c->mid_attention);
 	json_t *mean = json_array(), *std = json_array();
@@ -208,7 +208,7 @@ static json_t *vae_json(const struct qd_component *component)
 static enum qd_status print_json(const struct facts *f)
 {
 	const struct qd_component *c = f->component;
-	json_t *root = json_pack("{si, ss, ss, ss}", "schema", 1, "kind", "component", "path", c->folder, "class", class_name(c)),
+	json_t *root = json_pack("{s:i,s:s,s:s,s:s}", "schema", 1, "kind", "component", "path", c->folder, "class", class_name(c)),
 	       *parts = json_array();
 	json_object_set_new(root, "parameters", json_integer((json_int_t)f->weights.parameters));
 	json_object_set_new(root, "tensors", json_integer((json_int_t)f->tensors));
@@ -251,7 +251,7 @@ json_t *qd_components_json(const char *root)
 	for (size_t i = 0; i < QD_COUNT(beside); i++) {
 		const char *class = beside_class(root, beside[i]);
 		if (class)
-			json_array_append_new(list, json_pack("{ss, ss}", "part", beside[i], "class", class));
+			json_array_append_new(list, json_pack("{s:s,s:s}", "part", beside[i], "class", class));
 	}
 	return list;
 }

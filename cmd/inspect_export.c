@@ -141,7 +141,7 @@ enum qd_status qd_inspect_export(const char *path, const struct qd_common *commo
 	QD_TRY(st, check_manifest(file, manifest));
 	if (common->json)
 		QD_TRY(st, qd_print_json(json_pack(
-				   "{si, ss, ss, sO}", "schema", 1, "kind", "export", "path", path, "manifest", manifest)));
+				   "{s:i,s:s,s:s,s:O}", "schema", 1, "kind", "export", "path", path, "manifest", manifest)));
 	else
 		print_manifest(path, manifest);
 out:

@@ -35,18 +35,9 @@ char *qd_digits(uint64_t value, char *buffer)
 	return buffer;
 }
 
-void qd_count_module(struct qd_module_sets *sets, const struct qd_module *module)
-{
-	static const char *const ends[] = { ".to_q", ".to_k", ".to_v", ".to_out.0" };
-	for (size_t i = 0; i < QD_COUNT(ends); i++)
-		sets->attention += strstr(module->path, ".attn") && qd_ends_with(module->path, ends[i]);
-	sets->transformer += strstr(module->path, "attentions.") != NULL;
-	sets->all++;
-}
-
 json_t *qd_module_sets_json(const struct qd_module_sets *sets)
 {
-	return json_pack("{sI, sI, sI}", "attention", (json_int_t)sets->attention, "transformer", (json_int_t)sets->transformer,
+	return json_pack("{s:I,s:I,s:I}", "attention", (json_int_t)sets->attention, "transformer", (json_int_t)sets->transformer,
 		"all", (json_int_t)sets->all);
 }
 
@@ -82,7 +73,7 @@ static enum qd_status gather(struct model_facts *f)
 	QD_TRY(st, qd_modules_of(&modules, &g));
 	QD_TRY(st, qd_graph_cost(&g, &f->cost));
 	for (size_t i = 0; i < modules.n; i++)
-		qd_count_module(&f->sets, &modules.items[i]);
+		qd_module_sets_add(&f->sets, &modules.items[i]);
 	for (size_t i = 0; i < model->weights.n; i++)
 		qd_weight_facts_add(&f->weights, model->weights.tensors[i]);
 out:
@@ -133,7 +124,7 @@ static enum qd_status print_json(const struct model_facts *f)
 {
 	const struct qd_unet_config *c = &f->model->config;
 	json_t *root =
-		json_pack("{si, ss, ss, ss}", "schema", 1, "kind", "model", "path", f->model->folder, "family", qd_family(c));
+		json_pack("{s:i,s:s,s:s,s:s}", "schema", 1, "kind", "model", "path", f->model->folder, "family", qd_family(c));
 	json_object_set_new(root, "parameters", json_integer((json_int_t)f->weights.parameters));
 	json_object_set_new(root, "tensors", json_integer((json_int_t)f->model->weights.n));
 	json_object_set_new(root, "bytes", json_integer((json_int_t)f->weights.bytes));
@@ -141,7 +132,7 @@ static enum qd_status print_json(const struct model_facts *f)
 	json_object_set_new(root, "native_size", json_integer(f->side));
 	json_object_set_new(root, "modules", qd_module_sets_json(&f->sets));
 	json_object_set_new(root, "flop",
-		json_pack("{sf, sf, sf}", "conv", f->cost.conv, "linear", f->cost.linear, "attention", f->cost.attention));
+		json_pack("{s:f,s:f,s:f}", "conv", f->cost.conv, "linear", f->cost.linear, "attention", f->cost.attention));
 	json_object_set_new(root, "activation_bytes", json_integer((json_int_t)(f->cost.activations * 4)));
 	json_object_set_new(root, "config", qd_unet_config_json(c));
 	if (f->model->kind == QD_MODEL_CHECKPOINT)

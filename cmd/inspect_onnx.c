@@ -29,7 +29,7 @@ static json_t *input_json(const struct qd_onnx_input *input)
 	json_t *dims = input->shape.rank < 0 ? json_null() : json_array();
 	for (int i = 0; i < input->shape.rank; i++)
 		json_array_append_new(dims, input->shape.dim[i] < 0 ? json_null() : json_integer(input->shape.dim[i]));
-	return json_pack("{ss, ss, so}", "name", input->name, "dtype", qd_dtype_name(input->dtype), "shape", dims);
+	return json_pack("{s:s,s:s,s:o}", "name", input->name, "dtype", qd_dtype_name(input->dtype), "shape", dims);
 }
 
 static enum qd_status print_inputs(
@@ -41,7 +41,7 @@ static enum qd_status print_inputs(
 		json_array_append_new(list, input_json(&inputs[i]));
 	if (common->json)
 		return qd_print_json(json_pack(
-			"{si, ss, ss, so, ss}", "schema", 1, "kind", "onnx", "path", path, "inputs", list, "output", output));
+			"{s:i,s:s,s:s,s:o,s:s}", "schema", 1, "kind", "onnx", "path", path, "inputs", list, "output", output));
 	json_decref(list);
 	printf("%s: ONNX graph, no UNet that a LoRA could be attached to\n", path);
 	for (size_t i = 0; i < n; i++)

@@ -20,12 +20,12 @@ static void count(struct joint *j)
 {
 	const struct qd_modules *modules = &j->opened.modules;
 	for (size_t i = 0; i < modules->n; i++)
-		qd_count_module(&j->available, &modules->items[i]);
+		qd_module_sets_add(&j->available, &modules->items[i]);
 	for (size_t i = 0; i < j->slots.n; i++) {
 		const struct qd_slot *slot = &j->slots.items[i];
 		const struct qd_module *module = qd_modules_find(modules, slot->path);
 		if (module)
-			qd_count_module(&j->adapted, module);
+			qd_module_sets_add(&j->adapted, module);
 		j->rank_low = i == 0 || slot->rank < j->rank_low ? slot->rank : j->rank_low;
 		j->rank_high = slot->rank > j->rank_high ? slot->rank : j->rank_high;
 		j->elements += (uint64_t)(slot->rank * (slot->in * slot->kh * slot->kw + slot->out + 1));
@@ -83,13 +83,13 @@ static enum qd_status print_json(const struct joint *j)
 	json_t *adapters = json_array();
 	for (size_t i = 0; i < o->n_adapters; i++) {
 		const struct qd_adapter *a = &o->adapters[i];
-		json_array_append_new(adapters, json_pack("{ss, ss, ss, sI, sI, sI}", "name", a->name, "path", a->path, "format",
+		json_array_append_new(adapters, json_pack("{s:s,s:s,s:s,s:I,s:I,s:I}", "name", a->name, "path", a->path, "format",
 							qd_adapter_format_name(a->format), "rank", (json_int_t)largest_rank(a),
 							"slots", (json_int_t)a->n, "text_tensors", (json_int_t)a->text_tensors));
 	}
-	json_t *root = json_pack("{si, ss, ss}", "schema", 1, "kind", "joint", "path", o->model.folder);
+	json_t *root = json_pack("{s:i,s:s,s:s}", "schema", 1, "kind", "joint", "path", o->model.folder);
 	json_object_set_new(root, "slots", json_integer((json_int_t)j->slots.n));
-	json_object_set_new(root, "rank", json_pack("[II]", (json_int_t)j->rank_low, (json_int_t)j->rank_high));
+	json_object_set_new(root, "rank", json_pack("[I,I]", (json_int_t)j->rank_low, (json_int_t)j->rank_high));
 	json_object_set_new(root, "elements", json_integer((json_int_t)j->elements));
 	json_object_set_new(root, "modules", qd_module_sets_json(&j->adapted));
 	json_object_set_new(root, "modules_of_model", qd_module_sets_json(&j->available));

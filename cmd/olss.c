@@ -9,29 +9,13 @@ static const char doc[] =
 	"guidance: quad run --scheduler olss:FILE. What is printed is measured on the same samples: the mean squared difference of "
 	"a latent from the reference's, with the fitted steps and with as many of the reference's own.";
 
-enum { KEY_STEPS = 0x400, KEY_REFERENCE };
-static const struct argp_option options[] = {
-	QD_SAMPLING_OPTIONS,
-	{ "steps", KEY_STEPS, "N", 0, "of the fitted sampler (default 8)", 1 },
-	{ "reference-steps", KEY_REFERENCE, "N", 0, "DDIM steps that they replace (default 100)", 1 },
+#define FIELD(field) QD_FIELD(struct qd_fit_sampler_options, field)
+static const struct qd_option table[] = {
+	{ "steps", QD_OPT_INT, FIELD(steps), .low = 1, .high = 999, .arg = "N", .help = "of the fitted sampler" },
+	{ "reference-steps", QD_OPT_INT, FIELD(reference.steps), .low = 1, .high = 1000, .arg = "N",
+		.help = "DDIM steps that they replace" },
 	{ 0 },
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct qd_fit_sampler_options *fit = state->input;
-
-	switch (key) {
-	case KEY_STEPS:
-		fit->steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
-		return 0;
-	case KEY_REFERENCE:
-		fit->reference.steps = (int)qd_parse_int(state, "reference-steps", arg, 1, 1000);
-		return 0;
-	default:
-		return qd_sampling_parse(key, arg, state, &fit->reference);
-	}
-}
 
 static enum qd_status print(const struct qd_fit_sampler_options *fit, const struct qd_fit_sampler_result *r, bool as_json)
 {
@@ -49,18 +33,16 @@ int qd_cmd_olss(int argc, char **argv)
 	struct qd_fit_sampler_options fit = { .reference = { .scheduler = "ddim", .steps = 100, .guidance = 1 }, .steps = 8 };
 	struct qd_fit_sampler_result result;
 	struct qd_common common = { 0 };
+	const struct qd_options options[] = { { table, &fit }, { qd_sampling_table, &fit.reference } };
 	enum qd_status st;
 
-	qd_parse(argc, argv, doc, NULL, QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS,
-		options, parse, &fit, &common);
-	qd_need("olss", "--base", common.base);
-	qd_need("olss", "--inputs", fit.reference.inputs);
-	qd_need("olss", "-o", common.output);
+	qd_parse(argc, argv, doc, options, QD_COUNT(options),
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED | QD_COMMON_THREADS,
+		QD_COMMON_BASE | QD_COMMON_OUTPUT, &common);
 	fit.output = common.output;
 	fit.force = common.force;
-	st = qd_sampling_take(&fit.reference, &common);
-	if (st == QD_OK)
-		st = qd_fit_sampler(&fit, &result);
+	qd_sampling_take(&fit.reference, &common);
+	st = qd_fit_sampler(&fit, &result);
 	if (st == QD_OK)
 		st = print(&fit, &result, common.json);
 	qd_common_release(&common);

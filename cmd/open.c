@@ -8,7 +8,7 @@ static enum qd_status open_common(struct qd_opened *opened, const struct qd_comm
 	*opened = (struct qd_opened){ 0 };
 	if (common->base == NULL)
 		return qd_fail(QD_EINPUT, "no model was given, needs --base");
-	return open(opened, common->base, common->adapters, common->n_adapters);
+	return open(opened, common->base, common->adapters.items, common->adapters.n);
 }
 
 enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common)

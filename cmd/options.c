@@ -1,302 +1,448 @@
 /*
- * Options that mean the same in every command, and how a command ends.
+ * The one parser of options: from rows (options.h) to argp's list and help, and from arguments to fields.
  */
 #include "cmd/cmd.h"
-#include "lib/math/math.h"
+#include "lib/io/io.h"
 
+#include <assert.h>
+#include <ctype.h>
 #include <errno.h>
-#include <malloc.h>
-#include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum {
-	KEY_BASE = 0x200,
-	KEY_ADAPTER,
-	KEY_CALIB,
-	KEY_PROFILE,
-	KEY_FORCE,
-	KEY_JSON,
-	KEY_SEED,
-	KEY_THREADS,
-	KEY_DEVICE,
-	KEY_DRY_RUN,
-	GROUP_SHARED = 10, /* behind the command's own options in the help */
-	MAX_OPTIONS = 128,
-	MAX_THREADS = 1024,
+enum { FIRST_KEY = 0x200, GROUPS = 10, CHOICE_TEXT = 32, LIST_TEXT = 512 };
+
+/* A row of this command. */
+struct active {
+	const struct qd_option *row;
+	void *into;
+	bool required, given;
+	int group;
+};
+struct parsing {
+	struct active *options;
+	size_t n;
+	struct qd_arena texts; /* of the help */
 };
 
-static const struct shared {
-	unsigned bit; /* of the mask; 0: always */
-	struct argp_option option;
-} shared[] = {
-	{ QD_OPT_BASE, { "base", KEY_BASE, "PATH", 0, "model: a diffusers folder, a checkpoint or an ONNX file", GROUP_SHARED } },
-	{ QD_OPT_ADAPTER, { "adapter", KEY_ADAPTER, "[NAME=]PATH[@SCALE]", 0,
-				  "adapter file or folder and its strength; may be repeated", GROUP_SHARED } },
-	{ QD_OPT_CALIB, { "calib", KEY_CALIB, "FILE", 0, "calibration data: safetensors, .npz or a folder of .npy; may be repeated",
-				GROUP_SHARED } },
-	{ QD_OPT_PROFILE, { "profile", KEY_PROFILE, "FILE", 0, "profile.json with the shared encodings", GROUP_SHARED } },
-	{ QD_OPT_OUTPUT, { "output", 'o', "PATH", 0, "where the result goes", GROUP_SHARED } },
-	{ QD_OPT_OUTPUT, { "force", KEY_FORCE, NULL, 0, "replace an existing result", GROUP_SHARED } },
-	{ QD_OPT_JSON, { "json", KEY_JSON, NULL, 0, "print one JSON document", GROUP_SHARED } },
-	{ QD_OPT_SEED, { "seed", KEY_SEED, "N", 0, "seed of random numbers (0)", GROUP_SHARED } },
-	{ QD_OPT_THREADS, { "threads", KEY_THREADS, "N", 0, "threads to compute with (one per processor)", GROUP_SHARED } },
-	{ QD_OPT_THREADS, { "device", KEY_DEVICE, "cpu|cuda[:I]", 0, "where to compute (cpu)", GROUP_SHARED } },
-	{ QD_OPT_DRY_RUN, { "dry-run", KEY_DRY_RUN, NULL, 0, "check everything, write nothing", GROUP_SHARED } },
-	{ 0, { "quiet", 'q', NULL, 0, "no progress, no warnings", GROUP_SHARED } },
-	{ 0, { "verbose", 'v', NULL, 0, "say more; twice for still more", GROUP_SHARED } },
-};
-
-/* ---- strict values ---- */
-
-int64_t qd_parse_int(struct argp_state *state, const char *option, const char *arg, int64_t low, int64_t high)
-{
-	char *end = NULL;
-	errno = 0;
-	long long value = strtoll(arg, &end, 10);
-	if (errno || end == arg || *end || value < low || value > high)
-		argp_error(state, "--%s is '%s', needs a whole number from %lld to %lld", option, arg, (long long)low,
-			(long long)high);
-	return value;
-}
-
-double qd_parse_number(struct argp_state *state, const char *option, const char *arg, double low, double high)
-{
-	char *end = NULL;
-	double value = strtod(arg, &end);
-	if (end == arg || *end || !(value >= low && value <= high))
-		argp_error(state, "--%s is '%s', needs a number from %g to %g", option, arg, low, high);
-	return value;
-}
-
-int qd_parse_choice(struct argp_state *state, const char *option, const char *arg, const char *const *names)
-{
-	char list[256] = "";
-	for (int i = 0; names[i]; i++) {
-		size_t used = strlen(list);
-		if (strcmp(arg, names[i]) == 0)
-			return i;
-		snprintf(list + used, sizeof(list) - used, "%s%s", i ? ", " : "", names[i]);
-	}
-	argp_error(state, "--%s is '%s', needs one of %s", option, arg, list);
-	return -1;
-}
-
-const char *qd_parse_trajectory(struct argp_state *state, const char *arg, const char *const *names, int *steps)
-{
-	const char *colon = strchr(arg, ':');
-	size_t n = colon != NULL ? (size_t)(colon - arg) : strlen(arg);
-	char name[16];
-
-	snprintf(name, sizeof(name), "%.*s", (int)(n < sizeof(name) ? n : sizeof(name) - 1), arg);
-	if (colon != NULL)
-		*steps = (int)qd_parse_int(state, "trajectory", colon + 1, 1, 1000);
-	return names[qd_parse_choice(state, "trajectory", name, names)];
-}
-
-/* ---- parsing ---- */
-
-struct context {
-	struct qd_common *common;
-	unsigned mask;
-	bool positional;
-	error_t (*parse)(int key, char *arg, struct argp_state *state);
-	void *own;
-};
-
-static error_t add(const char ***list, size_t *n, size_t *cap, const char *text)
+enum qd_status qd_texts_add(struct qd_texts *list, const char *text)
 {
 	enum qd_status st;
-	QD_PUSH(st, *list, *n, *cap, text);
+
+	QD_PUSH(st, list->items, list->n, list->cap, text);
 out:
-	return st == QD_OK ? 0 : ENOMEM;
+	return st;
 }
 
-/* Options with a value to keep. ARGP_ERR_UNKNOWN for all others. */
-static error_t parse_value(int key, char *arg, struct argp_state *state, struct qd_common *common)
+void qd_texts_release(struct qd_texts *list)
 {
-	switch (key) {
-	case KEY_BASE:
-		common->base = arg;
-		return 0;
-	case KEY_ADAPTER:
-		return add(&common->adapters, &common->n_adapters, &common->cap_adapters, arg);
-	case KEY_CALIB:
-		return add(&common->calib, &common->n_calib, &common->cap_calib, arg);
-	case KEY_PROFILE:
-		common->profile = arg;
-		return 0;
-	case 'o':
-		common->output = arg;
-		return 0;
-	case KEY_SEED:
-		common->seed = (uint64_t)qd_parse_int(state, "seed", arg, 0, INT64_MAX);
-		return 0;
-	case KEY_THREADS:
-		common->threads = (int)qd_parse_int(state, "threads", arg, 1, MAX_THREADS);
-		return 0;
-	case KEY_DEVICE:
-		common->device = arg;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
+	free(list->items);
+	*list = (struct qd_texts){ 0 };
 }
 
-static error_t parse_switch(int key, struct qd_common *common)
+/* In the words that argp has for what it finds itself. */
+void qd_usage(const char *fmt, ...)
 {
-	switch (key) {
-	case KEY_FORCE:
-		common->force = true;
-		return 0;
-	case KEY_JSON:
-		common->json = true;
-		return 0;
-	case KEY_DRY_RUN:
-		common->dry_run = true;
-		return 0;
-	case 'q':
-		common->quiet = true;
-		return 0;
-	case 'v':
-		common->verbose++;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+	const char *name = program_invocation_short_name;
+	va_list args;
 
-static error_t parse_own(int key, char *arg, struct argp_state *state)
-{
-	struct context *context = state->input;
-	if (key == ARGP_KEY_ARG && !context->positional)
-		argp_error(state, "unexpected argument '%s'", arg);
-	if (!context->parse)
-		return ARGP_ERR_UNKNOWN;
-	state->input = context->own;
-	error_t error = context->parse(key, arg, state);
-	state->input = context;
-	return error;
-}
-
-static error_t parse_any(int key, char *arg, struct argp_state *state)
-{
-	struct context *context = state->input;
-	error_t error = parse_value(key, arg, state, context->common);
-	if (error == ARGP_ERR_UNKNOWN)
-		error = parse_switch(key, context->common);
-	if (error == ARGP_ERR_UNKNOWN && (context->mask & QD_OPT_QUANT))
-		error = qd_quant_parse(key, arg, state, &context->common->quant);
-	return error == ARGP_ERR_UNKNOWN ? parse_own(key, arg, state) : error;
-}
-
-static size_t append(struct argp_option *list, size_t n, const struct argp_option *more)
-{
-	for (size_t i = 0; more && (more[i].name || more[i].key || more[i].doc) && n + 1 < MAX_OPTIONS; i++)
-		list[n++] = more[i];
-	return n;
-}
-
-/* One per processor that this process may use. */
-static int default_threads(void)
-{
-	cpu_set_t set;
-	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-	return n > 0 ? n : 1;
-}
-
-/*
- * A run makes and frees the same tensors over and over. By default the C library gives such blocks back to the system each time,
- * and every page is then cleared anew: a tenth of a training step.
- */
-static void keep_freed_memory(void)
-{
-	mallopt(M_MMAP_THRESHOLD, 32 << 20);
-	mallopt(M_TRIM_THRESHOLD, 1 << 30);
-	mallopt(M_TOP_PAD, 64 << 20);
-}
-
-static enum qd_status apply(const struct qd_common *common, unsigned mask)
-{
-	int threads = common->threads ? common->threads : default_threads();
-	qd_progress_install(common->quiet, common->verbose);
-	/* libtorch and the kernels call BLAS from within their own threads. OpenBLAS's pool under theirs waits in sched_yield:
-	 * sampling took 1.6 times as long with it. */
-	qd_set_blas_threads(mask & QD_OPT_THREADS ? 1 : threads);
-	if (!(mask & QD_OPT_THREADS))
-		return QD_OK;
-	keep_freed_memory();
-	enum qd_status st = qt_set_threads(threads);
-	return st == QD_OK && common->device ? qt_set_device(common->device) : st;
-}
-
-void qd_parse(int argc, char **argv, const char *doc, const char *args_doc, unsigned mask, const struct argp_option *options,
-	error_t (*parse)(int key, char *arg, struct argp_state *state), void *own, struct qd_common *common)
-{
-	struct argp_option list[MAX_OPTIONS] = { { 0 } };
-	struct context context = { common, mask, args_doc != NULL, parse, own };
-	struct argp argp = { .options = list, .parser = parse_any, .args_doc = args_doc, .doc = doc };
-	*common = (struct qd_common){ .quant = qd_quant_options_default() };
-	size_t n = append(list, 0, options);
-	if (mask & QD_OPT_QUANT)
-		n = append(list, n, qd_quant_argp_options);
-	for (size_t i = 0; i < QD_COUNT(shared) && n + 1 < MAX_OPTIONS; i++) {
-		if (!shared[i].bit || (mask & shared[i].bit))
-			list[n++] = shared[i].option;
-	}
-	error_t error = argp_parse(&argp, argc, argv, 0, NULL, &context);
-	if (error) {
-		fprintf(stderr, "%s: %s\n", argv[0], strerror(error));
-		exit(QD_EXIT_USAGE);
-	}
-	enum qd_status st = apply(common, mask);
-	if (st != QD_OK) {
-		fprintf(stderr, "%s: %s\n", argv[0], qd_message());
-		exit(QD_EXIT_FAILED);
-	}
-}
-
-void qd_common_release(struct qd_common *common)
-{
-	free(common->adapters);
-	free(common->calib);
-	*common = (struct qd_common){ 0 };
-}
-
-void qd_need(const char *command, const char *option, const void *value)
-{
-	if (value)
-		return;
-	fprintf(stderr, "quad %s: needs %s; see 'quad help %s'\n", command, option, command);
+	fprintf(stderr, "%s: ", name);
+	va_start(args, fmt);
+	vfprintf(stderr, fmt, args);
+	va_end(args);
+	fprintf(stderr, "\nTry `%s --help' or `%s --usage' for more information.\n", name, name);
 	exit(QD_EXIT_USAGE);
 }
 
-/* ---- ending ---- */
+/* ---- fields ---- */
 
-int qd_finish(const char *command, enum qd_status st)
+static void *field(const struct active *o)
 {
-	qd_progress_clear();
-	if (st == QD_OK)
-		return QD_EXIT_DONE;
-	fflush(stdout);
-	fprintf(stderr, "quad %s: %s\n", command, qd_message());
-	return st == QD_ECHECK ? QD_EXIT_NO : QD_EXIT_FAILED;
+	return (char *)o->into + o->row->at;
 }
 
-json_t *qd_finite_json(double x)
+static void store_integer(const struct active *o, int64_t value)
 {
-	return isfinite(x) ? json_real(x) : json_null();
+	switch (o->row->type) {
+	case QD_FIELD_BOOL:
+		*(bool *)field(o) = value != 0;
+		break;
+	case QD_FIELD_INT:
+		*(int *)field(o) = (int)value;
+		break;
+	case QD_FIELD_ENUM:
+		*(unsigned *)field(o) = (unsigned)value;
+		break;
+	case QD_FIELD_INT64:
+	case QD_FIELD_UINT64:
+		*(int64_t *)field(o) = value;
+		break;
+	default:
+		assert(!"an option's field is no integer");
+	}
 }
 
-enum qd_status qd_print_json(json_t *value)
+static int64_t integer_of(const struct active *o)
 {
-	enum qd_status st = QD_OK;
-	if (!value)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	qd_progress_clear();
-	if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
-		st = qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));
-	json_decref(value);
+	switch (o->row->type) {
+	case QD_FIELD_BOOL:
+		return *(const bool *)field(o);
+	case QD_FIELD_INT:
+		return *(const int *)field(o);
+	case QD_FIELD_ENUM:
+		return *(const unsigned *)field(o);
+	default:
+		return *(const int64_t *)field(o);
+	}
+}
+
+/* ---- choices ---- */
+
+/* The text of choice `i`, which may be in `buffer` (CHOICE_TEXT bytes); NULL behind the last. */
+static const char *choice(const struct qd_option *o, size_t i, char *buffer)
+{
+	if (o->names != NULL)
+		return o->names[i];
+	if (o->name_at != NULL)
+		return o->name_at(i);
+	if (o->values == NULL || o->values[i] == QD_VALUES_END)
+		return NULL;
+	if (o->kind != QD_OPT_DTYPE) {
+		snprintf(buffer, CHOICE_TEXT, "%d", o->values[i]);
+		return buffer;
+	}
+	snprintf(buffer, CHOICE_TEXT, "%s", qd_dtype_name((enum qd_dtype)o->values[i]));
+	for (char *c = buffer; *c != '\0'; c++)
+		*c = (char)tolower((unsigned char)*c);
+	return buffer;
+}
+
+static int64_t choice_value(const struct qd_option *o, size_t i)
+{
+	return o->values != NULL ? o->values[i] : o->low + (int64_t)i;
+}
+
+/* All choices; `text` has LIST_TEXT bytes. */
+static char *list_choices(const struct qd_option *o, const char *between, char *text)
+{
+	char buffer[CHOICE_TEXT];
+	const char *name;
+
+	text[0] = '\0';
+	for (size_t i = 0; (name = choice(o, i, buffer)) != NULL; i++) {
+		size_t used = strlen(text);
+		snprintf(text + used, LIST_TEXT - used, "%s%s", i > 0 ? between : "", name);
+	}
+	return text;
+}
+
+enum qd_status qd_option_choice(const struct qd_option *o, const char *arg, size_t *index)
+{
+	char buffer[CHOICE_TEXT], list[LIST_TEXT];
+	const char *name;
+
+	for (size_t i = 0; (name = choice(o, i, buffer)) != NULL; i++) {
+		const char *colon = strchr(name, ':');
+		*index = i;
+		if (colon != NULL ? strncmp(arg, name, (size_t)(colon + 1 - name)) == 0 : strcmp(arg, name) == 0)
+			return QD_OK;
+	}
+	return qd_fail(QD_EINPUT, "--%s is '%s', needs one of %s", o->name, arg, list_choices(o, ", ", list));
+}
+
+/* ---- numbers ---- */
+
+enum qd_status qd_option_int(const struct qd_option *o, const char *arg, int64_t low, int64_t high, int64_t *out)
+{
+	char *end = NULL;
+
+	errno = 0;
+	*out = strtoll(arg, &end, 10);
+	if (errno != 0 || end == arg || *end != '\0' || *out < low || *out > high)
+		return qd_fail(QD_EINPUT, "--%s is '%s', needs a whole number from %lld to %lld", o->name, arg, (long long)low,
+			(long long)high);
+	return QD_OK;
+}
+
+static enum qd_status take_number(const struct qd_option *o, const char *arg, double *out)
+{
+	char *end = NULL;
+	double value = strtod(arg, &end);
+
+	if (end == arg || *end != '\0' || !(value >= o->from && value <= o->to))
+		return qd_fail(QD_EINPUT, "--%s is '%s', needs a number from %g to %g", o->name, arg, o->from, o->to);
+	*out = value;
+	return QD_OK;
+}
+
+/* ---- one option ---- */
+
+static enum qd_status take_choice(const struct active *o, const char *arg)
+{
+	size_t i;
+	enum qd_status st = qd_option_choice(o->row, arg, &i);
+
+	if (st == QD_OK && o->row->type == QD_FIELD_TEXT)
+		*(const char **)field(o) = arg;
+	else if (st == QD_OK)
+		store_integer(o, choice_value(o->row, i));
 	return st;
+}
+
+static enum qd_status take(const struct active *o, char *arg)
+{
+	int64_t whole;
+	enum qd_status st = QD_OK;
+
+	switch (o->row->kind) {
+	case QD_OPT_FLAG:
+		*(bool *)field(o) = true;
+		break;
+	case QD_OPT_REPEAT:
+		++*(int *)field(o);
+		break;
+	case QD_OPT_INT:
+		st = qd_option_int(o->row, arg, o->row->low, o->row->high, &whole);
+		if (st == QD_OK)
+			store_integer(o, whole);
+		break;
+	case QD_OPT_NUMBER:
+		return take_number(o->row, arg, field(o));
+	case QD_OPT_TEXT:
+	case QD_OPT_ARGUMENT:
+		*(const char **)field(o) = arg;
+		break;
+	case QD_OPT_TEXTS:
+		return qd_texts_add(field(o), arg);
+	case QD_OPT_CHOICE:
+	case QD_OPT_DTYPE:
+		return take_choice(o, arg);
+	case QD_OPT_CALL:
+		return o->row->call(o->into, o->row, arg);
+	case QD_OPT_END:
+		break;
+	}
+	return st;
+}
+
+/* ---- the command line ---- */
+
+static bool has_value(const struct qd_option *o)
+{
+	return o->kind != QD_OPT_FLAG && o->kind != QD_OPT_REPEAT;
+}
+
+static int key_of(const struct parsing *p, const struct active *o)
+{
+	return o->row->letter != '\0' ? o->row->letter : FIRST_KEY + (int)(o - p->options);
+}
+
+/* What the value is called: the choices, or what the row says, or both where other texts are taken as well. */
+static const char *value_text(struct parsing *p, const struct qd_option *o)
+{
+	char list[LIST_TEXT];
+
+	if (!has_value(o))
+		return NULL;
+	if (o->kind == QD_OPT_CALL || list_choices(o, "|", list)[0] == '\0')
+		return o->arg;
+	return o->arg != NULL ? qd_arena_strf(&p->texts, "%s|%s", list, o->arg) : qd_arena_strf(&p->texts, "%s", list);
+}
+
+/* How a missing option is asked for: "--base PATH", "-o PATH", "a FILE". */
+static const char *spelled(struct parsing *p, const struct qd_option *o)
+{
+	const char *value = value_text(p, o);
+
+	if (o->kind == QD_OPT_ARGUMENT)
+		return qd_arena_strf(&p->texts, "a %s", value);
+	if (o->letter != '\0')
+		return qd_arena_strf(&p->texts, "-%c %s", o->letter, value);
+	return qd_arena_strf(&p->texts, "--%s %s", o->name, value);
+}
+
+static bool is_given(const struct parsing *p, const struct active *o)
+{
+	for (size_t i = 0; i < p->n && !o->given; i++) {
+		const struct active *other = &p->options[i];
+		if (other->given && other->row->kind != QD_OPT_CALL && o->row->kind != QD_OPT_CALL && field(other) == field(o))
+			return true;
+	}
+	return o->given;
+}
+
+static void check_required(struct parsing *p)
+{
+	const char *missing = NULL;
+
+	for (size_t i = 0; i < p->n; i++) {
+		const struct active *o = &p->options[i];
+		if (o->required && !is_given(p, o))
+			missing = missing == NULL ? spelled(p, o->row)
+						  : qd_arena_strf(&p->texts, "%s, %s", missing, spelled(p, o->row));
+	}
+	if (missing != NULL)
+		qd_usage("needs %s", missing);
+}
+
+static error_t take_given(struct active *o, char *arg)
+{
+	enum qd_status st = take(o, arg);
+
+	o->given = true;
+	if (st != QD_OK && st != QD_ENOMEM)
+		qd_usage("%s", qd_message());
+	return st == QD_OK ? 0 : ENOMEM;
+}
+
+static error_t take_argument(struct parsing *p, char *arg)
+{
+	struct active *o = NULL;
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->options[i].row->kind == QD_OPT_ARGUMENT)
+			o = &p->options[i];
+	if (o == NULL)
+		qd_usage("unexpected argument '%s'", arg);
+	if (o->given)
+		qd_usage("unexpected argument '%s', needs one %s%s", arg, o->row->arg, o->required ? "" : " at most");
+	return take_given(o, arg);
+}
+
+static error_t parse_key(int key, char *arg, struct argp_state *state)
+{
+	struct parsing *p = state->input;
+
+	if (key == ARGP_KEY_ARG)
+		return take_argument(p, arg);
+	for (size_t i = 0; i < p->n; i++)
+		if (key == key_of(p, &p->options[i]))
+			return take_given(&p->options[i], arg);
+	if (key == ARGP_KEY_END)
+		check_required(p);
+	return key == ARGP_KEY_END ? 0 : ARGP_ERR_UNKNOWN;
+}
+
+/* ---- the help ---- */
+
+/* What is in the field before anything is parsed; NULL where that is nothing to tell. */
+static const char *default_text(struct parsing *p, const struct active *o)
+{
+	char buffer[CHOICE_TEXT];
+	const char *name;
+
+	switch (o->row->kind) {
+	case QD_OPT_INT:
+		return qd_arena_strf(&p->texts, "%lld", (long long)integer_of(o));
+	case QD_OPT_NUMBER:
+		return qd_arena_strf(&p->texts, "%g", *(const double *)field(o));
+	case QD_OPT_TEXT:
+		return *(const char *const *)field(o);
+	case QD_OPT_CHOICE:
+	case QD_OPT_DTYPE:
+		if (o->row->type == QD_FIELD_TEXT)
+			return *(const char *const *)field(o);
+		for (size_t i = 0; (name = choice(o->row, i, buffer)) != NULL; i++)
+			if (choice_value(o->row, i) == integer_of(o))
+				return qd_arena_strf(&p->texts, "%s", name);
+		return NULL;
+	default:
+		return NULL;
+	}
+}
+
+static const char *help_text(struct parsing *p, const struct active *o)
+{
+	const struct qd_option *row = o->row;
+	char list[LIST_TEXT];
+	const char *text = row->help, *value = o->required || row->absent != NULL ? NULL : default_text(p, o);
+
+	if (row->kind == QD_OPT_CALL && list_choices(row, ", ", list)[0] != '\0')
+		text = qd_arena_strf(&p->texts, "%s: %s", text, list);
+	if (o->required)
+		return qd_arena_strf(&p->texts, "%s (required)", text);
+	if (row->absent != NULL && row->absent[0] != '\0')
+		return qd_arena_strf(&p->texts, "%s (default: %s)", text, row->absent);
+	return value != NULL ? qd_arena_strf(&p->texts, "%s (default %s)", text, value) : text;
+}
+
+static const char *arguments_text(struct parsing *p)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->options[i].row->kind == QD_OPT_ARGUMENT)
+			return p->options[i].required ? p->options[i].row->arg
+						      : qd_arena_strf(&p->texts, "[%s]", p->options[i].row->arg);
+	return NULL;
+}
+
+/* ---- all of it ---- */
+
+/* The types of field that each kind writes, as bits. */
+static const unsigned fits[] = {
+	[QD_OPT_FLAG] = 1u << QD_FIELD_BOOL,
+	[QD_OPT_REPEAT] = 1u << QD_FIELD_INT,
+	[QD_OPT_INT] = 1u << QD_FIELD_INT | 1u << QD_FIELD_INT64 | 1u << QD_FIELD_UINT64,
+	[QD_OPT_NUMBER] = 1u << QD_FIELD_DOUBLE,
+	[QD_OPT_TEXT] = 1u << QD_FIELD_TEXT,
+	[QD_OPT_TEXTS] = 1u << QD_FIELD_TEXTS,
+	[QD_OPT_CHOICE] = 1u << QD_FIELD_BOOL | 1u << QD_FIELD_INT | 1u << QD_FIELD_ENUM | 1u << QD_FIELD_TEXT,
+	[QD_OPT_DTYPE] = 1u << QD_FIELD_ENUM,
+	[QD_OPT_CALL] = ~0u,
+	[QD_OPT_ARGUMENT] = 1u << QD_FIELD_TEXT,
+};
+
+/* The rows of this command. */
+static enum qd_status collect(struct parsing *p, const struct qd_options *options, size_t n, unsigned takes, unsigned needs)
+{
+	size_t cap = 0;
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < n; i++)
+		for (const struct qd_option *row = options[i].table; row->kind != QD_OPT_END; row++) {
+			struct active o = { .row = row, .into = options[i].into, .group = (int)i * GROUPS + row->group + 1 };
+			o.required = row->required || ((row->bit & needs) != 0 && has_value(row));
+			assert((fits[row->kind] >> row->type & 1) != 0);
+			if (row->bit == 0 || (row->bit & takes) != 0)
+				QD_PUSH(st, p->options, p->n, cap, o);
+		}
+out:
+	return st;
+}
+
+/* The same as argp's list, with an empty end. */
+static struct argp_option *list_options(struct parsing *p)
+{
+	struct argp_option *list = calloc(p->n + 1, sizeof(*list));
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n && list != NULL; i++) {
+		const struct active *o = &p->options[i];
+		if (o->row->kind != QD_OPT_ARGUMENT)
+			list[n++] = (struct argp_option){ o->row->name, key_of(p, o), value_text(p, o->row), 0, help_text(p, o),
+				o->group };
+	}
+	return list;
+}
+
+void qd_options_parse(
+	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs)
+{
+	struct parsing p = { 0 };
+	struct argp argp = { .parser = parse_key, .doc = doc };
+	enum qd_status st = collect(&p, options, n, takes, needs);
+	struct argp_option *list = st == QD_OK ? list_options(&p) : NULL;
+
+	error_t error = ENOMEM;
+
+	argp.options = list;
+	argp.args_doc = arguments_text(&p);
+	if (list != NULL)
+		error = argp_parse(&argp, argc, argv, 0, NULL, &p);
+	if (error != 0) {
+		fprintf(stderr, "%s: %s\n", argv[0], strerror(error));
+		exit(QD_EXIT_FAILED);
+	}
+	free(list);
+	free(p.options);
+	qd_arena_release(&p.texts);
 }

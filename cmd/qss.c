@@ -17,26 +17,50 @@ static const char doc[] = "Score adapters, choose the shared encodings, write pr
 			  "anchor. Without -o no activation "
 			  "is calibrated and only the table is made.";
 
-enum { KEY_BATCH = 0x400 };
-static const struct argp_option options[] = {
-	{ "batch", KEY_BATCH, "N", 0, "samples per run, a divisor of their number (as many as fit)", 1 },
+struct qss {
+	struct qd_quant_options quant;
+	struct qd_texts calib;
+	struct qd_common common;
+};
+
+#define FIELD(field) QD_FIELD(struct qss, field)
+static const struct qd_option data_table[] = {
+	{ "calib", QD_OPT_TEXTS, FIELD(calib), .required = true, .arg = "FILE",
+		.help = "calibration data: safetensors, .npz or a folder of .npy; may be repeated" },
+	{ "batch", QD_OPT_INT, FIELD(quant.batch), .low = 1, .high = 1 << 20, .arg = "N",
+		.help = "samples per run, a divisor of their number", .absent = "as many as fit" },
 	{ 0 },
 };
 
-struct qss_options {
-	struct qd_common common;
-	int64_t batch;
+static const int weight_bits[] = { 4, 8, 16, QD_VALUES_END }, lora_bits[] = { 8, 16, QD_VALUES_END },
+		 act_bits[] = { 0, 8, 16, QD_VALUES_END };
+static const struct qd_option quant_table[] = {
+	{ "weight-bits", QD_OPT_CHOICE, FIELD(quant.weight_bits), .values = weight_bits, .help = "bits of base weights" },
+	{ "lora-bits", QD_OPT_CHOICE, FIELD(quant.lora_bits), .values = lora_bits, .help = "bits of LoRA tensors" },
+	{ "act-bits", QD_OPT_CHOICE, FIELD(quant.act_bits), .values = act_bits,
+		.help = "bits of activations, 0 leaves them float" },
+	{ "weight-scheme", QD_OPT_CHOICE, FIELD(quant.weight_per_channel), .names = qd_weight_scheme_names,
+		.help = "scales of base weights" },
+	{ "share", QD_OPT_CHOICE, FIELD(quant.share), .names = qd_share_names,
+		.help = "what adapters share: one encoding per tensor position, or one per layer" },
+	{ "align", QD_OPT_CHOICE, FIELD(quant.align), .names = qd_align_names,
+		.help = "rescale adapters to fill the shared ranges" },
+	{ "method", QD_OPT_CHOICE, FIELD(quant.method), .names = qd_method_names, .help = "whose encodings are shared" },
+	{ "anchor", QD_OPT_TEXT, FIELD(quant.anchor), .arg = "NAME", .help = "take this adapter's encodings" },
+	{ "equal-level", QD_OPT_NUMBER, FIELD(quant.equal_level), .to = 1, .arg = "P",
+		.help = "significance below which adapters count as equally sensitive" },
+	{ "observer", QD_OPT_CHOICE, FIELD(quant.observer), .names = qd_observer_names, .help = "ranges of activations" },
+	{ "percentile", QD_OPT_NUMBER, FIELD(quant.percentile), .from = 50, .to = 100, .arg = "P",
+		.help = "what the percentile observer keeps" },
+	{ "divergence", QD_OPT_CHOICE, FIELD(quant.divergence), .names = qd_divergence_names,
+		.help = "distance that QSS measures" },
+	{ "scope", QD_OPT_CHOICE, FIELD(quant.scope), .names = qd_scope_names, .help = "what QSS quantizes" },
+	{ "slots", QD_OPT_TEXT, FIELD(quant.slots), .name_at = qd_slots_policy_name, .arg = "FILE",
+		.help = "layers that get a slot; FILE has module paths", .absent = "union of the adapters" },
+	{ "rank", QD_OPT_INT, FIELD(quant.rank), .low = 1, .high = 65536, .arg = "N", .help = "rank of every slot",
+		.absent = "the largest adapter's" },
+	{ 0 },
 };
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct qss_options *o = state->input;
-
-	if (key != KEY_BATCH)
-		return ARGP_ERR_UNKNOWN;
-	o->batch = qd_parse_int(state, "--batch", arg, 1, 1 << 20);
-	return 0;
-}
 
 /* ---- printing ---- */
 
@@ -76,21 +100,16 @@ static void print_table(const struct qd_profile *p)
 		printf("unified encodings (%s)\n", p->reason);
 }
 
-static json_t *db_json(double db)
-{
-	return isfinite(db) ? json_real(db) : json_null();
-}
-
 static json_t *row_json(const struct qd_adapter_score *a)
 {
 	json_t *samples = json_array();
 
 	for (size_t i = 0; i < a->n_samples; i++)
 		json_array_append_new(samples, json_real(a->per_sample[i]));
-	return json_pack("{s:s, s:I, s:I, s:f, s:f, s:o, s:{s:o, s:o, s:o}, s:o}", "name", a->name, "rank", (json_int_t)a->rank,
-		"slots", (json_int_t)a->n_slots, "qss", a->qss, "standard_error", a->standard_error, "output_sqnr_db",
-		db_json(a->output_sqnr_db), "update_sqnr_db", "own", db_json(a->update_own_db), "shared",
-		db_json(a->update_shared_db), "aligned", db_json(a->update_aligned_db), "per_sample", samples);
+	return json_pack("{s:s,s:I,s:I,s:f,s:f,s:o,s:{s:o,s:o,s:o},s:o}", "name", a->name, "rank", (json_int_t)a->rank, "slots",
+		(json_int_t)a->n_slots, "qss", a->qss, "standard_error", a->standard_error, "output_sqnr_db",
+		qd_finite_json(a->output_sqnr_db), "update_sqnr_db", "own", qd_finite_json(a->update_own_db), "shared",
+		qd_finite_json(a->update_shared_db), "aligned", qd_finite_json(a->update_aligned_db), "per_sample", samples);
 }
 
 static enum qd_status print_json(const struct qd_profile *p)
@@ -99,41 +118,29 @@ static enum qd_status print_json(const struct qd_profile *p)
 
 	for (size_t i = 0; i < p->n_adapters; i++)
 		json_array_append_new(adapters, row_json(&p->adapters[i]));
-	all = json_pack("{s:i, s:s, s:s?, s:s, s:o}", "schema", 1, "method", p->method, "anchor", p->anchor, "reason", p->reason,
+	all = json_pack("{s:i,s:s,s:s?,s:s,s:o}", "schema", 1, "method", p->method, "anchor", p->anchor, "reason", p->reason,
 		"adapters", adapters);
 	return all != NULL ? qd_print_json(all) : qd_fail(QD_ENOMEM, "out of memory");
 }
 
 /* ---- the command ---- */
 
-/* Says early what writing would say late. */
-static enum qd_status check_output(const struct qd_common *common)
+static enum qd_status run(const struct qss *qss)
 {
-	struct qd_output probe = { 0 };
-	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
-
-	qd_output_release(&probe);
-	return st;
-}
-
-static enum qd_status run(const struct qss_options *o)
-{
-	const struct qd_common *common = &o->common;
-	struct qd_quant_options quant = common->quant;
+	const struct qd_common *common = &qss->common;
 	struct qd_opened opened = { 0 };
 	struct qd_dataset data = { 0 };
 	struct qd_profile profile = { 0 };
 	enum qd_status st;
 
-	quant.batch = o->batch;
-	QD_TRY(st, check_output(common));
+	QD_TRY(st, qd_check_output(common));
 	QD_TRY(st, qd_open_all(&opened, common));
-	QD_TRY(st, qd_dataset_open(&data, common->calib, common->n_calib, &opened.model.config, QD_DATA_CALIBRATE));
+	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
 	if (common->dry_run) {
 		printf("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
 		goto out;
 	}
-	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &quant));
+	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &qss->quant));
 	if (common->output != NULL) {
 		QD_TRY(st, qd_profile_calibrate(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data));
 		QD_TRY(st, qd_profile_write(&profile, common->output, common->force));
@@ -152,16 +159,15 @@ out:
 
 int qd_cmd_qss(int argc, char **argv)
 {
-	struct qss_options o = { 0 };
-	unsigned mask = QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_CALIB | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_THREADS | QD_OPT_QUANT |
-			QD_OPT_DRY_RUN;
+	struct qss qss = { .quant = qd_quant_options_default() };
+	const struct qd_options options[] = { { data_table, &qss }, { quant_table, &qss } };
 	enum qd_status st;
 
-	qd_parse(argc, argv, doc, NULL, mask, options, parse, &o, &o.common);
-	qd_need("qss", "--base", o.common.base);
-	qd_need("qss", "--adapter", o.common.n_adapters > 0 ? o.common.adapters : NULL);
-	qd_need("qss", "--calib", o.common.calib);
-	st = run(&o);
-	qd_common_release(&o.common);
+	qd_parse(argc, argv, doc, options, QD_COUNT(options),
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_THREADS | QD_COMMON_DRY_RUN,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER, &qss.common);
+	st = run(&qss);
+	qd_texts_release(&qss.calib);
+	qd_common_release(&qss.common);
 	return qd_finish("qss", st);
 }

@@ -6,99 +6,83 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY_TASK = 0x400, KEY_REFERENCE, KEY_INPUT, KEY_TRUTH, KEY_COLUMN, KEY_PACK, KEY_SHOW, KEY_ZOOM, KEY_SHEET };
-
-static const struct argp_option report_options[] = { { "task", KEY_TASK, "NAME", 0,
-							     "begins a task: the four options below belong to the last one", 1 },
-	{ "reference", KEY_REFERENCE, "FILE", 0, "the float samples, latents [N,Cl,H,W]", 1 },
-	{ "input", KEY_INPUT, "FILE", 0, "picture [N,Cl,H,W], or condition [N,Cc,H,W], whose last Cl channels are shown", 1 },
-	{ "truth", KEY_TRUTH, "FILE", 0, "the wanted latents: everything is measured against them too", 1 },
-	{ "column", KEY_COLUMN, "NAME=FILE", 0, "samples to compare (repeat)", 1 },
-	{ "pack", KEY_PACK, "N", 0, "latent channels are N x N blocks of pixels (default 1)", 2 },
-	{ "sheet", KEY_SHEET, "FILE.png", 0, "draw a contact sheet", 2 },
-	{ "show", KEY_SHOW, "N", 0, "samples of each task on the sheet (default 2)", 2 },
-	{ "zoom", KEY_ZOOM, "N", 0, "enlargement on the sheet (default 2)", 2 }, { 0 } };
-
 struct report_args {
 	struct qd_report report;
 	const char *sheet;
 };
 
-static struct qd_report_task *last_task(struct qd_report *r, struct argp_state *state)
+static enum qd_status last_task(void *into, struct qd_report_task **task)
 {
+	struct qd_report *r = &((struct report_args *)into)->report;
+
 	if (r->n == 0)
-		argp_error(state, "--task NAME comes before its --reference, --input, --truth and --column");
-	return &r->tasks[r->n - 1];
+		return qd_fail(QD_EINPUT, "--task NAME comes before its --reference, --input, --truth and --column");
+	*task = &r->tasks[r->n - 1];
+	return QD_OK;
 }
 
-static error_t add_task(struct qd_report *r, const char *name)
+static enum qd_status add_task(void *into, const struct qd_option *option, char *arg)
 {
+	struct qd_report *r = &((struct report_args *)into)->report;
+	struct qd_report_task task = { .name = arg };
 	enum qd_status st;
-	struct qd_report_task task = { .name = name };
+
+	(void)option;
 	QD_PUSH(st, r->tasks, r->n, r->cap, task);
 out:
-	return st == QD_OK ? 0 : ENOMEM;
+	return st;
 }
 
-static error_t add_column(struct qd_report_task *task, char *arg, struct argp_state *state)
+/* A text of the last task. */
+static enum qd_status set_in_task(void *into, const struct qd_option *option, char *arg)
 {
-	enum qd_status st;
+	struct qd_report_task *task = NULL;
+	enum qd_status st = last_task(into, &task);
+
+	if (st == QD_OK)
+		*(const char **)((char *)task + option->at) = arg;
+	return st;
+}
+
+static enum qd_status add_column(void *into, const struct qd_option *option, char *arg)
+{
+	struct qd_report_task *task = NULL;
+	struct qd_report_column column = { .name = arg };
 	char *equals = strchr(arg, '=');
+	enum qd_status st;
+
+	QD_TRY(st, last_task(into, &task));
 	if (equals == NULL || equals == arg || equals[1] == '\0')
-		argp_error(state, "--column %s is not NAME=FILE", arg);
+		return qd_fail(QD_EINPUT, "--%s %s is not NAME=FILE", option->name, arg);
 	*equals = '\0';
-	struct qd_report_column column = { .name = arg, .path = equals + 1 };
+	column.path = equals + 1;
 	QD_PUSH(st, task->columns, task->n, task->cap, column);
 out:
-	return st == QD_OK ? 0 : ENOMEM;
+	return st;
 }
 
-static error_t check_tasks(const struct qd_report *r, struct argp_state *state)
-{
-	if (r->n == 0)
-		argp_error(state, "--task NAME is needed");
-	for (size_t t = 0; t < r->n; t++)
-		if (r->tasks[t].reference == NULL)
-			argp_error(state, "task %s has no --reference", r->tasks[t].name);
-	return 0;
-}
-
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct report_args *args = state->input;
-	struct qd_report *r = &args->report;
-	switch (key) {
-	case KEY_TASK:
-		return add_task(r, arg);
-	case KEY_REFERENCE:
-		last_task(r, state)->reference = arg;
-		return 0;
-	case KEY_INPUT:
-		last_task(r, state)->input = arg;
-		return 0;
-	case KEY_TRUTH:
-		last_task(r, state)->truth = arg;
-		return 0;
-	case KEY_COLUMN:
-		return add_column(last_task(r, state), arg, state);
-	case KEY_PACK:
-		r->pack = (int)qd_parse_int(state, "pack", arg, 1, 16);
-		return 0;
-	case KEY_SHOW:
-		r->show = (int)qd_parse_int(state, "show", arg, 1, 16);
-		return 0;
-	case KEY_ZOOM:
-		r->zoom = (int)qd_parse_int(state, "zoom", arg, 1, 16);
-		return 0;
-	case KEY_SHEET:
-		args->sheet = arg;
-		return 0;
-	case ARGP_KEY_END:
-		return check_tasks(r, state);
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+#define FIELD(field) QD_FIELD(struct report_args, field)
+#define OF_TASK(field) QD_FIELD(struct qd_report_task, field)
+enum { GROUP_WHOLE = 1 };
+static const struct qd_option table[] = {
+	{ "task", QD_OPT_CALL, .call = add_task, .required = true, .arg = "NAME",
+		.help = "begins a task: --reference, --input, --truth and --column belong to the last one" },
+	{ "reference", QD_OPT_CALL, OF_TASK(reference), .call = set_in_task, .arg = "FILE",
+		.help = "the float samples, latents [N,Cl,H,W]" },
+	{ "input", QD_OPT_CALL, OF_TASK(input), .call = set_in_task, .arg = "FILE",
+		.help = "picture [N,Cl,H,W], or condition [N,Cc,H,W], whose last Cl channels are shown" },
+	{ "truth", QD_OPT_CALL, OF_TASK(truth), .call = set_in_task, .arg = "FILE",
+		.help = "the wanted latents: everything is measured against them too" },
+	{ "column", QD_OPT_CALL, .call = add_column, .arg = "NAME=FILE", .help = "samples to compare (repeat)" },
+	{ "pack", QD_OPT_INT, FIELD(report.pack), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
+		.help = "latent channels are N x N blocks of pixels" },
+	{ "sheet", QD_OPT_TEXT, FIELD(sheet), .group = GROUP_WHOLE, .arg = "FILE.png", .help = "draw a contact sheet" },
+	{ "show", QD_OPT_INT, FIELD(report.show), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
+		.help = "samples of each task on the sheet" },
+	{ "zoom", QD_OPT_INT, FIELD(report.zoom), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
+		.help = "enlargement on the sheet" },
+	{ 0 },
+};
 
 static enum qd_status print_report(const struct qd_report *r, bool as_json)
 {
@@ -136,9 +120,14 @@ int qd_cmd_report(int argc, char **argv)
 {
 	struct report_args args = { .report = { .pack = 1, .show = 2, .zoom = 2 } };
 	struct qd_common common = { 0 };
-	qd_parse(argc, argv, "Compare sampled outputs with the float ones: PSNR table and contact sheet.", NULL,
-		QD_OPT_JSON | QD_OPT_OUTPUT, report_options, parse, &args, &common);
-	enum qd_status st = report(&args, &common);
+	enum qd_status st;
+
+	qd_parse(argc, argv, "Compare sampled outputs with the float ones: PSNR table and contact sheet.",
+		&(struct qd_options){ table, &args }, 1, QD_COMMON_JSON | QD_COMMON_FORCE, 0, &common);
+	for (size_t t = 0; t < args.report.n; t++)
+		if (args.report.tasks[t].reference == NULL)
+			qd_usage("task %s has no --reference", args.report.tasks[t].name);
+	st = report(&args, &common);
 	qd_report_release(&args.report);
 	qd_common_release(&common);
 	return qd_finish("report", st);

@@ -3,28 +3,6 @@
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-
-enum { KEY_SCHEDULER = 0x400, KEY_STEPS, KEY_ENGINE, KEY_ORT_LIB, KEY_ORT_PROFILE, KEY_TRACE, KEY_CHECK_TRACE, KEY_CHECK };
-
-static const char *const schedulers[] = { "ddim", "euler", "lcm", "olss:FILE", NULL };
-static const char *const engines[] = { "torch", "ort", NULL };
-
-static const struct argp_option run_options[] = { QD_SAMPLING_OPTIONS,
-	{ "scheduler", KEY_SCHEDULER, "NAME", 0, "ddim, euler (default), lcm, or olss:FILE, a sampler made by quad olss", 1 },
-	{ "steps", KEY_STEPS, "N", 0, "steps (default 8, or those of the FILE)", 1 },
-	{ "engine", KEY_ENGINE, "NAME", 0, "what executes an export: torch (default) or ort", 1 },
-	{ "ort-lib", KEY_ORT_LIB, "FILE", 0,
-		"the ONNX Runtime library (default: $QUAD_ORT_LIB, the system's, or beside the program)", 1 },
-	{ "profile-ort", KEY_ORT_PROFILE, "PREFIX", 0, "let ONNX Runtime write operator times to PREFIX_*.json", 1 },
-	{ "trace", KEY_TRACE, "FILE", 0, "store every step's model input and output", 1 },
-	{ "check-trace", KEY_CHECK_TRACE, "FILE", 0,
-		"instead of sampling, feed the inputs of a stored trace and compare the outputs", 1 },
-	{ "check", KEY_CHECK, "TOL", 0,
-		"largest difference allowed, as a part of the output's range, which is its encoding's where the trace was "
-		"simulated (default 0.001)",
-		1 },
-	{ 0 } };
 
 static const char doc[] =
 	"Sample with an adapter: float, simulated under a profile, or from an export.\v"
@@ -37,55 +15,34 @@ struct run {
 	double tolerance;
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct run *run = state->input;
-	switch (key) {
-	case KEY_SCHEDULER:
-		if (!qd_starts_with(arg, "olss:"))
-			qd_parse_choice(state, "scheduler", arg, schedulers);
-		run->options.scheduler = arg;
-		return 0;
-	case KEY_STEPS:
-		run->options.steps = (int)qd_parse_int(state, "steps", arg, 1, 999);
-		return 0;
-	case KEY_ENGINE:
-		run->options.engine.ort = qd_parse_choice(state, "engine", arg, engines) == 1;
-		return 0;
-	case KEY_ORT_LIB:
-		run->options.engine.ort_library = arg;
-		return 0;
-	case KEY_ORT_PROFILE:
-		run->options.engine.ort_profile = arg;
-		return 0;
-	case KEY_TRACE:
-		run->options.trace = arg;
-		return 0;
-	case KEY_CHECK_TRACE:
-		run->check_trace = arg;
-		return 0;
-	case KEY_CHECK:
-		run->tolerance = qd_parse_number(state, "check", arg, 0, 1e9);
-		return 0;
-	case ARGP_KEY_END:
-		if (run->options.inputs == NULL)
-			argp_error(state, "--inputs FILE is needed");
-		return 0;
-	default:
-		return qd_sampling_parse(key, arg, state, &run->options);
-	}
-}
+#define FIELD(field) QD_FIELD(struct run, field)
+static const char *const engines[] = { "torch", "ort", NULL }; /* by options.engine.ort */
+static const struct qd_option table[] = {
+	{ "scheduler", QD_OPT_CHOICE, FIELD(options.scheduler), .name_at = qd_scheduler_name,
+		.help = "how to sample; FILE is made by quad olss" },
+	{ "steps", QD_OPT_INT, FIELD(options.steps), .low = 1, .high = 999, .arg = "N", .help = "steps",
+		.absent = "8, or those of the FILE" },
+	{ "engine", QD_OPT_CHOICE, FIELD(options.engine.ort), .names = engines, .help = "what executes an export" },
+	{ "ort-lib", QD_OPT_TEXT, FIELD(options.engine.ort_library), .arg = "FILE", .help = "the ONNX Runtime library",
+		.absent = "$QUAD_ORT_LIB, the system's, or beside the program" },
+	{ "profile-ort", QD_OPT_TEXT, FIELD(options.engine.ort_profile), .arg = "PREFIX",
+		.help = "let ONNX Runtime write operator times to PREFIX_*.json" },
+	{ "trace", QD_OPT_TEXT, FIELD(options.trace), .arg = "FILE", .help = "store every step's model input and output" },
+	{ "check-trace", QD_OPT_TEXT, FIELD(check_trace), .arg = "FILE",
+		.help = "instead of sampling, feed the inputs of a stored trace and compare the outputs" },
+	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .to = 1e9, .arg = "TOL",
+		.help = "largest difference allowed, as a part of the output's range, which is its encoding's where the trace was "
+			"simulated" },
+	{ 0 },
+};
 
 static enum qd_status sample_to_file(const struct qd_sampling_options *options, const struct qd_common *common)
 {
 	enum qd_status st;
-	struct qd_output probe = { 0 };
 	struct qd_tensor latents = { 0 };
 	double begin = qd_now();
 	int steps = 0;
-	/* an output that cannot be written is found out before the work */
-	QD_TRY(st, qd_output_open(&probe, common->output, common->force));
-	qd_output_release(&probe);
+	QD_TRY(st, qd_check_output(common));
 	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
 	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));
@@ -99,7 +56,6 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 			seconds, common->output);
 	}
 out:
-	qd_output_release(&probe);
 	qd_tensor_release(&latents);
 	return st;
 }
@@ -144,17 +100,18 @@ int qd_cmd_run(int argc, char **argv)
 {
 	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
+	const struct qd_options options[] = { { table, &run }, { qd_sampling_table, &run.options } };
 	enum qd_status st;
-	qd_parse(argc, argv, doc, NULL,
-		QD_OPT_BASE | QD_OPT_ADAPTER | QD_OPT_PROFILE | QD_OPT_OUTPUT | QD_OPT_JSON | QD_OPT_SEED | QD_OPT_THREADS,
-		run_options, parse, &run, &common);
+
+	qd_parse(argc, argv, doc, options, QD_COUNT(options),
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED |
+			QD_COMMON_THREADS,
+		QD_COMMON_BASE, &common);
+	if (run.check_trace == NULL && common.output == NULL)
+		qd_usage("needs -o PATH, or --check-trace FILE");
 	run.options.engine.profile = common.profile;
-	qd_need("run", "--base", common.base);
-	if (run.check_trace == NULL)
-		qd_need("run", "-o FILE, or --check-trace FILE,", common.output);
-	st = qd_sampling_take(&run.options, &common);
-	if (st == QD_OK)
-		st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);
+	qd_sampling_take(&run.options, &common);
+	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);
 	qd_common_release(&common);
 	return qd_finish("run", st);
 }

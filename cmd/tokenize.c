@@ -9,8 +9,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { KEY_TOKENIZER = 0x400 };
-
 static const char doc[] =
 	"Print the token ids of prompts.\v"
 	"Reads lines {\"text\": \"...\"} from FILE or standard input; other fields are ignored. For each one prints a line "
@@ -19,34 +17,19 @@ static const char doc[] =
 	"text was "
 	"cut, \"untruncated\" says how many ids it has. A line that is not so ends the program with exit code 3 and its number.";
 
-static const struct argp_option options[] = {
-	{ "tokenizer", KEY_TOKENIZER, "DIR", 0, "a tokenizer folder, or a pipeline folder with tokenizer/ in it", 1 },
-	{ 0 },
-};
-
 struct tokenize {
 	const char *folder, *path; /* path NULL: standard input */
 	int32_t *ids;
 	size_t length;
 };
 
-static error_t parse(int key, char *arg, struct argp_state *state)
-{
-	struct tokenize *o = state->input;
-
-	switch (key) {
-	case KEY_TOKENIZER:
-		o->folder = arg;
-		return 0;
-	case ARGP_KEY_ARG:
-		if (o->path != NULL)
-			argp_error(state, "unexpected argument '%s', needs one FILE at most", arg);
-		o->path = arg;
-		return 0;
-	default:
-		return ARGP_ERR_UNKNOWN;
-	}
-}
+#define FIELD(field) QD_FIELD(struct tokenize, field)
+static const struct qd_option table[] = {
+	{ NULL, QD_OPT_ARGUMENT, FIELD(path), .arg = "FILE" },
+	{ "tokenizer", QD_OPT_TEXT, FIELD(folder), .required = true, .arg = "DIR",
+		.help = "a tokenizer folder, or a pipeline folder with tokenizer/ in it" },
+	{ 0 },
+};
 
 /* ---- lines ---- */
 
@@ -142,9 +125,10 @@ int qd_cmd_tokenize(int argc, char **argv)
 {
 	struct tokenize o = { 0 };
 	struct qd_common common = { 0 };
-	qd_parse(argc, argv, doc, "[FILE]", 0, options, parse, &o, &common);
-	qd_need("tokenize", "--tokenizer", o.folder);
-	enum qd_status st = tokenize(&o);
+	enum qd_status st;
+
+	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1, 0, 0, &common);
+	st = tokenize(&o);
 	qd_common_release(&common);
 	return qd_finish("tokenize", st);
 }

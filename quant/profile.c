@@ -10,6 +10,7 @@ const char *const qd_method_names[] = { "auto", "anchor", "unified", NULL };
 const char *const qd_observer_names[] = { "minmax", "percentile", "mse", NULL };
 const char *const qd_divergence_names[] = { "js", "kl", "mse", "cosine", NULL };
 const char *const qd_scope_names[] = { "adapter", "model", NULL };
+const char *const qd_weight_scheme_names[] = { "per-tensor", "per-channel", NULL };
 
 struct qd_quant_options qd_quant_options_default(void)
 {

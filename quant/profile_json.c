@@ -22,7 +22,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const schemes[] = { "per-tensor", "per-channel", NULL };
 static const char *const kinds[] = { "", "activation", "weight", "lora", NULL };
 
 /* ---- writing ---- */
@@ -84,8 +83,8 @@ static enum qd_status write_options(struct qd_output *out, const struct qd_quant
 		qd_output_printf(out,
 			"  \"options\": {\n    \"weight_bits\": %d,\n    \"lora_bits\": %d,\n    \"act_bits\": %d,\n"
 			"    \"weight_scheme\": \"%s\",\n    \"share\": \"%s\",\n    \"align\": \"%s\",\n    \"method\": \"%s\",\n",
-			o->weight_bits, o->lora_bits, o->act_bits, schemes[o->weight_per_channel], qd_share_names[o->share],
-			qd_align_names[o->align], qd_method_names[o->method]));
+			o->weight_bits, o->lora_bits, o->act_bits, qd_weight_scheme_names[o->weight_per_channel],
+			qd_share_names[o->share], qd_align_names[o->align], qd_method_names[o->method]));
 	QD_TRY(st, put_key(out, "    ", "anchor", o->anchor));
 	QD_TRY(st, put_number(out, ",\n    ", "equal_level", o->equal_level));
 	QD_TRY(st, qd_output_printf(out, ",\n    \"observer\": \"%s\"", qd_observer_names[o->observer]));

@@ -6,7 +6,6 @@
 #include <stdio.h>
 #include <string.h>
 
-static const char *const schemes[] = { "per-tensor", "per-channel", NULL };
 static const char *const kinds[] = { "activation", "weight", "lora", NULL };
 static const char *const chosen[] = { "anchor", "unified", NULL };
 
@@ -182,7 +181,7 @@ static enum qd_status read_options(struct qd_profile *p, json_t *json)
 	QD_TRY(st, get_bits(json, "weight_bits", 1, &o->weight_bits));
 	QD_TRY(st, get_bits(json, "lora_bits", 1, &o->lora_bits));
 	QD_TRY(st, get_bits(json, "act_bits", 0, &o->act_bits));
-	QD_TRY(st, get_choice(json, "weight_scheme", schemes, &scheme));
+	QD_TRY(st, get_choice(json, "weight_scheme", qd_weight_scheme_names, &scheme));
 	QD_TRY(st, get_choice(json, "share", qd_share_names, &share));
 	QD_TRY(st, get_choice(json, "align", qd_align_names, &align));
 	QD_TRY(st, get_choice(json, "method", qd_method_names, &method));

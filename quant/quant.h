@@ -43,6 +43,7 @@ extern const char *const qd_method_names[];
 extern const char *const qd_observer_names[];
 extern const char *const qd_divergence_names[];
 extern const char *const qd_scope_names[];
+extern const char *const qd_weight_scheme_names[]; /* by weight_per_channel */
 
 /* ---- which values carry which encodings (assign.c) ---- */
 enum qd_entry_kind {

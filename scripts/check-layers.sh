@@ -38,6 +38,7 @@ bad=$(
 		foreign["lapacke"] = "^lib/math/linalg\\.c$"
 		foreign["png.h"] = "^lib/io/png\\.c$"
 		foreign["jpeglib.h"] = "^lib/io/jpeg\\.c$"
+		foreign["webp/"] = "^lib/io/webp\\.c$"
 		foreign["zlib.h"] = "^lib/io/zip\\.c$"
 		foreign["torch/"] = "^lib/torch/shim[a-z_]*\\.(cc|h)$"
 		foreign["ATen"] = "^lib/torch/shim[a-z_]*\\.(cc|h)$"

@@ -28,9 +28,10 @@ QD_CHECK enum qd_status qd_onnx_adapter_write(
 	const char *path, const struct qd_tensor *tensors, size_t n, int32_t adapter_version, int32_t model_version, bool force);
 
 /* ---- the whole export (folder.c, manifest.c) ---- */
-enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = 3 };
+enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = QD_EXPORT_QDQ | QD_EXPORT_FLOAT };
+extern const char *const qd_export_format_names[]; /* from QD_EXPORT_QDQ on, NULL at the end */
 struct qd_export_options {
-	struct qd_sizes sizes;
+	struct qd_sizes sizes; /* 0: the model's native one */
 	enum qd_export_format format;
 	bool external, force, dry_run;
 	const char *profile_path;      /* hashed into the manifest */

@@ -16,6 +16,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+const char *const qd_export_format_names[] = { "qdq", "float", "both", NULL };
+
 struct job {
 	const struct qd_model *model;
 	const struct qd_profile *profile;
@@ -92,8 +94,15 @@ out:
 
 static enum qd_status build_net(struct job *job, struct qd_net *net)
 {
+	const struct qd_sizes *wanted = &job->options->sizes;
+	struct qd_sizes sizes = qd_model_native_sizes(job->model);
 	enum qd_status st;
-	QD_TRY(st, qd_net_build(net, job->model, &job->options->sizes, &job->profile->slots));
+
+	sizes.batch = wanted->batch > 0 ? wanted->batch : sizes.batch;
+	sizes.height = wanted->height > 0 ? wanted->height : sizes.height;
+	sizes.width = wanted->width > 0 ? wanted->width : sizes.width;
+	sizes.tokens = wanted->tokens > 0 ? wanted->tokens : sizes.tokens;
+	QD_TRY(st, qd_net_build(net, job->model, &sizes, &job->profile->slots));
 	QD_TRY(st, qd_profile_apply(job->profile, net));
 out:
 	return st;

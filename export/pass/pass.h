@@ -24,5 +24,7 @@ QD_CHECK enum qd_status qd_pipeline_quantized(
 	struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored);
 /* The same without the encodings becoming nodes: for the float file. */
 QD_CHECK enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_pass_options *options);
+/* The passes that these run, each once; NULL behind the last. */
+const char *qd_pipeline_pass_name(size_t i);
 
 #endif

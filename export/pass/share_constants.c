@@ -46,4 +46,4 @@ out:
 	return st;
 }
 
-const struct qd_pass qd_pass_share_constants = { "share-constants", "equal small constants become one", run };
+const struct qd_pass qd_pass_share_constants = { "share_constants", "equal small constants become one", run };

@@ -137,6 +137,13 @@ struct qd_slots {
  */
 QD_CHECK enum qd_status qd_slots_choose(struct qd_slots *slots, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const char *policy, int64_t rank);
+/* The policies that have a name, "union" first; NULL behind the last. */
+const char *qd_slots_policy_name(size_t i);
+/* Modules counted by those that choose by module; zero it to begin. */
+struct qd_module_sets {
+	size_t attention, transformer, all;
+};
+void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *module);
 /* Adds the branches to `g`: values "<path>.lora_down_out", ".lora_gain_out", ".lora_up_out", ".lora_sum". y = W x + up(gain * down
  * x). The ids in `slots` are filled in. Uses of the layer's output become uses of the sum. */
 QD_CHECK enum qd_status qd_slots_attach(struct qd_slots *slots, struct qd_graph *g);

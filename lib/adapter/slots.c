@@ -55,7 +55,24 @@ static bool any_module(const struct qd_module *module)
 static const struct policy {
 	const char *name;
 	bool (*selects)(const struct qd_module *module);
-} policies[] = { { "attention", in_attention }, { "transformer", in_transformer }, { "all", any_module } };
+} policies[] = {
+	{ "union", NULL }, /* whatever the adapters have */
+	{ "attention", in_attention },
+	{ "transformer", in_transformer },
+	{ "all", any_module },
+};
+
+const char *qd_slots_policy_name(size_t i)
+{
+	return i < QD_COUNT(policies) ? policies[i].name : NULL;
+}
+
+void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *module)
+{
+	sets->attention += in_attention(module);
+	sets->transformer += in_transformer(module);
+	sets->all++;
+}
 
 /* Marks the modules whose paths are the lines of a file; blank lines and lines that begin with '#' are skipped. */
 static enum qd_status choose_listed(const struct qd_modules *modules, const char *path, bool *chosen)
@@ -99,17 +116,17 @@ static void choose_union(const struct qd_modules *modules, const struct qd_adapt
 static enum qd_status choose(
 	const struct qd_modules *modules, const struct qd_adapter *const *adapters, size_t n, const char *policy, bool *chosen)
 {
-	if (policy == NULL || strcmp(policy, "union") == 0) {
+	const struct policy *row = policies;
+
+	while (policy != NULL && row < policies + QD_COUNT(policies) && strcmp(policy, row->name) != 0)
+		row++;
+	if (row == policies + QD_COUNT(policies))
+		return choose_listed(modules, policy, chosen);
+	if (row->selects == NULL)
 		choose_union(modules, adapters, n, chosen);
-		return QD_OK;
-	}
-	for (size_t p = 0; p < QD_COUNT(policies); p++)
-		if (strcmp(policy, policies[p].name) == 0) {
-			for (size_t i = 0; i < modules->n; i++)
-				chosen[i] = policies[p].selects(&modules->items[i]);
-			return QD_OK;
-		}
-	return choose_listed(modules, policy, chosen);
+	for (size_t i = 0; i < modules->n && row->selects != NULL; i++)
+		chosen[i] = row->selects(&modules->items[i]);
+	return QD_OK;
 }
 
 /* ---- of which rank ---- */

@@ -188,14 +188,17 @@ void qd_outputs_abandon(void);
 
 /* ---- JSON: jansson, with bounds and messages ---- */
 /*
- * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. `*out` is a new
- * reference. QD_EIO, QD_EINPUT (line and column).
+ * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order mark
+ * is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference. QD_EIO,
+ * QD_EINPUT (line and column).
  */
 QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
 /* The same with every number as a real: for files that may hold integers beyond 64 bits, which are otherwise QD_EINPUT. */
 QD_CHECK enum qd_status qd_json_read_reals(const char *path, json_t **out);
 /* As qd_json_read from memory; `what` names it in messages. */
 QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out);
+/* The same where nothing but JSON is allowed: no byte order mark, no NaN. */
+QD_CHECK enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
 

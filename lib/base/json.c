@@ -1,7 +1,11 @@
 /*
- * JSON in and out through jansson, with the bounds jansson lacks: file size, and nesting depth (its parser recurses).
+ * JSON in and out through jansson, with the bounds jansson lacks: file size, and nesting depth (its parser recurses); and as people
+ * have it: behind a byte order mark, and with the words that Python's json writes for infinities.
  */
 #include "lib/base/base.h"
+
+#include <stdlib.h>
+#include <string.h>
 
 enum { MAX_DEPTH = 128 };
 #define MAX_FILE_BYTES ((size_t)256 << 20)
@@ -30,24 +34,93 @@ static size_t too_deep(const char *text, size_t bytes)
 	return bytes;
 }
 
+/* Words that Python's json writes for numbers that JSON has no spelling for. */
+static const char *const not_numbers[] = { "-Infinity", "Infinity", "NaN" };
+
+/* The length of such a word at `at`, 0 when there is none. */
+static size_t not_a_number(const char *at, size_t left)
+{
+	for (size_t i = 0; i < QD_COUNT(not_numbers); i++) {
+		size_t n = strlen(not_numbers[i]);
+		if (left >= n && memcmp(at, not_numbers[i], n) == 0)
+			return n;
+	}
+	return 0;
+}
+
+/*
+ * Copies `text` with such words as strings, "-Infinity", so that a file which has them in fields that nobody reads can be read, and
+ * a field that is read says what it found. Returns the copy's length; `copy` NULL only counts.
+ */
+static size_t quote_not_numbers(const char *text, size_t bytes, char *copy)
+{
+	bool in_string = false;
+	size_t used = 0;
+
+	for (size_t i = 0; i < bytes; i++) {
+		size_t word = in_string ? 0 : not_a_number(text + i, bytes - i), n = word > 0 ? word : 1;
+		if (text[i] == '"')
+			in_string = !in_string;
+		else if (in_string && text[i] == '\\' && i + 1 < bytes)
+			n = 2;
+		if (copy != NULL) {
+			memcpy(copy + used + (word > 0), text + i, n);
+			if (word > 0)
+				copy[used] = copy[used + word + 1] = '"';
+		}
+		used += n + (word > 0 ? 2 : 0);
+		i += n - 1;
+	}
+	return used;
+}
+
+static enum qd_status parse_as_is(const char *what, const char *text, size_t bytes, size_t flags, json_t **out)
+{
+	size_t deep = too_deep(text, bytes);
+	json_error_t error;
+
+	*out = NULL;
+	if (deep < bytes)
+		return qd_fail(QD_EINPUT, "'%s': nested more than %d levels deep at byte %zu", what, MAX_DEPTH, deep);
+	*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
+	if (*out != NULL)
+		return QD_OK;
+	if (json_error_code(&error) == json_error_out_of_memory)
+		return qd_fail(QD_ENOMEM, "'%s': out of memory", what);
+	return qd_fail(QD_EINPUT, "'%s': line %d, column %d: %s", what, error.line, error.column, error.text);
+}
+
 static enum qd_status parse(const char *what, const char *text, size_t bytes, size_t flags, json_t **out)
 {
+	size_t bom = bytes >= 3 && memcmp(text, "\xef\xbb\xbf", 3) == 0 ? 3 : 0, quoted;
+	char *copy = NULL;
+	enum qd_status st;
+
 	*out = NULL;
 	if (qd_is_lfs_pointer(text, bytes))
 		return qd_fail(QD_EINPUT, "'%s' is a Git-LFS pointer, not the file itself; fetch it with 'git lfs pull'", what);
-	size_t deep = too_deep(text, bytes);
-	if (deep < bytes)
-		return qd_fail(QD_EINPUT, "'%s': nested more than %d levels deep at byte %zu", what, MAX_DEPTH, deep);
-	json_error_t error;
-	*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
-	if (!*out)
-		return qd_fail(QD_EINPUT, "'%s': line %d, column %d: %s", what, error.line, error.column, error.text);
-	return QD_OK;
+	text += bom;
+	bytes -= bom;
+	quoted = quote_not_numbers(text, bytes, NULL);
+	if (quoted > bytes) {
+		copy = malloc(quoted);
+		if (copy == NULL)
+			return qd_fail(QD_ENOMEM, "'%s': out of memory", what);
+		quote_not_numbers(text, bytes, copy);
+	}
+	st = parse_as_is(what, copy != NULL ? copy : text, quoted, flags, out);
+	free(copy);
+	return st;
 }
 
 enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out)
 {
 	return parse(what, text, bytes, 0, out);
+}
+
+enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out)
+{
+	return parse_as_is(what, text, bytes, 0, out);
 }
 
 static enum qd_status read_file(const char *path, size_t flags, json_t **out)

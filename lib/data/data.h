@@ -85,9 +85,10 @@ struct qd_image_folder {
 	struct qd_arena arena;
 };
 /*
- * Reads `folder`/metadata.jsonl (its lines stand in image_folder.c); without one, every .png, .jpg and .jpeg is a row without text,
- * by name. `text_column` names the field of the text. Files are looked for, not read. QD_EIO; QD_EINPUT names the line and what is
- * wrong with it.
+ * Reads `folder`/metadata.jsonl or metadata.csv (what they hold stands in image_folder.c); without one, every .png, .jpg, .jpeg and
+ * .webp is a row without text, by name. `text_column` names the field of the text; images without one, and pictures of other kinds
+ * that are left out, are warned of through the log hook. Files are looked for, not read. QD_EIO; QD_EINPUT names the line and what
+ * is wrong with it, or that no line has the text column while another holds text.
  */
 QD_CHECK enum qd_status qd_image_folder_open(struct qd_image_folder *folder, const char *path, const char *text_column);
 void qd_image_folder_release(struct qd_image_folder *folder);

@@ -1,6 +1,6 @@
 /*
  * lib/io: bytes to tensors and back. Element types, shapes, tensors (a typed view of bytes and who owns them), safetensors, npy,
- * png. Readers map files and hand out views; nothing is copied that can stay mapped. Sizes found in files are checked with
+ * pictures. Readers map files and hand out views; nothing is copied that can stay mapped. Sizes found in files are checked with
  * overflow-checked arithmetic against the file's length before use.
  */
 #ifndef QUAD_LIB_IO_IO_H
@@ -136,14 +136,45 @@ QD_CHECK enum qd_status qd_safetensors_write(const char *path, const struct qd_t
 	const char *const *metadata, size_t n_metadata, bool force, qd_fill fill, void *context);
 
 /* ---- npy (NumPy format 1.0 to 3.0, C order) ---- */
-/* `out` owns its bytes and has no name. QD_EIO; QD_EINPUT; QD_EUNSUPPORTED: element type, column-major order. */
+/* `out` owns its bytes, row-major whatever the file's order, and has no name. QD_EIO; QD_EINPUT; QD_EUNSUPPORTED: element type. */
 QD_CHECK enum qd_status qd_npy_read(const char *path, struct qd_tensor *out);
 /* The same from memory. */
 QD_CHECK enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
-/* A view into `data` instead of a copy. */
-QD_CHECK enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
+/* A view into `data` instead of a copy. `column_major` tells that the elements lie so: the first index runs fastest. */
+QD_CHECK enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out, bool *column_major);
+/* The elements of `from`, whose first index runs fastest, in row-major order to `to` of from->bytes bytes. */
+void qd_npy_transpose(const struct qd_tensor *from, void *to);
 /* QD_EUNSUPPORTED for types that NumPy does not have (BF16 and below 16 bits of float). */
 QD_CHECK enum qd_status qd_npy_write(const char *path, const struct qd_tensor *tensor, bool force);
+
+/* ---- what a file is, by its first bytes (kind.c) ---- */
+/* X(id, how a message calls it) */
+#define QD_FILE_KIND_LIST(X)                                                                                                       \
+	X(UNKNOWN, "of no known format")                                                                                           \
+	X(EMPTY, "empty")                                                                                                          \
+	X(LFS_POINTER, "a Git-LFS pointer, not the file itself; fetch it with 'git lfs pull'")                                     \
+	X(HTML, "a web page (HTML): the download did not give the file, it may need a login")                                      \
+	X(JSON, "JSON text")                                                                                                       \
+	X(PICKLE, "a pickle (torch.save), which can run code when it is read; convert it to safetensors")                          \
+	X(ZIP, "a zip archive")                                                                                                    \
+	X(GZIP, "a gzip archive")                                                                                                  \
+	X(NPY, "a NumPy array")                                                                                                    \
+	X(GGUF, "a GGUF file")                                                                                                     \
+	X(HDF5, "an HDF5 file")                                                                                                    \
+	X(PNG, "a PNG image")                                                                                                      \
+	X(JPEG, "a JPEG image")                                                                                                    \
+	X(WEBP, "a WebP image")                                                                                                    \
+	X(GIF, "a GIF image")                                                                                                      \
+	X(BMP, "a BMP image")                                                                                                      \
+	X(TIFF, "a TIFF image")
+enum qd_file_kind {
+#define QD_FILE_KIND_ENUM(id, text) QD_FILE_##id,
+	QD_FILE_KIND_LIST(QD_FILE_KIND_ENUM)
+#undef QD_FILE_KIND_ENUM
+};
+enum qd_file_kind qd_file_kind(const void *data, size_t bytes);
+/* "a web page (HTML): ...", to stand behind "is". */
+const char *qd_file_kind_text(enum qd_file_kind kind);
 
 /* ---- named tensors, whatever holds them (tensor_set.c) ---- */
 struct qd_tensor_set {
@@ -170,19 +201,21 @@ const struct qd_tensor *qd_tensor_set_find(const struct qd_tensor_set *set, cons
 QD_CHECK enum qd_status qd_tensor_set_get(const struct qd_tensor_set *set, const char *name, const struct qd_tensor **out);
 void qd_tensor_set_release(struct qd_tensor_set *set);
 
-/* ---- images (png.c over libpng, jpeg.c over libjpeg-turbo) ---- */
+/* ---- pictures (picture.c; png.c over libpng, jpeg.c over libjpeg-turbo, webp.c over libwebp) ---- */
 /* 8-bit RGB; rows top to bottom, 3 bytes per pixel. */
 struct qd_image {
 	int width, height;
 	uint8_t *rgb; /* owned */
 };
 QD_CHECK enum qd_status qd_image_new(struct qd_image *image, int width, int height);
-/* Any PNG up to 16,384 x 16,384, converted to 8-bit RGB over white; any grey or RGB JPEG. Told apart by their bytes. */
+/*
+ * PNG, JPEG and WebP up to 16,384 x 16,384, told apart by their bytes, converted to 8-bit RGB over white; a JPEG is turned as its
+ * Exif orientation says. QD_EINPUT names the file and what it is instead; QD_EUNSUPPORTED: CMYK, animations.
+ */
 QD_CHECK enum qd_status qd_image_read(const char *path, struct qd_image *image);
 /* The same from memory. */
 QD_CHECK enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, struct qd_image *image);
-/* A JPEG from memory, turned as its Exif orientation says. QD_EUNSUPPORTED: CMYK. */
-QD_CHECK enum qd_status qd_jpeg_parse(const char *name, const void *data, size_t bytes, struct qd_image *image);
+/* Writes a PNG. QD_EEXIST, QD_EIO. */
 QD_CHECK enum qd_status qd_image_write(const char *path, const struct qd_image *image, bool force);
 void qd_image_release(struct qd_image *image);
 

@@ -9,7 +9,7 @@
  *   tag u16 0x0112, type u16 3, count u32 1, value u16: 1 as it is, 2 mirrored, 3 turned by 180 degrees, 4 mirrored upside down,
  *   5 transposed, 6 to be turned right, 7 transposed about the other diagonal, 8 to be turned left
  */
-#include "lib/io/io.h"
+#include "lib/io/picture.h"
 
 #include <setjmp.h>
 #include <stdio.h>
@@ -17,6 +17,8 @@
 #include <string.h>
 
 #include <jpeglib.h>
+
+#include <jerror.h>
 
 enum { EXIF = JPEG_APP0 + 1, MAX_MARKER = 0xffff, ORIENTATION_TAG = 0x0112 };
 
@@ -33,11 +35,21 @@ static void on_error(j_common_ptr jpeg)
 	longjmp(failure->back, 1);
 }
 
-/* Warnings are damage that the library papers over with grey: for calibration data that is a failure. */
+/*
+ * Warnings are of bytes that the picture can do without: cameras write trailers, wrong scan parameters and odd markers, and every
+ * viewer shows their files. A file that ends early is another matter: the library fills what is missing with grey.
+ */
 static void on_message(j_common_ptr jpeg, int level)
 {
-	if (level < 0)
+	struct failure *failure = (struct failure *)jpeg->err;
+
+	if (level >= 0)
+		return;
+	if (jpeg->err->msg_code == JWRN_JPEG_EOF)
 		on_error(jpeg);
+	jpeg->err->format_message(jpeg, failure->text);
+	if (jpeg->err->num_warnings++ == 0)
+		qd_log(QD_LOG_DEBUG, "jpeg: %s", failure->text);
 }
 
 static void on_output(j_common_ptr jpeg)
@@ -158,19 +170,16 @@ out:
 	return st;
 }
 
-enum qd_status qd_jpeg_parse(const char *name, const void *data, size_t bytes, struct qd_image *image)
+enum qd_status qd_jpeg_parse(const void *data, size_t bytes, struct qd_image *image)
 {
 	struct reader r = { .image = image };
 	enum qd_status st;
 
-	*image = (struct qd_image){ 0 };
 	r.jpeg.err = jpeg_std_error(&r.failure.base);
 	r.failure.base.error_exit = on_error;
 	r.failure.base.emit_message = on_message;
 	r.failure.base.output_message = on_output;
 	st = read(&r, data, bytes);
 	jpeg_destroy_decompress(&r.jpeg);
-	if (st != QD_OK)
-		qd_image_release(image);
-	return qd_prefix(st, "'%s' is not a readable JPEG", name);
+	return st;
 }

@@ -167,8 +167,6 @@ static enum qd_status parse_header(struct cursor c, struct header *h)
 		return qd_fail(QD_EINPUT, "the header goes on after its dictionary");
 	if (!h->has_dtype || !h->has_order || !h->has_shape)
 		return qd_fail(QD_EINPUT, "the header needs 'descr', 'fortran_order' and 'shape'");
-	if (h->fortran && h->shape.rank > 1)
-		return qd_fail(QD_EUNSUPPORTED, "the array is column-major, needs row-major");
 	return QD_OK;
 }
 
@@ -191,7 +189,7 @@ static enum qd_status find_header(const unsigned char *data, size_t bytes, struc
 	return QD_OK;
 }
 
-static enum qd_status view(const unsigned char *data, size_t bytes, struct qd_tensor *out)
+static enum qd_status view(const unsigned char *data, size_t bytes, struct qd_tensor *out, bool *column_major)
 {
 	struct cursor text = { NULL, NULL };
 	struct header h = { .dtype = QD_F32 };
@@ -204,24 +202,50 @@ static enum qd_status view(const unsigned char *data, size_t bytes, struct qd_te
 	if (found != needed)
 		QD_TRY(st, qd_fail(QD_EINPUT, "has %zu bytes of data, its shape and type need %zu", found, needed));
 	*out = qd_tensor_view(NULL, h.dtype, h.shape, text.end);
+	*column_major = h.fortran && h.shape.rank > 1;
 out:
 	return st;
 }
 
-enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
+enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out, bool *column_major)
 {
 	*out = (struct qd_tensor){ 0 };
-	return qd_prefix(view(data, bytes, out), "'%s'", name);
+	*column_major = false;
+	return qd_prefix(view(data, bytes, out, column_major), "'%s'", name);
+}
+
+/* Element (i_0, .., i_r-1) lies at i_0 + d_0 (i_1 + d_1 (i_2 + ...)): the index is counted up as an odometer, the last one first. */
+void qd_npy_transpose(const struct qd_tensor *from, void *to)
+{
+	const struct qd_shape *shape = &from->shape;
+	size_t element = (size_t)qd_dtype_bits(from->dtype) / 8, n = (size_t)qd_shape_elements(shape), stride[QD_MAX_RANK], at = 0;
+	int64_t index[QD_MAX_RANK] = { 0 };
+
+	for (int d = 0; d < shape->rank; d++)
+		stride[d] = d == 0 ? 1 : stride[d - 1] * (size_t)shape->dim[d - 1];
+	for (size_t i = 0; i < n; i++) {
+		memcpy((char *)to + i * element, (const char *)from->data + at * element, element);
+		for (int d = shape->rank - 1; d >= 0; d--) {
+			at += stride[d];
+			if (++index[d] < shape->dim[d])
+				break;
+			at -= stride[d] * (size_t)shape->dim[d];
+			index[d] = 0;
+		}
+	}
 }
 
 enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
 {
 	struct qd_tensor found = { 0 };
+	bool column_major;
 	enum qd_status st;
 	*out = (struct qd_tensor){ 0 };
-	QD_TRY(st, qd_npy_view(name, data, bytes, &found));
+	QD_TRY(st, qd_npy_view(name, data, bytes, &found, &column_major));
 	QD_TRY(st, qd_tensor_new(out, NULL, found.dtype, &found.shape));
-	if (found.bytes > 0)
+	if (column_major)
+		qd_npy_transpose(&found, out->data);
+	else if (found.bytes > 0)
 		memcpy(out->data, found.data, found.bytes);
 out:
 	return st;

@@ -3,9 +3,9 @@
  * the jump own nothing and change no local variable after setting it, so nothing is lost or undefined when it comes back.
  *
  * Reading gives 8-bit RGB whatever the file holds: palettes and grey are expanded, 16 bits are scaled to 8, and transparency is
- * laid over white: out = (alpha c + (255 - alpha) 255) / 255, rounded. Colour profiles and gamma are not applied.
+ * laid over white (qd_lay_over_white). Colour profiles and gamma are not applied.
  */
-#include "lib/io/io.h"
+#include "lib/io/picture.h"
 
 #include <png.h>
 #include <setjmp.h>
@@ -13,29 +13,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_SIDE = 16384, MAX_CHUNK_BYTES = 8 << 20 };
+enum { MAX_CHUNK_BYTES = 8 << 20 };
 
 /* Deflate never makes more than 1032 bytes of one. */
 enum { LARGEST_EXPANSION = 1032 };
-
-enum qd_status qd_image_new(struct qd_image *image, int width, int height)
-{
-	*image = (struct qd_image){ 0 };
-	if (width < 1 || height < 1 || width > MAX_SIDE || height > MAX_SIDE)
-		return qd_fail(QD_EINPUT, "image of %d x %d pixels, needs 1 to %d", width, height, MAX_SIDE);
-	image->rgb = calloc((size_t)width * (size_t)height, 3);
-	if (!image->rgb)
-		return qd_fail(QD_ENOMEM, "out of memory (image of %d x %d pixels)", width, height);
-	image->width = width;
-	image->height = height;
-	return QD_OK;
-}
-
-void qd_image_release(struct qd_image *image)
-{
-	free(image->rgb);
-	*image = (struct qd_image){ 0 };
-}
 
 /* ---- what libpng calls ---- */
 
@@ -108,7 +89,7 @@ static bool read_header(struct reader *r)
 	if (setjmp(r->failure.back))
 		return false;
 	png_set_read_fn(r->png, &r->source, on_read);
-	png_set_user_limits(r->png, MAX_SIDE, MAX_SIDE);
+	png_set_user_limits(r->png, QD_MAX_IMAGE_SIDE, QD_MAX_IMAGE_SIDE);
 	png_set_chunk_malloc_max(r->png, MAX_CHUNK_BYTES);
 	png_read_info(r->png, r->info);
 	png_set_expand(r->png);
@@ -149,22 +130,11 @@ static enum qd_status prepare_rows(struct reader *r)
 	return QD_OK;
 }
 
-static void lay_over_white(const uint8_t *rgba, size_t n, uint8_t *rgb)
+enum qd_status qd_png_parse(const void *data, size_t bytes, struct qd_image *image)
 {
-	for (size_t i = 0; i < n; i++) {
-		unsigned alpha = rgba[4 * i + 3];
-		for (size_t c = 0; c < 3; c++)
-			rgb[3 * i + c] = (uint8_t)((alpha * rgba[4 * i + c] + (255 - alpha) * 255 + 127) / 255);
-	}
-}
-
-enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, struct qd_image *image)
-{
-	*image = (struct qd_image){ 0 };
-	if (bytes >= 3 && memcmp(data, "\xff\xd8\xff", 3) == 0)
-		return qd_jpeg_parse(name, data, bytes, image);
 	struct reader r = { .source = { data, bytes } };
 	enum qd_status st;
+
 	r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.failure, on_error, on_warning);
 	r.info = r.png ? png_create_info_struct(r.png) : NULL;
 	if (!r.info)
@@ -175,22 +145,11 @@ enum qd_status qd_image_parse(const char *name, const void *data, size_t bytes, 
 	if (!read_pixels(&r))
 		QD_TRY(st, qd_fail(QD_EINPUT, "%s", r.failure.text));
 	QD_TRY(st, qd_image_new(image, (int)r.width, (int)r.height));
-	lay_over_white(r.pixels, (size_t)r.width * r.height, image->rgb);
+	qd_lay_over_white(r.pixels, (size_t)r.width * r.height, image->rgb);
 out:
 	png_destroy_read_struct(&r.png, &r.info, NULL);
 	free(r.pixels);
 	free(r.rows);
-	return qd_prefix(st, "'%s' is not a readable PNG", name);
-}
-
-enum qd_status qd_image_read(const char *path, struct qd_image *image)
-{
-	*image = (struct qd_image){ 0 };
-	struct qd_mapping mapping = { 0 };
-	enum qd_status st = qd_mapping_open(&mapping, path);
-	if (st == QD_OK)
-		st = qd_image_parse(path, mapping.data, mapping.size, image);
-	qd_mapping_release(&mapping);
 	return st;
 }
 

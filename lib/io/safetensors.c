@@ -234,13 +234,19 @@ out:
 static enum qd_status header_length(const unsigned char *bytes, size_t size, size_t *out)
 {
 	if (qd_is_lfs_pointer(bytes, size))
-		return qd_fail(QD_EINPUT, "this is a Git-LFS pointer, not the file itself; fetch it with 'git lfs pull'");
+		return qd_fail(QD_EINPUT, "this is %s", qd_file_kind_text(QD_FILE_LFS_POINTER));
 	if (size < 8)
 		return qd_fail(QD_EINPUT, "has %zu bytes, needs at least 8", size);
 	uint64_t length = read_u64(bytes);
-	if (length > MAX_HEADER_BYTES)
+	/* The first bytes of other formats, read as a length, are beyond it. */
+	if (length > MAX_HEADER_BYTES) {
+		enum qd_file_kind kind = qd_file_kind(bytes, size);
+		if (kind != QD_FILE_UNKNOWN)
+			return qd_fail(kind == QD_FILE_PICKLE ? QD_EUNSUPPORTED : QD_EINPUT, "not a safetensors file: it is %s",
+				qd_file_kind_text(kind));
 		return qd_fail(QD_EINPUT, "not a safetensors file: header of %llu bytes, needs at most %u",
 			(unsigned long long)length, MAX_HEADER_BYTES);
+	}
 	if (length > size - 8)
 		return qd_fail(
 			QD_EINPUT, "header of %llu bytes, but the file has %zu: it is cut short", (unsigned long long)length, size);
@@ -256,7 +262,7 @@ static enum qd_status parse(struct qd_safetensors *file, const unsigned char *by
 	QD_TRY(st, header_length(bytes, size, &length));
 	const char *text = (const char *)bytes + 8;
 	QD_TRY(st, check_text(text, length));
-	QD_TRY(st, qd_json_parse("header", text, length, &header));
+	QD_TRY(st, qd_json_parse_strict("header", text, length, &header));
 	if (!json_is_object(header))
 		QD_TRY(st, qd_fail(QD_EINPUT, "the header is not a JSON object"));
 	QD_TRY(st, read_header(file, header, bytes + 8 + length, size - 8 - length));

@@ -25,16 +25,37 @@ out:
 	return st;
 }
 
+/* Memory that the set owns from now on, also when it is NULL or the call fails. */
+static enum qd_status keep_unpacked(struct qd_tensor_set *set, void *data)
+{
+	enum qd_status st = data != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+
+	if (st == QD_OK)
+		st = qd_grow(&set->unpacked, &set->cap_unpacked, set->n_unpacked + 1, sizeof(*set->unpacked));
+	if (st != QD_OK)
+		free(data);
+	else
+		set->unpacked[set->n_unpacked++] = data;
+	return st;
+}
+
 /* The array in `data`, called `name` less ".npy". */
 static enum qd_status add_npy(struct qd_tensor_set *set, const char *name, const void *data, size_t bytes)
 {
 	struct qd_tensor tensor = { 0 };
+	bool column_major;
 	char *text = qd_arena_strdup(&set->arena, name);
 	enum qd_status st;
 
 	if (text == NULL)
 		return QD_ENOMEM;
-	QD_TRY(st, qd_npy_view(name, data, bytes, &tensor));
+	QD_TRY(st, qd_npy_view(name, data, bytes, &tensor, &column_major));
+	if (column_major) {
+		void *turned = malloc(tensor.bytes + 1);
+		QD_TRY(st, keep_unpacked(set, turned));
+		qd_npy_transpose(&tensor, turned);
+		tensor.data = turned;
+	}
 	if (qd_ends_with(text, npy))
 		text[strlen(text) - (sizeof(npy) - 1)] = '\0';
 	tensor.name = text;
@@ -74,12 +95,9 @@ static enum qd_status add_member(struct qd_tensor_set *set, const struct qd_zip_
 	if (!member->deflated)
 		return add_npy(set, member->name, member->data, member->bytes);
 	QD_TRY(st, qd_zip_inflate(member, &data));
-	QD_TRY(st, qd_grow(&set->unpacked, &set->cap_unpacked, set->n_unpacked + 1, sizeof(*set->unpacked)));
-	set->unpacked[set->n_unpacked++] = data;
-	data = NULL;
-	st = add_npy(set, member->name, set->unpacked[set->n_unpacked - 1], member->bytes);
+	QD_TRY(st, keep_unpacked(set, data));
+	st = add_npy(set, member->name, data, member->bytes);
 out:
-	free(data);
 	return st;
 }
 
@@ -131,11 +149,6 @@ static enum qd_status open_folder(struct qd_tensor_set *set, const char *path)
 
 /* ---- all of them ---- */
 
-static bool begins_with(const struct qd_mapping *mapping, const char *magic, size_t bytes)
-{
-	return mapping->size >= bytes && memcmp(mapping->data, magic, bytes) == 0;
-}
-
 static enum qd_status open_safetensors(struct qd_tensor_set *set, const char *path)
 {
 	enum qd_status st = qd_safetensors_open(&set->safetensors, path);
@@ -153,12 +166,15 @@ static enum qd_status open_file(struct qd_tensor_set *set, const char *path)
 
 	if (st != QD_OK)
 		return st;
-	if (begins_with(&mapping, "PK\3\4", 4) || begins_with(&mapping, "PK\5\6", 4))
+	switch (qd_file_kind(mapping.data, mapping.size)) {
+	case QD_FILE_ZIP:
 		return qd_prefix(open_npz(set, &mapping), "cannot read '%s'", path);
-	if (begins_with(&mapping, "\x93NUMPY", 6))
+	case QD_FILE_NPY:
 		return qd_prefix(
 			add_npy(set, slash != NULL ? slash + 1 : path, mapping.data, mapping.size), "cannot read '%s'", path);
-	return open_safetensors(set, path);
+	default:
+		return open_safetensors(set, path);
+	}
 }
 
 enum qd_status qd_tensor_set_open(struct qd_tensor_set *set, const char *path)

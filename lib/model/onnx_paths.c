@@ -7,7 +7,11 @@
  *   node         "mid_block.attentions.0.proj_in/node_linear_3"  the same, from metadata (onnx_names.c)
  *
  * A weight's name counts where it has a path in it and one layer uses it; else the node's, as for weights that were transposed
- * ("onnx::MatMul_1530", "val_115") and for equal weights that the exporter made one of.
+ * ("onnx::MatMul_1530", "val_115") and for equal weights that the exporter made one of. Where optimizers took the nodes' paths away
+ * too, all that is left without a name are an attention's projections, which have no bias: they are the ones that their
+ * "<attention>.to_out.0" comes from,
+ *
+ *   to_out.0( Softmax( to_q(x) to_k(y)^T ) to_v(y) )
  */
 #include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
@@ -16,6 +20,8 @@
 
 static const char *const roots[] = { "conv_in", "time_embedding", "add_embedding", "encoder_hid_proj", "class_embedding",
 	"down_blocks", "mid_block", "up_blocks", "conv_norm_out", "conv_out" };
+
+static const char to_out[] = ".to_out.0";
 
 /* Where a module of the UNet begins in a dotted name; NULL when there is none. */
 static const char *root_in(const char *name)
@@ -114,18 +120,67 @@ out:
 	return st;
 }
 
-enum qd_status qd_onnx_name_weights(struct qd_graph *g)
+/* ---- an attention's projections ---- */
+
+/* The node of operator `op` that `x` comes from through nodes that move, scale, mask or normalize it; QD_NONE when there is none. */
+static qd_id source_of(const struct qd_graph *g, qd_id x, enum qd_op op)
+{
+	while (x != QD_NONE && g->values[x].kind == QD_RESULT) {
+		const struct qd_node *node = &g->nodes[g->values[x].producer];
+		if (node->op == op)
+			return g->values[x].producer;
+		if (node->op != QD_OP_RESHAPE && node->op != QD_OP_TRANSPOSE && node->op != QD_OP_MUL && node->op != QD_OP_ADD &&
+			node->op != QD_OP_SOFTMAX)
+			return QD_NONE;
+		x = node->in[0];
+	}
+	return QD_NONE;
+}
+
+/* Names the projections of the attention that ends in layer `out`, called "<attention>.to_out.0", where they have no name. */
+static enum qd_status name_projections(struct qd_graph *g, qd_id out, const char **paths)
+{
+	static const char *const leaves[] = { "to_q", "to_k", "to_v" };
+	qd_id values = source_of(g, g->nodes[out].in[0], QD_OP_MATMUL),
+	      scores = values != QD_NONE ? source_of(g, g->nodes[values].in[0], QD_OP_MATMUL) : QD_NONE;
+	if (scores == QD_NONE)
+		return QD_OK;
+	const qd_id x[] = { g->nodes[scores].in[0], g->nodes[scores].in[1], g->nodes[values].in[1] };
+	for (size_t i = 0; i < QD_COUNT(x); i++) {
+		qd_id layer = source_of(g, x[i], QD_OP_GEMM);
+		if (layer == QD_NONE || paths[layer] != NULL)
+			continue;
+		paths[layer] =
+			qd_arena_strf(&g->arena, "%.*s%s", (int)(strlen(paths[out]) - strlen(to_out)) + 1, paths[out], leaves[i]);
+		if (paths[layer] == NULL)
+			return QD_ENOMEM;
+	}
+	return QD_OK;
+}
+
+/* The module path of every layer, by node; what is known of all of them before any is named: naming changes who uses what. */
+static enum qd_status find_paths(struct qd_graph *g, const char **paths)
 {
 	enum qd_status st = QD_OK;
-	/* all paths first: naming changes who uses what */
-	const char **paths = qd_arena_array(&g->arena, g->n_order, sizeof(*paths));
+	for (size_t i = 0; i < g->n_order; i++)
+		paths[g->order[i]] = is_layer(g, &g->nodes[g->order[i]]) ? layer_path(g, &g->nodes[g->order[i]]) : NULL;
+	for (size_t i = 0; i < g->n_order; i++)
+		if (paths[g->order[i]] != NULL && qd_ends_with(paths[g->order[i]], to_out))
+			QD_TRY(st, name_projections(g, g->order[i], paths));
+out:
+	return st;
+}
+
+enum qd_status qd_onnx_name_weights(struct qd_graph *g)
+{
+	enum qd_status st;
+	const char **paths = qd_arena_array(&g->arena, g->n_nodes, sizeof(*paths));
 	if (paths == NULL)
 		return QD_ENOMEM;
-	for (size_t i = 0; i < g->n_order; i++)
-		paths[i] = is_layer(g, &g->nodes[g->order[i]]) ? layer_path(g, &g->nodes[g->order[i]]) : NULL;
+	QD_TRY(st, find_paths(g, paths));
 	for (size_t i = 0; i < g->n_order; i++)
 		if (is_layer(g, &g->nodes[g->order[i]]))
-			QD_TRY(st, name_layer(g, g->order[i], paths[i]));
+			QD_TRY(st, name_layer(g, g->order[i], paths[g->order[i]]));
 out:
 	return st;
 }

@@ -1,7 +1,10 @@
 /*
  * Inputs and outputs of an ONNX file: ValueInfoProto name (1), type (2) with element type and dimensions. A dimension is a number
  * (dim_value), a name (dim_param) or nothing. Open dimensions get their sizes from the shapes that the caller gives, and named ones
- * also from another input's dimension of that name.
+ * also from another input's dimension of that name. Exporters that were told to leave every axis open leave channels and features
+ * open too: these are what the first weight that reads them has,
+ *
+ *   Conv(x, w [O,I/group,...])   axis 1 of x is I        MatMul(x, w [I,O]), Gemm(x, w [I,O]), Gemm(x, w [O,I]), transB   its last axis
  */
 #include "lib/onnx/internal.h"
 
@@ -83,6 +86,29 @@ static const struct qd_shape *given_shape(const struct qd_onnx_build *b, const c
 	return NULL;
 }
 
+static bool has_input(const Onnx__GraphProto *graph, const char *name)
+{
+	for (size_t i = 0; i < graph->n_input; i++)
+		if (!strcmp(graph->input[i]->name, name))
+			return true;
+	return false;
+}
+
+/* "" or, for a message, the first shape that was given under a name that the file does not have. */
+static const char *stray_text(const struct qd_onnx_build *b, char *text, size_t size)
+{
+	const Onnx__GraphProto *graph = b->file->model->graph;
+	text[0] = '\0';
+	for (size_t i = 0; i < b->n_given && text[0] == '\0'; i++) {
+		bool known = has_input(graph, b->given[i].name);
+		for (size_t k = 0; k < graph->n_output; k++)
+			known = known || !strcmp(graph->output[k]->name, b->given[i].name);
+		if (!known)
+			snprintf(text, size, "; there is no input '%s', which was given", b->given[i].name);
+	}
+	return text;
+}
+
 static const struct qd_onnx_symbol *find_symbol(const struct qd_onnx_build *b, const char *name)
 {
 	for (size_t i = 0; i < b->n_symbols; i++)
@@ -131,14 +157,15 @@ static enum qd_status learn(struct qd_onnx_build *b, const Onnx__ValueInfoProto 
 	enum qd_status st;
 	enum qd_dtype dtype;
 	struct qd_shape shape;
-	char found[256], needed[QD_SHAPE_TEXT];
+	char found[256], needed[QD_SHAPE_TEXT], stray[256];
 	const struct qd_shape *given = given_shape(b, info->name);
 	QD_TRY(st, declared(info, &dtype, &shape));
 	if (given == NULL || qd_graph_find(b->g, info->name) != QD_NONE)
 		return QD_OK;
 	if (!agrees(&shape, given))
-		return qd_fail(QD_EINPUT, "input '%s' was exported as %s, asked for is %s", info->name,
-			declared_text(info, &shape, found, sizeof(found)), asked_text(&shape, given, needed));
+		return qd_fail(QD_EINPUT, "input '%s' was exported as %s, asked for is %s%s", info->name,
+			declared_text(info, &shape, found, sizeof(found)), asked_text(&shape, given, needed),
+			stray_text(b, stray, sizeof(stray)));
 	for (int i = 0; i < shape.rank; i++)
 		if (shape.dim[i] < 0 && given->dim[i] >= 0)
 			QD_TRY(st, bind_symbol(b, info, i, given->dim[i]));
@@ -146,20 +173,74 @@ out:
 	return st;
 }
 
+/* ---- what weights tell ---- */
+
+static const Onnx__TensorProto *find_initializer(const Onnx__GraphProto *graph, const char *name)
+{
+	for (size_t i = 0; i < graph->n_initializer; i++)
+		if (!strcmp(graph->initializer[i]->name, name))
+			return graph->initializer[i];
+	return NULL;
+}
+
+static int64_t int_attribute(const Onnx__NodeProto *node, const char *name, int64_t absent)
+{
+	for (size_t i = 0; i < node->n_attribute; i++)
+		if (!strcmp(node->attribute[i]->name, name))
+			return node->attribute[i]->i;
+	return absent;
+}
+
+/* The size that `axis` of `rank` has of `node`'s input 0 by its weight; -1 when it does not tell. */
+static int64_t size_by_weight(const Onnx__NodeProto *node, const Onnx__TensorProto *w, int rank, int axis)
+{
+	if (!strcmp(node->op_type, "Conv") && axis == 1 && w->n_dims >= 2)
+		return w->dims[1] * int_attribute(node, "group", 1);
+	if (axis != rank - 1 || w->n_dims != 2 || int_attribute(node, "transA", 0) != 0)
+		return -1;
+	if (!strcmp(node->op_type, "MatMul") || !strcmp(node->op_type, "Gemm"))
+		return w->dims[int_attribute(node, "transB", 0) != 0 ? 1 : 0];
+	return -1;
+}
+
+/* What the weights that read value `name`, or a Cast of it (`casts` of them in a row at most), say of one of its axes; -1 when none
+ * does. */
+static int64_t size_by_readers(const Onnx__GraphProto *graph, const char *name, int rank, int axis, int casts)
+{
+	for (size_t i = 0; i < graph->n_node; i++) {
+		const Onnx__NodeProto *node = graph->node[i];
+		const Onnx__TensorProto *w;
+		int64_t size = -1;
+		if (node->n_input == 0 || node->n_output == 0 || strcmp(node->input[0], name) != 0)
+			continue;
+		w = node->n_input > 1 ? find_initializer(graph, node->input[1]) : NULL;
+		if (w != NULL)
+			size = size_by_weight(node, w, rank, axis);
+		else if (casts > 0 && !strcmp(node->op_type, "Cast"))
+			size = size_by_readers(graph, node->output[0], rank, axis, casts - 1);
+		if (size >= 0)
+			return size;
+	}
+	return -1;
+}
+
 /* ---- inputs ---- */
 
-static enum qd_status close_dimension(
-	const struct qd_onnx_build *b, const Onnx__ValueInfoProto *info, const struct qd_shape *given, int axis, int64_t *size)
+static enum qd_status close_dimension(const struct qd_onnx_build *b, const Onnx__ValueInfoProto *info, const struct qd_shape *given,
+	int rank, int axis, int64_t *size)
 {
 	const struct qd_onnx_symbol *symbol = find_symbol(b, symbol_of(info, axis));
+	char stray[256];
 	if (given != NULL && given->dim[axis] >= 0)
 		*size = given->dim[axis];
 	else if (symbol != NULL)
 		*size = symbol->size;
+	else if (*size < 0)
+		*size = size_by_readers(b->file->model->graph, info->name, rank, axis, 2);
 	if (*size >= 0)
 		return QD_OK;
-	return qd_fail(QD_EINPUT, "input '%s' leaves dimension %d ('%s') open, needs a size for it", info->name, axis,
-		symbol_of(info, axis));
+	return qd_fail(QD_EINPUT, "input '%s' leaves dimension %d ('%s') open, needs a size for it%s", info->name, axis,
+		symbol_of(info, axis), stray_text(b, stray, sizeof(stray)));
 }
 
 static enum qd_status read_input(struct qd_onnx_build *b, const Onnx__ValueInfoProto *info)
@@ -174,7 +255,7 @@ static enum qd_status read_input(struct qd_onnx_build *b, const Onnx__ValueInfoP
 	if (shape.rank < 0 && given == NULL)
 		return qd_fail(QD_EINPUT, "input '%s' has no shape in the file, needs one", info->name);
 	for (int i = 0; i < shape.rank; i++)
-		QD_TRY(st, close_dimension(b, info, given, i, &shape.dim[i]));
+		QD_TRY(st, close_dimension(b, info, given, shape.rank, i, &shape.dim[i]));
 	qd_graph_input(b->g, info->name, qd_onnx_dtype(dtype), shape.rank < 0 ? *given : shape);
 	QD_TRY(st, qd_graph_status(b->g));
 out:

@@ -67,7 +67,9 @@ QD_CHECK enum qd_status qd_onnx_read_outputs(struct qd_onnx_build *b);
 /* The type that is computed in: every float is float32. */
 enum qd_dtype qd_onnx_dtype(enum qd_dtype dtype);
 
-/* Operators that are written with others (spell.c): whether `op_type` is one, and the nodes of one. `in` has its inputs. */
+/* Operators that are written with others (spell.c): whether `op_type` is one, and the nodes of one. `in`
+ * [QD_ONNX_SPELLED_INPUTS] has its inputs, QD_NONE for those that are left out. */
+enum { QD_ONNX_SPELLED_INPUTS = 7 };
 bool qd_onnx_is_spelled(const char *op_type);
 QD_CHECK enum qd_status qd_onnx_spell(struct qd_graph *g, const Onnx__NodeProto *node, const qd_id *in);
 

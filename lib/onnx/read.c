@@ -186,7 +186,7 @@ static enum qd_status read_inputs(struct qd_onnx_build *b, const Onnx__NodeProto
 	for (size_t i = 0; i < node->n_input; i++) {
 		in[i] = node->input[i][0] == '\0' ? QD_NONE : qd_graph_find(b->g, node->input[i]);
 		if (in[i] == QD_NONE && node->input[i][0] != '\0')
-			return qd_fail(QD_EINPUT, "input '%s' is not defined before it", node->input[i]);
+			return qd_fail(QD_EINPUT, "input '%s' is not defined", node->input[i]);
 	}
 	return QD_OK;
 }
@@ -261,8 +261,10 @@ out:
 static enum qd_status spell_node(struct qd_onnx_build *b, const Onnx__NodeProto *node)
 {
 	enum qd_status st;
-	qd_id in[2] = { QD_NONE, QD_NONE };
-	if (node->n_input > 2 || node->n_output != 1)
+	qd_id in[QD_ONNX_SPELLED_INPUTS];
+	for (size_t i = 0; i < QD_ONNX_SPELLED_INPUTS; i++)
+		in[i] = QD_NONE;
+	if (node->n_input > QD_ONNX_SPELLED_INPUTS || node->n_output == 0 || wanted_outputs(node, QD_OP_COUNT) != 1)
 		return qd_fail(QD_EINPUT, "has %zu inputs and %zu outputs", node->n_input, node->n_output);
 	QD_TRY(st, read_inputs(b, node, in));
 	QD_TRY(st, qd_onnx_spell(b->g, node, in));
@@ -279,18 +281,97 @@ static enum qd_status read_node(struct qd_onnx_build *b, const Onnx__NodeProto *
 	return add_node(b, node, qd_op_by_name(node->op_type));
 }
 
+/* ---- the order of nodes ---- */
+
+/*
+ * ONNX wants nodes in topological order, but converters append what they add. Nodes are visited in the file's order, each after
+ * those that make its inputs: a file that is in order stays as it is.
+ */
+struct sorting {
+	const Onnx__GraphProto *graph;
+	struct qd_strmap makers; /* output name -> node */
+	unsigned char *state;    /* by node */
+	size_t *path, depth;     /* nodes being visited: each waits for the next */
+	size_t *next;            /* by node: the input to look at next */
+	size_t *order, n;
+};
+enum { UNSEEN, WAITING, DONE };
+
+/* The node that a waiting one needs first; n_node when all are done. */
+static size_t needed_first(struct sorting *s, size_t at)
+{
+	const Onnx__NodeProto *node = s->graph->node[at];
+	for (; s->next[at] < node->n_input; s->next[at]++) {
+		uint32_t maker = qd_strmap_get(&s->makers, node->input[s->next[at]]);
+		if (node->input[s->next[at]][0] != '\0' && maker != QD_NONE && s->state[maker] != DONE)
+			return maker;
+	}
+	return s->graph->n_node;
+}
+
+static enum qd_status visit_node(struct sorting *s, size_t first)
+{
+	s->path[s->depth++] = first;
+	s->state[first] = WAITING;
+	while (s->depth > 0) {
+		size_t at = s->path[s->depth - 1], need = needed_first(s, at);
+		if (need < s->graph->n_node && s->state[need] == WAITING)
+			return qd_fail(QD_EINPUT, "node '%s': its input '%s' comes from itself, through a cycle of nodes",
+				node_name(s->graph->node[at]), s->graph->node[at]->input[s->next[at]]);
+		if (need < s->graph->n_node) {
+			s->path[s->depth++] = need;
+			s->state[need] = WAITING;
+			continue;
+		}
+		s->state[at] = DONE;
+		s->order[s->n++] = at;
+		s->depth--;
+	}
+	return QD_OK;
+}
+
+/* order [n_node], in the arena: the nodes' indices, each after those that it reads from. */
+static enum qd_status sort_nodes(struct qd_onnx_build *b, const size_t **order)
+{
+	struct sorting s = { .graph = b->file->model->graph };
+	size_t n = s.graph->n_node;
+	enum qd_status st = QD_OK;
+	s.order = qd_arena_array(&b->g->arena, n, sizeof(*s.order));
+	s.path = malloc((n + 1) * sizeof(*s.path));
+	s.next = calloc(n + 1, sizeof(*s.next));
+	s.state = calloc(n + 1, sizeof(*s.state));
+	if (s.order == NULL || s.path == NULL || s.next == NULL || s.state == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t i = 0; i < n; i++)
+		for (size_t k = 0; k < s.graph->node[i]->n_output; k++)
+			if (s.graph->node[i]->output[k][0] != '\0')
+				QD_TRY(st, qd_strmap_put(&s.makers, s.graph->node[i]->output[k], (uint32_t)i));
+	for (size_t i = 0; i < n; i++)
+		if (s.state[i] == UNSEEN)
+			QD_TRY(st, visit_node(&s, i));
+	*order = s.order;
+out:
+	free(s.path);
+	free(s.next);
+	free(s.state);
+	qd_strmap_release(&s.makers);
+	return st;
+}
+
 /* ---- the whole ---- */
 
 static enum qd_status build(struct qd_onnx_build *b)
 {
 	enum qd_status st;
 	const Onnx__GraphProto *graph = b->file->model->graph;
+	const size_t *order;
 	QD_TRY(st, qd_graph_status(b->g));
 	for (size_t i = 0; i < graph->n_initializer; i++)
 		QD_TRY(st, read_initializer(b, graph->initializer[i]));
 	QD_TRY(st, qd_onnx_read_inputs(b));
+	QD_TRY(st, sort_nodes(b, &order));
 	for (size_t i = 0; i < graph->n_node; i++)
-		QD_TRY(st, read_node(b, graph->node[i]));
+		QD_TRY(st, read_node(b, graph->node[order[i]]));
 	QD_TRY(st, qd_onnx_read_outputs(b));
 	QD_TRY(st, qd_graph_verify(b->g));
 out:

@@ -9,6 +9,8 @@
 
 struct qd_scheduler_kind {
 	const char *name;
+	const char *usage; /* how it is asked for, where that is not by its name alone: "olss:FILE" */
+	bool noisy;        /* steps take noise */
 	/* Kinds named "NAME:FILE": reads the file into s->own and sets s->steps; NULL: takes no file. */
 	enum qd_status (*open)(struct qd_scheduler *s, const char *path);
 	void (*close)(struct qd_scheduler *s); /* releases s->own */

@@ -14,6 +14,7 @@
 
 /* ---- schedulers (scheduler.c) ---- */
 enum qd_prediction { QD_PREDICT_EPSILON, QD_PREDICT_V, QD_PREDICT_SAMPLE };
+extern const char *const qd_prediction_names[]; /* as files spell them, in the order of the enum, NULL at the end */
 /* The noise schedule of scheduler_config.json. */
 struct qd_schedule {
 	int train_steps;
@@ -47,6 +48,10 @@ struct qd_scheduler {
  */
 QD_CHECK enum qd_status qd_scheduler_new(struct qd_scheduler *s, const struct qd_schedule *schedule, const char *kind, int steps);
 void qd_scheduler_release(struct qd_scheduler *s);
+/* The kinds as they are asked for, "olss:FILE" where a file belongs to it; NULL behind the last. */
+const char *qd_scheduler_name(size_t i);
+/* The same of those kinds that need no file, and no noise after the first: a way that the model alone decides. */
+const char *qd_scheduler_plain_name(size_t i);
 /* Model input for step i: `in` and `out` of n floats (may be the same). */
 void qd_scheduler_scale_input(const struct qd_scheduler *s, int i, size_t n, const float *in, float *out);
 /* x (n floats, in place) from step i to i + 1 given the model's output; `noise` as long as x for stochastic schedulers, else NULL.

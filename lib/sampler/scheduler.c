@@ -139,6 +139,8 @@ static void read_betas(struct config *c, struct qd_schedule *schedule)
 
 /* ---- the other fields ---- */
 
+const char *const qd_prediction_names[] = { "epsilon", "v_prediction", "sample", NULL };
+
 /* Samplers over the betas of this file: any of them serves as a noise schedule, whichever sampler is then asked for. */
 static const char *const classes[] = { "DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep",
 	"DPMSolverMultistep", "DPMSolverMultistepInverse", "DPMSolverSDE", "DPMSolverSinglestep", "EulerAncestralDiscrete",
@@ -187,12 +189,11 @@ static void refuse_fields(struct config *c)
 
 static void read_fields(struct config *c, struct qd_schedule *s, bool stable_diffusion)
 {
-	static const char *const predictions[] = { "epsilon", "v_prediction", "sample" };
 	static const char *const spacings[] = { "", "leading", "trailing", "linspace" }, *const finals[] = { "zero", "sigma_min" };
 	const char *name = json_string_value(field(c, "_class_name"));
 
 	snprintf(s->class_name, sizeof(s->class_name), "%s", name != NULL ? name : "");
-	s->prediction = (enum qd_prediction)word(c, "prediction_type", 0, predictions, QD_COUNT(predictions));
+	s->prediction = (enum qd_prediction)word(c, "prediction_type", 0, qd_prediction_names, QD_PREDICT_SAMPLE + 1);
 	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[word(c, "timestep_spacing", 0, spacings, QD_COUNT(spacings))]);
 	s->steps_offset = stable_diffusion ? 1 : (int)number(c, "steps_offset", 0, 0, 1e6);
 	s->clip_sample = !stable_diffusion && flag(c, "clip_sample", strcmp(s->class_name, "LCMScheduler") != 0);
@@ -333,14 +334,33 @@ static bool is_called(const struct qd_scheduler_kind *kind, const char *text)
 	return kind->open != NULL ? strncmp(text, kind->name, n) == 0 && text[n] == ':' : strcmp(text, kind->name) == 0;
 }
 
+const char *qd_scheduler_name(size_t i)
+{
+	if (i >= QD_COUNT(kinds))
+		return NULL;
+	return kinds[i]->usage != NULL ? kinds[i]->usage : kinds[i]->name;
+}
+
+const char *qd_scheduler_plain_name(size_t i)
+{
+	for (size_t k = 0; k < QD_COUNT(kinds); k++)
+		if (kinds[k]->open == NULL && !kinds[k]->noisy && i-- == 0)
+			return kinds[k]->name;
+	return NULL;
+}
+
 static enum qd_status find_kind(const char *text, int *kind)
 {
+	char list[256] = "";
+
 	for (size_t i = 0; i < QD_COUNT(kinds); i++)
 		if (is_called(kinds[i], text)) {
 			*kind = (int)i;
 			return QD_OK;
 		}
-	return qd_fail(QD_EINPUT, "no scheduler '%s', there are ddim, euler, lcm and olss:FILE", text);
+	for (size_t i = 0, at = 0; i < QD_COUNT(kinds) && at < sizeof(list); i++)
+		at += (size_t)snprintf(list + at, sizeof(list) - at, "%s%s", i > 0 ? ", " : "", qd_scheduler_name(i));
+	return qd_fail(QD_EINPUT, "no scheduler '%s', there are %s", text, list);
 }
 
 static enum qd_status allocate(struct qd_scheduler *s)

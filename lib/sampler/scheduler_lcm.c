@@ -45,4 +45,4 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	return QD_OK;
 }
 
-const struct qd_scheduler_kind qd_scheduler_lcm = { .name = "lcm", .prepare = prepare, .step = step };
+const struct qd_scheduler_kind qd_scheduler_lcm = { .name = "lcm", .noisy = true, .prepare = prepare, .step = step };

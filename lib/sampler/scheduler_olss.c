@@ -101,5 +101,5 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 }
 
 const struct qd_scheduler_kind qd_scheduler_olss = {
-	.name = "olss", .open = open_file, .close = close_file, .prepare = prepare, .step = step
+	.name = "olss", .usage = "olss:FILE", .open = open_file, .close = close_file, .prepare = prepare, .step = step
 };

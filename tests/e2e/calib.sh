@@ -130,7 +130,7 @@ bad "line 2: 'file_name' is 'rgb.png', as in line 1" '{"file_name": "rgb.png"}
 {"file_name": "rgb.png"}'
 bad "has no 'mask_file_name', which the model's 5 further channels are made of" '{"file_name": "rgb.png"}' inpaint
 mkdir nothing
-refused "'nothing' holds neither metadata.jsonl nor images" "$QUAD" calib --model m --data nothing -o o/x.safetensors
+refused "'nothing' holds neither metadata.jsonl, metadata.csv nor images" "$QUAD" calib --model m --data nothing -o o/x.safetensors
 refused "none" "$QUAD" calib --model m --data none -o o/x.safetensors
 head -c 60 images/rgb.png >images/cut.png
 rm images/metadata.jsonl
@@ -147,7 +147,7 @@ refused "vae/config.json" "${calib[@]}" -o o/x.safetensors
 mv away m/vae
 refused "'o/a.safetensors' already exists" "${calib[@]}" -o o/a.safetensors
 expect 2 "quad calib: needs --model" "$QUAD" calib
-expect 2 "quad calib: needs --data" "$QUAD" calib --model m
+expect 2 "quad calib: needs --data FOLDER|FILE, -o PATH" "$QUAD" calib --base m
 expect 2 "--size is '0', needs a whole number" "${calib[@]}" --size 0
 expect 2 "--trajectory is 'heun', needs one of" "${calib[@]}" --trajectory heun:3
 

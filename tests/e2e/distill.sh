@@ -38,7 +38,7 @@ cmp -s o/d.safetensors o/e.safetensors && fault "another seed gives the same ada
 expect 0 "LoRA in diffusers format" "$QUAD" inspect o/d.safetensors --base m
 
 # What was distilled lies on the grid: taken once more, without a step, it comes back as it is.
-expect 3 "one adapter is distilled at a time, 2 given" "${distill[@]}" --adapter a=o/d.safetensors --data data.safetensors -o o/x.safetensors
+expect 2 "one adapter is distilled at a time, 2 given" "${distill[@]}" --adapter a=o/d.safetensors --data data.safetensors -o o/x.safetensors
 again=("$QUAD" distill --base m --profile p.json --adapter a=o/d.safetensors --batch 4 --threads 1 --data data.safetensors --steps 0)
 expect 0 "best after step 0 of 0" "${again[@]}" -o o/same.safetensors
 cmp -s o/d.safetensors o/same.safetensors || fault "a distilled adapter changes when it is fitted again"
@@ -62,10 +62,11 @@ fi
 cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends elsewhere"
 [ "$(ls -A o/k)" = killed.safetensors ] || fault "leaves '$(ls -A o/k)' behind"
 
-refused "--data FILE or --calib FILE is needed" "${distill[@]}" -o o/x.safetensors
-refused "-o PATH is needed" "${distill[@]}" --data data.safetensors
+expect 2 "quad distill: needs --data FILE" "${distill[@]}" -o o/x.safetensors
+expect 2 "quad distill: needs -o PATH" "${distill[@]}" --calib data.safetensors
+expect 2 "is longer than" "${distill[@]}" --data data.safetensors --steps 2 --warmup 3 -o o/x.safetensors
 refused "already exists" "${distill[@]}" --data data.safetensors -o o/d.safetensors
 refused "" "$QUAD" distill --base other --profile p.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
 refused "'none.json'" "$QUAD" distill --base m --profile none.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
-expect 2 "trajectory" "${distill[@]}" --data data.safetensors --trajectory heun:4 -o o/x.safetensors
+expect 2 "--trajectory is 'lcm', needs one of ddim, euler" "${distill[@]}" --data data.safetensors --trajectory lcm:4 -o o/x.safetensors
 finish

@@ -32,6 +32,13 @@ done
 [ ! -e o/x/model.onnx.data ] || fault "external data below 2 GB"
 refused "'o/x' already exists" "${export_ab[@]}" -o o/x
 expect 0 "nothing written" "${export_ab[@]}" -o o/dry --dry-run
+# Every pass that the help names can be looked behind.
+passes=$("$QUAD" export --help | sed -n 's/^ *--dump-after=//p' | tr '|' ' ')
+[ -n "$passes" ] || fault "the help of export names no passes"
+for pass in $passes; do
+	expect 0 "output %out" "${export_ab[@]}" -o o/dry --dry-run --dump-after "$pass"
+done
+expect 2 "--dump-after is 'dead-code', needs one of ${passes// /, }" "${export_ab[@]}" -o o/dry --dry-run --dump-after dead-code
 [ ! -e o/dry ] || fault "a dry run writes"
 expect 0 "" "${export_ab[@]}" -o o/ext --external-data --format both
 for file in model.onnx.data model_float.onnx model_float.onnx.data adapters_float/a.safetensors; do
@@ -84,7 +91,7 @@ refused "'o/x' is an export, which carries its encodings: it takes no profile" "
 refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
 refused "'c' is no file and no adapter of 'o/x', which has a, b" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
 refused "has no tensor 'encoder_hidden_states'" "$QUAD" run --base m --inputs a.safetensors -o o/n
-refused "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
+expect 2 "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
 refused "no tensor 'negative_hidden_states'" "$QUAD" run --base m "${common[@]}" --guidance 3 -o o/n
 truncate -s 1000 o/x/adapters/b.safetensors
 refused "o/x/adapters/b.safetensors" "$QUAD" run --base o/x --adapter b "${common[@]}" -o o/n

@@ -54,7 +54,7 @@ wait $victim
 [ "$(ls -A "$o/s")" = model.ckpt ] || fault "a signal leaves '$(ls -A "$o/s")' behind"
 refused "'$o/s/model.ckpt' is of a run with other options" "${long[@]}" -o "$o/s/model"
 
-expect 2 "--data FILE is needed" "$QUAD" train --base "$work/base" -o "$o/x"
+expect 2 "quad train: needs --data FILE" "$QUAD" train --base "$work/base" -o "$o/x"
 expect 2 "exclude each other" "${train[@]}" --lora 2 --init-adapter "$o/lora.safetensors" -o "$o/x"
 expect 2 "--alpha needs --lora" "${train[@]}" --alpha 2 -o "$o/x"
 expect 2 "is longer than" "${train[@]}" --steps 2 --warmup 3 -o "$o/x"
@@ -64,5 +64,5 @@ expect 0 "" "$QUAD" init --arch tiny -o "$work/tiny"
 refused "tensor 'latents' has samples of [12,32,32], the model takes [4,?,?]" "$QUAD" train --base "$work/tiny" --data "$work/data" -o "$o/x"
 : >"$work/none.txt"
 refused "selects no layer" "${train[@]}" --lora 2 --slots "$work/none.txt" -o "$o/x.safetensors"
-refused "-o PATH is needed" "${train[@]}"
+expect 2 "quad train: needs -o PATH" "${train[@]}"
 finish

@@ -1,6 +1,6 @@
 /*
- * lib/io, JPEG and image folders: pictures written here by libjpeg come back as they were, turned as Exif says; every line of
- * metadata.jsonl that is wrong is named.
+ * lib/io, JPEG and WebP: pictures written here by their libraries come back as they were, a JPEG turned as Exif says; what is
+ * neither is called by its name.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -11,11 +11,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include <jpeglib.h>
+#include <webp/encode.h>
 
-#include "lib/data/data.h"
+#include "lib/io/io.h"
 #include "lib/math/math.h"
 #include "tests/unit/scratch.h"
 
@@ -175,95 +175,101 @@ static void ignores_damaged_exif(void **state)
 		}
 }
 
-/* ---- image folders ---- */
+/* ---- bytes that libjpeg only warns about ---- */
 
-static const char *folder(const char *name, const char *metadata)
+/* A scan header whose spectral selection no sequential file has, as some cameras write it: the picture is whole. */
+static void reads_what_is_only_warned_of(void **state)
 {
-	static char path[512];
-	char file[600];
-
-	snprintf(path, sizeof(path), "%s", scratch_path(name));
-	mkdir(path, 0700);
-	snprintf(file, sizeof(file), "%s/sub", name);
-	mkdir(scratch_path(file), 0700);
-	for (const char *const *image = (const char *const[]){ "b.png", "a.JPG", "sub/c.jpeg", "note.txt", NULL }; *image;
-		image++) {
-		snprintf(file, sizeof(file), "%s/%s", name, *image);
-		scratch_file(file, "x", 1);
-	}
-	snprintf(file, sizeof(file), "%s/metadata.jsonl", name);
-	if (metadata != NULL)
-		scratch_file(file, metadata, strlen(metadata));
-	return path;
-}
-
-static void reads_metadata(void **state)
-{
-	struct qd_image_folder f;
-	char expected[600];
-	const char *path = folder("meta", "{\"file_name\": \"b.png\", \"text\": \"a \\u00e9 cat\", \"mask_file_name\": \"a.JPG\", "
-					  "\"other\": [1]}\r\n\n"
-					  "{\"file_name\": \"sub/c.jpeg\", \"text\": null, \"mask_file_name\": null, "
-					  "\"conditioning_image_file_name\": \"b.png\", \"caption\": \"dog\"}");
+	struct written file;
+	struct qd_image image, whole;
 
 	(void)state;
-	OK(qd_image_folder_open(&f, path, "text"));
-	assert_int_equal(f.n, 2);
-	snprintf(expected, sizeof(expected), "%s/b.png", path);
-	assert_string_equal(f.rows[0].image, expected);
-	assert_string_equal(f.rows[0].text, "a \xc3\xa9 cat");
-	assert_true(qd_ends_with(f.rows[0].mask, "/a.JPG"));
-	assert_null(f.rows[0].condition);
-	assert_string_equal(f.rows[1].text, "");
-	assert_null(f.rows[1].mask);
-	assert_true(qd_ends_with(f.rows[1].condition, "/b.png"));
-	qd_image_folder_release(&f);
-	OK(qd_image_folder_open(&f, path, "caption"));
-	assert_string_equal(f.rows[1].text, "dog");
-	qd_image_folder_release(&f);
-	OK(qd_image_folder_open(&f, folder("plain", NULL), "text"));
-	assert_int_equal(f.n, 2);
-	assert_true(qd_ends_with(f.rows[0].image, "plain/a.JPG") && qd_ends_with(f.rows[1].image, "plain/b.png"));
-	assert_string_equal(f.rows[0].text, "");
-	qd_image_folder_release(&f);
+	write_jpeg(&file, 3, JCS_RGB, NULL, 0);
+	OK(qd_image_parse("x", file.data, file.n, &whole));
+	for (unsigned long at = 0; at + 14 < file.n; at++)
+		if (file.data[at] == 0xff &&
+			file.data[at + 1] == 0xda) { /* ff da, u16 length, count, 2 bytes each, then Ss Se AhAl */
+			file.data[at + 5 + 2 * file.data[at + 4]] = 0;
+			file.data[at + 6 + 2 * file.data[at + 4]] = 1;
+			break;
+		}
+	OK(qd_image_parse("x", file.data, file.n, &image));
+	assert_memory_equal(image.rgb, whole.rgb, (size_t)WIDTH * HEIGHT * 3);
+	qd_image_release(&image);
+	qd_image_release(&whole);
+	free(file.data);
 }
 
-static void refuses_metadata(void **state)
+/* ---- WebP ---- */
+
+static void reads_webp(void **state)
+{
+	uint8_t rgba[4 * 6], *data = NULL;
+	struct qd_image image;
+	size_t n;
+
+	(void)state;
+	for (int i = 0; i < 6; i++) {
+		colour(3, i, rgba + 4 * i);
+		rgba[4 * i + 3] = i == 5 ? 51 : 255;
+	}
+	n = WebPEncodeLosslessRGBA(rgba, 3, 2, 12, &data);
+	assert_true(n > 0);
+	OK(qd_image_parse("x.png", data, n, &image));
+	assert_int_equal(image.width, 3);
+	assert_int_equal(image.height, 2);
+	for (int i = 0; i < 5; i++)
+		assert_memory_equal(image.rgb + 3 * i, rgba + 4 * i, 3);
+	for (int c = 0; c < 3; c++) /* a fifth of it over white */
+		assert_int_equal(image.rgb[15 + c], (51 * rgba[20 + c] + 204 * 255 + 127) / 255);
+	qd_image_release(&image);
+	for (size_t cut = 12; cut < n; cut += 3) {
+		assert_int_equal(qd_image_parse("x.webp", data, cut, &image), QD_EINPUT);
+		assert_true(qd_starts_with(qd_message(), "'x.webp' is not a readable WebP: "));
+		assert_null(image.rgb);
+	}
+	WebPFree(data);
+}
+
+/* ---- what is no picture ---- */
+
+static void says_what_it_is_instead(void **state)
 {
 	static const struct {
-		const char *text, *message;
+		const char *bytes;
+		size_t n;
+		const char *message;
 	} cases[] = {
-		{ "{\"file_name\": \"b.png\"}\n{\"file_name\": \"a.JPG\",}", "metadata.jsonl' line 2: " },
-		{ "[1]", "metadata.jsonl' line 1: needs a JSON object" },
-		{ "\n{\"text\": \"x\"}", "metadata.jsonl' line 2: has no 'file_name'" },
-		{ "{\"file_name\": 3}", "line 1: 'file_name' is no text" },
-		{ "{\"file_name\": \"\"}", "line 1: 'file_name' is no text" },
-		{ "{\"file_name\": \"b.png\", \"text\": 3}", "line 1: 'text' is no text" },
-		{ "{\"file_name\": \"z.png\"}", "line 1: 'file_name' is 'z.png', and there is no such file" },
-		{ "{\"file_name\": \"sub\"}", "line 1: 'file_name' is 'sub', and there is no such file" },
-		{ "{\"file_name\": \"b.png\", \"mask_file_name\": \"m.png\"}",
-			"line 1: 'mask_file_name' is 'm.png', and there is no such file" },
-		{ "{\"file_name\": \"../bad/b.png\"}", "line 1: 'file_name' is '../bad/b.png', which is not below the folder" },
-		{ "{\"file_name\": \"sub/../b.png\"}", "which is not below the folder" },
-		{ "{\"file_name\": \"/etc/passwd\"}", "which is not below the folder" },
-		{ "{\"file_name\": \"b.png\"}\n{\"file_name\": \"a.JPG\"}\n{\"file_name\": \"b.png\"}",
-			"line 3: 'file_name' is 'b.png', as in line 1" },
-		{ "\n \n", "metadata.jsonl' names no image" },
+		{ "BM\1\2\3\4", 6, "'f.png' is a BMP image, needs a PNG, JPEG or WebP image" },
+		{ "GIF89a", 6, "'f.png' is a GIF image, needs a PNG, JPEG or WebP image" },
+		{ "", 0, "'f.png' is empty, needs a PNG, JPEG or WebP image" },
+		{ " \n<!DOCTYPE html>", 17,
+			"'f.png' is a web page (HTML): the download did not give the file, it may need a login, "
+			"needs a PNG, JPEG or WebP image" },
+		{ "{\"error\": 1}", 12, "'f.png' is JSON text, needs a PNG, JPEG or WebP image" },
+		{ "hello", 5, "'f.png' is of no known format, needs a PNG, JPEG or WebP image" },
 	};
-	struct qd_image_folder f;
+	struct qd_image image;
 
 	(void)state;
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
-		assert_int_equal(qd_image_folder_open(&f, folder("bad", cases[i].text), "text"), QD_EINPUT);
-		if (strstr(qd_message(), cases[i].message) == NULL)
-			fail_msg("says \"%s\" instead of \"%s\"", qd_message(), cases[i].message);
-		assert_int_equal(f.n, 0);
+		assert_int_equal(qd_image_parse("f.png", cases[i].bytes, cases[i].n, &image), QD_EINPUT);
+		assert_string_equal(qd_message(), cases[i].message);
 	}
-	assert_int_equal(qd_image_folder_open(&f, "/nowhere", "text"), QD_EIO);
-	assert_string_equal(qd_message(), "cannot read the folder '/nowhere'");
-	mkdir(scratch_path("hollow"), 0700);
-	assert_int_equal(qd_image_folder_open(&f, scratch_path("hollow"), "text"), QD_EINPUT);
-	assert_true(qd_ends_with(qd_message(), "hollow' holds neither metadata.jsonl nor images"));
+}
+
+/* Pickles as torch.save writes them now (a zip whose first member is a pickle) and before. */
+static void knows_a_pickle(void **state)
+{
+	static const char zip[] = "PK\3\4\0\0\10\10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\16\0\0\0calib/data.pkl";
+	static const char other[] = "PK\3\4\0\0\10\10\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\12\0\0\0sample.npy";
+
+	(void)state;
+	assert_int_equal(qd_file_kind(zip, sizeof(zip) - 1), QD_FILE_PICKLE);
+	assert_int_equal(qd_file_kind(zip, sizeof(zip) - 2), QD_FILE_ZIP);
+	assert_int_equal(qd_file_kind(other, sizeof(other) - 1), QD_FILE_ZIP);
+	assert_int_equal(qd_file_kind("\x80\2}q", 4), QD_FILE_PICKLE);
+	assert_int_equal(qd_file_kind("\x80\1}q", 4), QD_FILE_UNKNOWN);
 }
 
 int main(void)
@@ -273,8 +279,10 @@ int main(void)
 		cmocka_unit_test(turns_as_exif_says),
 		cmocka_unit_test(refuses_bad_jpegs),
 		cmocka_unit_test(ignores_damaged_exif),
-		cmocka_unit_test(reads_metadata),
-		cmocka_unit_test(refuses_metadata),
+		cmocka_unit_test(reads_what_is_only_warned_of),
+		cmocka_unit_test(reads_webp),
+		cmocka_unit_test(says_what_it_is_instead),
+		cmocka_unit_test(knows_a_pickle),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

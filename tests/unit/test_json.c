@@ -24,6 +24,24 @@ static void reads_an_object(void **state)
 	json_decref(value);
 }
 
+/* What Python's json writes for infinities, and what some editors put before a text. */
+static void reads_what_people_have(void **state)
+{
+	(void)state;
+	static const char text[] =
+		"\xef\xbb\xbf{\"a\": -Infinity, \"b\": [NaN, Infinity, 1], \"c\": \"NaN \\\" -Infinity\", \"d\\\\\": NaN}";
+	json_t *value;
+	if (qd_json_parse("w", text, sizeof(text) - 1, &value) != QD_OK)
+		fail_msg("%s", qd_message());
+	assert_string_equal(json_string_value(json_object_get(value, "a")), "-Infinity");
+	assert_string_equal(json_string_value(json_array_get(json_object_get(value, "b"), 0)), "NaN");
+	assert_string_equal(json_string_value(json_array_get(json_object_get(value, "b"), 1)), "Infinity");
+	assert_int_equal(json_integer_value(json_array_get(json_object_get(value, "b"), 2)), 1);
+	assert_string_equal(json_string_value(json_object_get(value, "c")), "NaN \" -Infinity");
+	assert_string_equal(json_string_value(json_object_get(value, "d\\")), "NaN");
+	json_decref(value);
+}
+
 /* Each malformed text and the message it must give. */
 static void refuses_malformed_text(void **state)
 {
@@ -37,7 +55,8 @@ static void refuses_malformed_text(void **state)
 		{ "{\n \"a\": 1\n \"b\": 2}", "'w': line 3, column 4: '}' expected near '\"b\"'" },
 		{ "{\"a\": 1, \"\\u0061\": 2}", "'w': line 1, column 17: duplicate object key near '\"\\u0061\"'" },
 		{ "[1] 2", "'w': line 1, column 5: end of file expected near '2'" },
-		{ "[NaN]", "'w': line 1, column 4: invalid token near 'NaN'" },
+		{ "[nan]", "'w': line 1, column 4: invalid token near 'nan'" },
+		{ "\xef\xbb\xbf", "'w': line 1, column 0: '[' or '{' expected near end of file" },
 		{ "[\"\\u0000\"]", "'w': line 1, column 9: \\u0000 is not allowed without JSON_ALLOW_NUL near '\"\\u0000\"'" },
 		{ "[9223372036854775808]", "'w': line 1, column 20: too big integer near '9223372036854775808'" },
 		{ "version https://git-lfs.github.com/spec/v1\n",
@@ -111,6 +130,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_an_object),
+		cmocka_unit_test(reads_what_people_have),
 		cmocka_unit_test(refuses_malformed_text),
 		cmocka_unit_test(bounds_the_depth),
 		cmocka_unit_test(brackets_in_strings_do_not_nest),

@@ -191,7 +191,7 @@ static void cut_and_damaged_files_are_refused(void **state)
 	assert_int_equal(parse_exact(memory.bytes, memory.n), QD_EINPUT);
 	assert_string_equal(qd_message(), "'f' is not a readable PNG: IHDR: CRC error");
 	assert_int_equal(parse_exact((const unsigned char *)"{\"a\": 1, \"b\": 2}", 16), QD_EINPUT);
-	assert_string_equal(qd_message(), "'f' is not a readable PNG: Not a PNG file");
+	assert_string_equal(qd_message(), "'f' is JSON text, needs a PNG, JPEG or WebP image");
 }
 
 static void put_u32(unsigned char *at, uint32_t value)

@@ -452,8 +452,8 @@ static void refuses_step_counts(void **state)
 		{ "ddim", 1000,
 			"scheduler 'ddim': 1000 leading steps with offset 1 begin at timestep 1000, the schedule ends at 999" },
 		{ "lcm", 51, "scheduler 'lcm': 51 steps, the model was distilled from 50" },
-		{ "olss", 10, "no scheduler 'olss', there are ddim, euler, lcm and olss:FILE" },
-		{ "heun", 10, "no scheduler 'heun', there are ddim, euler, lcm and olss:FILE" },
+		{ "olss", 10, "no scheduler 'olss', there are ddim, euler, lcm, olss:FILE" },
+		{ "heun", 10, "no scheduler 'heun', there are ddim, euler, lcm, olss:FILE" },
 	};
 	struct qd_schedule schedule;
 

@@ -1,0 +1,152 @@
+/*
+ * What commands have in common: their options, and how they end.
+ */
+#include "cmd/cmd.h"
+#include "lib/math/math.h"
+
+#include <assert.h>
+#include <errno.h>
+#include <malloc.h>
+#include <math.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum { MAX_THREADS = 1024 };
+
+static const char *const devices[] = { "cpu", "cuda", "cuda:I", NULL };
+
+#define FIELD(field) QD_FIELD(struct qd_common, field)
+static const struct qd_option table[] = {
+	{ "base", QD_OPT_TEXT, FIELD(base), .bit = QD_COMMON_BASE, .arg = "PATH",
+		.help = "model: a diffusers folder, a checkpoint or an ONNX file" },
+	{ "adapter", QD_OPT_TEXTS, FIELD(adapters), .bit = QD_COMMON_ADAPTER, .arg = "[NAME=]PATH[@SCALE]",
+		.help = "adapter file or folder and its strength; may be repeated" },
+	{ "profile", QD_OPT_TEXT, FIELD(profile), .bit = QD_COMMON_PROFILE, .arg = "FILE",
+		.help = "profile.json with the shared encodings" },
+	{ "output", QD_OPT_TEXT, FIELD(output), .letter = 'o', .bit = QD_COMMON_OUTPUT, .arg = "PATH",
+		.help = "where the result goes" },
+	{ "force", QD_OPT_FLAG, FIELD(force), .bit = QD_COMMON_OUTPUT | QD_COMMON_FORCE, .help = "replace an existing result" },
+	{ "json", QD_OPT_FLAG, FIELD(json), .bit = QD_COMMON_JSON, .help = "print one JSON document" },
+	{ "seed", QD_OPT_INT, FIELD(seed), .bit = QD_COMMON_SEED, .high = INT64_MAX, .arg = "N", .help = "seed of random numbers" },
+	{ "threads", QD_OPT_INT, FIELD(threads), .bit = QD_COMMON_THREADS, .low = 1, .high = MAX_THREADS, .arg = "N",
+		.help = "threads to compute with", .absent = "one per processor" },
+	{ "device", QD_OPT_CHOICE, FIELD(device), .bit = QD_COMMON_THREADS, .names = devices, .help = "where to compute",
+		.absent = "cpu" },
+	{ "dry-run", QD_OPT_FLAG, FIELD(dry_run), .bit = QD_COMMON_DRY_RUN, .help = "check everything, write nothing" },
+	{ "quiet", QD_OPT_FLAG, FIELD(quiet), .letter = 'q', .help = "no progress, no warnings" },
+	{ "verbose", QD_OPT_REPEAT, FIELD(verbose), .letter = 'v', .help = "say more; twice for still more" },
+	{ 0 },
+};
+#undef FIELD
+
+/* One per processor that this process may use. */
+static int default_threads(void)
+{
+	cpu_set_t set;
+	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
+	return n > 0 ? n : 1;
+}
+
+/*
+ * A run makes and frees the same tensors over and over. By default the C library gives such blocks back to the system each time,
+ * and every page is then cleared anew: a tenth of a training step.
+ */
+static void keep_freed_memory(void)
+{
+	mallopt(M_MMAP_THRESHOLD, 32 << 20);
+	mallopt(M_TRIM_THRESHOLD, 1 << 30);
+	mallopt(M_TOP_PAD, 64 << 20);
+}
+
+static enum qd_status apply(const struct qd_common *common, bool computes)
+{
+	int threads = common->threads != 0 ? common->threads : default_threads();
+	qd_progress_install(common->quiet, common->verbose);
+	/* libtorch and the kernels call BLAS from within their own threads. OpenBLAS's pool under theirs waits in sched_yield:
+	 * sampling took 1.6 times as long with it. */
+	qd_set_blas_threads(computes ? 1 : threads);
+	if (!computes)
+		return QD_OK;
+	keep_freed_memory();
+	enum qd_status st = qt_set_threads(threads);
+	return st == QD_OK && common->device != NULL ? qt_set_device(common->device) : st;
+}
+
+void qd_parse(int argc, char **argv, const char *doc, const struct qd_options *own, size_t n, unsigned takes, unsigned needs,
+	struct qd_common *common)
+{
+	struct qd_options options[QD_MOST_TABLES + 1];
+
+	assert(n <= QD_MOST_TABLES);
+	memcpy(options, own, n * sizeof(*options));
+	options[n] = (struct qd_options){ table, common };
+	qd_options_parse(argc, argv, doc, options, n + 1, takes, needs);
+	if (apply(common, (takes & QD_COMMON_THREADS) != 0) != QD_OK) {
+		fprintf(stderr, "%s: %s\n", argv[0], qd_message());
+		exit(QD_EXIT_FAILED);
+	}
+}
+
+void qd_common_release(struct qd_common *common)
+{
+	qd_texts_release(&common->adapters);
+	*common = (struct qd_common){ 0 };
+}
+
+enum qd_status qd_parse_trajectory(const struct qd_option *option, char *arg, const char **name, int *steps)
+{
+	char *colon = strchr(arg, ':');
+	int64_t number = 0;
+	size_t i;
+	enum qd_status st = qd_option_choice(option, arg, &i);
+
+	if (st != QD_OK && colon != NULL) {
+		*colon = '\0';
+		st = qd_option_choice(option, arg, &i);
+		if (st == QD_OK)
+			st = qd_option_int(option, colon + 1, 1, 1000, &number);
+	}
+	if (colon != NULL)
+		*steps = (int)number;
+	*name = arg;
+	return st;
+}
+
+/* ---- beginning and ending ---- */
+
+enum qd_status qd_check_output(const struct qd_common *common)
+{
+	struct qd_output probe = { 0 };
+	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
+
+	qd_output_release(&probe);
+	return st;
+}
+
+int qd_finish(const char *command, enum qd_status st)
+{
+	qd_progress_clear();
+	if (st == QD_OK)
+		return QD_EXIT_DONE;
+	fflush(stdout);
+	fprintf(stderr, "quad %s: %s\n", command, qd_message());
+	return st == QD_ECHECK ? QD_EXIT_NO : QD_EXIT_FAILED;
+}
+
+enum qd_status qd_print_json(json_t *value)
+{
+	enum qd_status st = QD_OK;
+	if (value == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	qd_progress_clear();
+	if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
+		st = qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));
+	json_decref(value);
+	return st;
+}
+
+json_t *qd_finite_json(double x)
+{
+	return isfinite(x) ? json_real(x) : json_null();
+}
