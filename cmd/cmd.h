@@ -83,19 +83,9 @@ void qd_progress_install(bool quiet, int verbose);
 /* Ends the progress line, so that something else can be printed. */
 void qd_progress_clear(void);
 
-/* What most commands start with: model, modules and adapters opened. */
-struct qd_opened {
-	struct qd_model model;
-	struct qd_graph shape_graph; /* for the smallest sizes: what modules belong to */
-	struct qd_modules modules;
-	struct qd_adapter *adapters;
-	const struct qd_adapter **adapter_list;
-	size_t n_adapters;
-};
-/* Opens common->base and common->adapters. QD_EINPUT without a base. */
+/* What most commands start with: common->base and common->adapters opened. QD_EINPUT without a base. */
 QD_CHECK enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common);
 /* The same, the adapters' matrices left in their mapped files (qd_adapter_map). */
 QD_CHECK enum qd_status qd_open_mapped(struct qd_opened *opened, const struct qd_common *common);
-void qd_opened_release(struct qd_opened *opened);
 
 #endif

@@ -87,8 +87,9 @@ enum qd_status qd_observe_hook(void *context, const struct qd_graph *g, qd_id va
 /* encodings [n_values]: those of the activations from what was observed. */
 QD_CHECK enum qd_status qd_activation_encodings(
 	struct qd_arena *arena, const struct qd_observers *observers, int bits, const struct qd_encoding **encodings);
-/* Runs all samples in batches. `out` f32 [n, elements of one sample's output] receives the graph's output; NULL drops it. */
+/* Runs all samples in batches. `out` f32 [n, elements of one sample's output] receives the graph's output, QD_EINPUT when that is
+ * not finite; NULL drops it. */
 QD_CHECK enum qd_status qd_run_samples(
-	struct qd_exec *exec, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out);
+	struct qd_runner *runner, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out);
 
 #endif

@@ -20,7 +20,7 @@ struct scoring {
 	size_t n;
 	const struct qd_dataset *data;
 	struct qd_net net;
-	struct qd_exec *exec;
+	struct qd_runner runner;
 	enum qd_entry_kind *kinds;
 	struct qd_observers observers;
 	struct qd_arena arena;
@@ -49,7 +49,7 @@ out:
 	return st;
 }
 
-static enum qd_status allocate(struct scoring *s)
+static enum qd_status allocate_scoring(struct scoring *s)
 {
 	size_t values = s->net.graph.n_values + 1, samples = (size_t)s->data->n;
 
@@ -90,7 +90,7 @@ static enum qd_status check_request(const struct scoring *s)
 	return QD_OK;
 }
 
-static enum qd_status prepare(struct scoring *s)
+static enum qd_status prepare_scoring(struct scoring *s)
 {
 	struct qd_sizes sizes;
 	int64_t batch;
@@ -100,7 +100,7 @@ static enum qd_status prepare(struct scoring *s)
 	sizes = qd_dataset_sizes(s->data, batch);
 	QD_TRY(st, choose_slots(s, &sizes));
 	QD_TRY(st, qd_net_build(&s->net, s->model, &sizes, &s->profile->slots));
-	QD_TRY(st, allocate(s));
+	QD_TRY(st, allocate_scoring(s));
 	QD_TRY(st, qd_assign(&s->net.graph, s->kinds));
 	for (size_t i = 0; i < s->n; i++)
 		QD_TRY(st, qd_own_encodings(&s->arena, &s->net.slots, s->adapters[i], s->profile->options.lora_bits, s->own[i]));
@@ -111,7 +111,7 @@ out:
 /* ---- running ---- */
 
 /* Hangs an adapter's own encodings on the net (those of scope model too, where there are any), or takes all down with `i` = n. */
-static void hang(struct scoring *s, size_t i)
+static void hang_encodings(struct scoring *s, size_t i)
 {
 	struct qd_graph *g = &s->net.graph;
 
@@ -127,9 +127,9 @@ static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 {
 	enum qd_status st;
 
-	hang(s, rounded ? i : s->n);
-	QD_TRY(st, qd_net_bind_adapter(&s->net, s->exec, s->adapters[i]));
-	QD_TRY(st, qd_run_samples(s->exec, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
+	hang_encodings(s, rounded ? i : s->n);
+	QD_TRY(st, qd_runner_feed_adapter(&s->runner, &s->net.slots, s->adapters[i]));
+	QD_TRY(st, qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
 }
@@ -150,13 +150,13 @@ static enum qd_status score_adapter(struct scoring *s, size_t i)
 	return QD_OK;
 }
 
-/* Only LoRA tensors are rounded, and only inputs change between runs: one executor does both. */
+/* Only LoRA tensors are rounded, and only inputs change between runs: one runner does both, on the operators of simulation. */
 static enum qd_status score_adapters(struct scoring *s)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook };
+	struct qd_exec_options options = { .hook = qd_sim_hook, .libtorch = true };
 	enum qd_status st;
 
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
 	for (size_t i = 0; i < s->n; i++) {
 		QD_TRY(st, run_adapter(s, i, false));
 		QD_TRY(st, score_adapter(s, i));
@@ -173,7 +173,7 @@ static enum qd_status observe_float(struct scoring *s)
 	enum qd_status st;
 
 	QD_TRY(st, qd_observers_new(&s->observers, s->kinds, s->net.graph.n_values, o));
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
 	for (size_t i = 0; i < s->n; i++) {
 		qd_observers_reset(&s->observers);
 		QD_TRY(st, run_adapter(s, i, false));
@@ -181,20 +181,18 @@ static enum qd_status observe_float(struct scoring *s)
 			QD_TRY(st, qd_activation_encodings(&s->arena, &s->observers, o->act_bits, s->activations[i]));
 	}
 out:
-	qd_exec_free(s->exec);
-	s->exec = NULL;
+	qd_runner_release(&s->runner);
 	return st;
 }
 
-/* Everything is rounded: weights once, so float and rounded runs have an executor each. */
+/* Everything is rounded: weights once, so float and rounded runs have a runner each. */
 static enum qd_status score_models(struct scoring *s)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook, .see_all = true };
 	enum qd_status st;
 
 	QD_TRY(st, observe_float(s));
 	QD_TRY(st, qd_weight_encodings(&s->arena, &s->net.graph, s->kinds, &s->profile->options, s->weights));
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &qd_sim_options));
 	for (size_t i = 0; i < s->n; i++)
 		QD_TRY(st, score_adapter(s, i));
 out:
@@ -229,7 +227,7 @@ static enum qd_status start_rows(struct scoring *s)
 }
 
 /* Update SQNR of adapter i fitted to some encodings. */
-static enum qd_status measure(
+static enum qd_status measure_update(
 	struct scoring *s, size_t i, const struct qd_slot_encodings *encodings, enum qd_align align, double *db)
 {
 	struct qd_fitted fitted = { 0 };
@@ -249,9 +247,9 @@ static enum qd_status measure_all(struct scoring *s, const struct qd_slot_encodi
 	for (size_t i = 0; i < s->n; i++) {
 		struct qd_adapter_score *a = &s->profile->adapters[i];
 
-		QD_TRY(st, measure(s, i, s->own[i], QD_ALIGN_NONE, &a->update_own_db));
-		QD_TRY(st, measure(s, i, shared, QD_ALIGN_NONE, &a->update_shared_db));
-		QD_TRY(st, measure(s, i, shared, s->profile->options.align, &a->update_aligned_db));
+		QD_TRY(st, measure_update(s, i, s->own[i], QD_ALIGN_NONE, &a->update_own_db));
+		QD_TRY(st, measure_update(s, i, shared, QD_ALIGN_NONE, &a->update_shared_db));
+		QD_TRY(st, measure_update(s, i, shared, s->profile->options.align, &a->update_aligned_db));
 	}
 out:
 	return st;
@@ -278,7 +276,7 @@ out:
 	return st;
 }
 
-static enum qd_status share(struct scoring *s)
+static enum qd_status share_encodings(struct scoring *s)
 {
 	struct qd_profile *p = s->profile;
 	struct qd_slot_encodings *shared = qd_arena_array(&p->arena, p->slots.n, sizeof(*shared));
@@ -318,11 +316,11 @@ enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_mode
 	QD_TRY(st, start_rows(&s));
 	if (options->anchor != NULL)
 		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
-	QD_TRY(st, prepare(&s));
+	QD_TRY(st, prepare_scoring(&s));
 	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
-	QD_TRY(st, share(&s));
+	QD_TRY(st, share_encodings(&s));
 out:
-	qd_exec_free(s.exec);
+	qd_runner_release(&s.runner);
 	qd_observers_release(&s.observers);
 	qd_net_release(&s.net);
 	qd_arena_release(&s.arena);

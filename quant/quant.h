@@ -141,17 +141,21 @@ QD_CHECK enum qd_status qd_fitted_to_adapter(
  */
 QD_CHECK enum qd_status qd_update_sqnr(
 	const struct qd_adapter *adapter, const struct qd_fitted *fitted, const struct qd_profile *profile, double *db);
-/* Binds fitted tensors to the LoRA inputs of an executor (float; the simulator quantizes them through their encodings). */
-QD_CHECK enum qd_status qd_net_bind_fitted(const struct qd_net *net, struct qd_exec *exec, const struct qd_fitted *fitted);
-
 /* ---- simulation (sim.c) ---- */
-/* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. Set see_all in the
- * executor's options. */
+/* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. */
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
+/* An executor with that hook, which sees every value. */
+extern const struct qd_exec_options qd_sim_options;
+/* Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter and feeds it (NULL: none). */
+QD_CHECK enum qd_status qd_runner_open_simulated(
+	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter);
+/* Feeds fitted tensors to the LoRA inputs of a net (float: their encodings round them). */
+QD_CHECK enum qd_status qd_runner_feed_fitted(
+	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted);
 
-/* ---- calibration data (data_bind.c) ---- */
-/* Binds samples [first, first + batch) of a set opened for calibration to an executor's inputs. */
-QD_CHECK enum qd_status qd_data_bind(const struct qd_dataset *data, struct qd_exec *exec, int64_t first, int64_t batch);
+/* ---- calibration data (data_feed.c) ---- */
+/* Feeds samples [first, first + batch) of a set opened for calibration. */
+QD_CHECK enum qd_status qd_data_feed(const struct qd_dataset *data, struct qd_runner *runner, int64_t first, int64_t batch);
 
 /* ---- QSS and the whole of `quad qss` (qss.c, choice.c, calibrate.c) ---- */
 /* D(y || z) between two outputs of n elements: softmax(y / t), softmax(z / t), t the population standard deviation of y, natural

@@ -85,6 +85,8 @@ QD_CHECK enum qd_status qd_adapter_open(
 /* "NAME=PATH[@SCALE][+PATH[@SCALE]]...": several files join their ranks (exact in float). "PATH" alone takes the file's stem as
  * name. */
 QD_CHECK enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/* What follows "NAME=" in a spec; one without a name, or that is itself the path of something, whole. */
+const char *qd_adapter_spec_path(const char *spec);
 /*
  * The same two, but matrices stay in the mapped file: `down` and `up` of the layers are NULL until qd_adapter_load, everything else
  * is there and all is checked. Enough for attaching adapters to a graph. (Several files of one spec are joined, and thus read.)

@@ -95,13 +95,16 @@ double qd_student_two_sided(double t, double freedom);
 /* Regularized incomplete beta function I_x(a, b), a, b > 0, x in [0, 1] (DLMF 8.17). */
 double qd_incomplete_beta(double a, double b, double x);
 
+/* Whether no value of x float32 [n] is NaN or infinite. */
+bool qd_all_finite(const float *x, size_t n);
+
 /* ---- two signals ---- */
 
 /* Sums over pairs (reference, measured), filled in any number of calls; zero it to begin. */
 struct qd_error {
 	uint64_t n;
 	double reference, measured, product; /* sums of r^2, m^2, r m */
-	double error, largest;               /* sum of (m - r)^2, max |m - r| */
+	double error, largest;               /* sum of (m - r)^2, max |m - r|; NaN where a difference is */
 };
 void qd_error_add(struct qd_error *sums, const float *reference, const float *measured, size_t n);
 /* 10 log10(sum r^2 / sum (m - r)^2) in dB; infinite when there is no error. */

@@ -15,6 +15,15 @@
 
 /* ---- signals ---- */
 
+bool qd_all_finite(const float *x, size_t n)
+{
+	float sum = 0; /* 0 * x is NaN exactly where x is not finite; one pass without branches */
+
+	for (size_t i = 0; i < n; i++)
+		sum += 0.0f * x[i];
+	return sum == 0.0f;
+}
+
 /* Eight sums side by side: one sum would have to be added in order, each addition waiting for the one before. */
 enum { LANES = 8 };
 
@@ -69,6 +78,8 @@ void qd_error_add(struct qd_error *sums, const float *reference, const float *me
 	}
 	for (size_t i = n - n % LANES; i < n; i++)
 		add_one(sums, (double)reference[i], (double)measured[i]);
+	if (isnan(sums->error)) /* which no comparison above saw */
+		sums->largest = NAN;
 	sums->n += n;
 }
 

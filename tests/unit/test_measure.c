@@ -309,11 +309,36 @@ static void frechet_distance_needs_two_of_each(void **state)
 	assert_string_equal(qd_message(), "sets of 1 and 2 features, need at least 2 of each");
 }
 
+/* Wherever it stands, among others or behind the last eight; finite sums later do not hide it. */
+static void a_difference_that_is_no_number_is_the_largest(void **state)
+{
+	enum { N = 29 };
+
+	(void)state;
+	for (size_t at = 0; at < N; at++) {
+		for (int side = 0; side < 2; side++) {
+			float x[2][N] = { { 0 } };
+			struct qd_error error = { 0 };
+			x[side][at] = NAN;
+			x[1][(at + 1) % N] = 3;
+			qd_error_add(&error, x[0], x[1], N);
+			assert_true(isnan(error.largest));
+			x[side][at] = 0;
+			qd_error_add(&error, x[0], x[1], N);
+			assert_true(isnan(error.largest));
+			assert_true(qd_all_finite(x[side], N));
+			x[side][at] = side == 0 ? NAN : -INFINITY;
+			assert_false(qd_all_finite(x[side], N));
+		}
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(errors_equal_plain_loops),
 		cmocka_unit_test(errors_of_nothing_and_of_equals),
+		cmocka_unit_test(a_difference_that_is_no_number_is_the_largest),
 		cmocka_unit_test(divergences_equal_their_definitions),
 		cmocka_unit_test(small_divergences_keep_their_digits),
 		cmocka_unit_test(disjoint_distributions_are_ln_2_apart),

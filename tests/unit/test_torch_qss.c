@@ -143,26 +143,20 @@ static void int16_scores_equal_golden(void **state)
 /* The net of a profile on all samples, simulated or float, under adapter i. */
 static void run_net(const struct qd_profile *p, size_t i, bool simulated, float *y)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook, .see_all = true };
 	struct qd_net net;
-	struct qd_exec *exec;
-	struct qd_fitted fitted;
+	struct qd_runner runner;
 	struct qd_sizes sizes;
 
 	sizes = qd_dataset_sizes(&all.data, all.data.n);
 	OK(qd_net_build(&net, &all.model, &sizes, &p->slots));
-	if (simulated)
-		OK(qd_profile_apply(p, &net));
-	OK(qd_exec_new(&exec, &net.graph, &options));
 	if (simulated) {
-		OK(qd_fit_adapter(&fitted, all.list[i], p, p->options.align));
-		OK(qd_net_bind_fitted(&net, exec, &fitted));
-		qd_fitted_release(&fitted);
+		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i]));
 	} else {
-		OK(qd_net_bind_adapter(&net, exec, all.list[i]));
+		OK(qd_runner_open(&runner, &net.graph, NULL));
+		OK(qd_runner_feed_adapter(&runner, &net.slots, all.list[i]));
 	}
-	OK(qd_run_samples(exec, &net, &all.data, "run", y));
-	qd_exec_free(exec);
+	OK(qd_run_samples(&runner, &net, &all.data, "run", y));
+	qd_runner_release(&runner);
 	qd_net_release(&net);
 }
 
