@@ -131,18 +131,10 @@ static enum qd_status write_slot(struct qd_output *out, const struct qd_slot *s)
 		s->conv ? "true" : "false");
 }
 
-static bool all_zero(const struct qd_encoding *e)
-{
-	for (size_t i = 0; i < e->n; i++)
-		if (e->zero_point[i] != 0)
-			return false;
-	return true;
-}
-
 static enum qd_status write_entry(struct qd_output *out, const struct qd_profile_entry *entry)
 {
 	const struct qd_encoding *e = entry->encoding;
-	bool list = e->axis >= 0, zero = all_zero(e);
+	bool list = e->axis >= 0, zero = qd_encoding_is_centred(e);
 	enum qd_status st;
 
 	QD_TRY(st, put_key(out, "    { ", "name", entry->name));

@@ -5,24 +5,7 @@
  */
 #include "export/file/file.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-static enum qd_dtype code_type(const struct qd_encoding *e)
-{
-	if (e->bits <= 8)
-		return e->is_signed ? QD_I8 : QD_U8;
-	return e->is_signed ? QD_I16 : QD_U16;
-}
-
-static void store_codes(struct qd_tensor *t, const int32_t *q, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (qd_dtype_bits(t->dtype) == 8)
-			((uint8_t *)t->data)[i] = (uint8_t)q[i];
-		else
-			((uint16_t *)t->data)[i] = (uint16_t)q[i];
-}
 
 /* Adds one tensor: `real` quantized by the profile's encoding of that name, or as it is without one. */
 static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
@@ -34,7 +17,7 @@ static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profil
 		return QD_ENOMEM;
 	const struct qd_encoding *e = qd_profile_find(profile, name);
 	size_t n = (size_t)qd_shape_elements(&shape);
-	*t = (struct qd_tensor){ .name = name, .dtype = e == NULL || as_float ? QD_F32 : code_type(e), .shape = shape };
+	*t = (struct qd_tensor){ .name = name, .dtype = e == NULL || as_float ? QD_F32 : qd_encoding_dtype(e), .shape = shape };
 	t->bytes = n * qd_dtype_bits(t->dtype) / 8;
 	t->data = qd_arena_alloc(&out->arena, t->bytes);
 	if (t->data == NULL)
@@ -45,12 +28,7 @@ static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profil
 	} else if (as_float) {
 		qd_quantize(e, &shape, real, NULL, t->data);
 	} else {
-		int32_t *q = malloc((n + 1) * sizeof(*q));
-		if (q == NULL)
-			return qd_fail(QD_ENOMEM, "cannot quantize '%s'", name);
-		qd_quantize(e, &shape, real, q, NULL);
-		store_codes(t, q, n);
-		free(q);
+		return qd_encode(e, &shape, real, t->data);
 	}
 	return QD_OK;
 }

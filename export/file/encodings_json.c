@@ -22,14 +22,6 @@
 #include <math.h>
 #include <stdlib.h>
 
-static bool is_symmetric(const struct qd_encoding *e)
-{
-	for (size_t i = 0; i < e->n; i++)
-		if (e->zero_point[i] != 0)
-			return false;
-	return e->is_signed;
-}
-
 static json_t *float_entry(const char *name)
 {
 	return json_pack("{s:s,s:s,s:s,s:i}", "name", name, "enc_type", "PER_TENSOR", "dtype", "FLOAT", "bw", 16);
@@ -56,7 +48,7 @@ static json_t *entry(const char *name, const struct qd_encoding *e)
 		json_array_append_new(offsets, json_integer(-(json_int_t)lrintf(e->zero_point[i]) - shift));
 	}
 	return json_pack("{s:s,s:s,s:s,s:i,s:b,s:o,s:o}", "name", name, "enc_type", e->axis >= 0 ? "PER_CHANNEL" : "PER_TENSOR",
-		"dtype", "INT", "bw", e->bits, "is_sym", is_symmetric(e), "scale", scales, "offset", offsets);
+		"dtype", "INT", "bw", e->bits, "is_sym", e->is_signed && qd_encoding_is_centred(e), "scale", scales, "offset", offsets);
 }
 
 /* A weight of an operator, as opposed to any other constant. */
