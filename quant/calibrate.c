@@ -58,7 +58,7 @@ static enum qd_status observe(struct qd_observers *observers, const struct qd_va
 	float low, high;
 	enum qd_status st;
 
-	if (o->kind == QD_OBSERVE_MINMAX) {
+	if (!qd_observer_sees_values(o)) {
 		QD_TRY(st, qt_min_max(tensor, &low, &high));
 		qd_observer_add_range(o, low, high);
 		return QD_OK;
@@ -228,10 +228,10 @@ static enum qd_status observe_all(struct calibration *c)
 	QD_TRY(st, qd_exec_new(&exec, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
 		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
-	/* Without the freedom of the gain adapters may be clipped: the ranges must also hold what they are meant to compute, and
+	/* Where adapters may be clipped, the ranges must also hold what they are meant to compute, and
 	 * what training can bring back. */
 	hang_lora(c, false);
-	for (size_t i = 0; i < c->n && c->profile->options.align != QD_ALIGN_GAIN; i++)
+	for (size_t i = 0; i < c->n && qd_align_may_clip(c->profile->options.align); i++)
 		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
 	hang_lora(c, true);
 	for (size_t i = 0; i < c->net.slots.n; i++) {

@@ -4,12 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *const qd_share_names[] = { "slot", "layer", NULL };
-const char *const qd_align_names[] = { "none", "gauge", "gain", NULL };
-const char *const qd_method_names[] = { "auto", "anchor", "unified", NULL };
-const char *const qd_observer_names[] = { "minmax", "percentile", "mse", NULL };
-const char *const qd_divergence_names[] = { "js", "kl", "mse", "cosine", NULL };
-const char *const qd_scope_names[] = { "adapter", "model", NULL };
+#define FIRST(first, ...) first
+#define NAME(id, ...) FIRST(__VA_ARGS__, ),
+const char *const qd_share_names[] = { QD_SHARE_LIST(NAME) NULL };
+const char *const qd_align_names[] = { QD_ALIGN_LIST(NAME) NULL };
+const char *const qd_method_names[] = { QD_METHOD_LIST(NAME) NULL };
+const char *const qd_observer_names[] = { QD_OBSERVER_LIST(NAME) NULL };
+const char *const qd_divergence_names[] = { QD_DIVERGENCE_LIST(NAME) NULL };
+const char *const qd_scope_names[] = { QD_SCOPE_LIST(NAME) NULL };
 const char *const qd_weight_scheme_names[] = { "per-tensor", "per-channel", NULL };
 
 struct qd_quant_options qd_quant_options_default(void)

@@ -311,6 +311,9 @@ static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_o
 enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
 	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
+#define ROW(id, name, score) [QD_##id] = score,
+	static enum qd_status (*const scopes[])(struct scoring * s) = { QD_SCOPE_LIST(ROW) };
+#undef ROW
 	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
 	size_t anchor;
 	enum qd_status st;
@@ -321,7 +324,7 @@ enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_mode
 	if (options->anchor != NULL)
 		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
 	QD_TRY(st, prepare(&s));
-	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
+	QD_TRY(st, scopes[options->scope](&s));
 	QD_TRY(st, share(&s));
 out:
 	qd_exec_free(s.exec);

@@ -12,12 +12,44 @@
 #include "lib/data/data.h"
 
 /* ---- what a quantized model is (options shared by every command) ---- */
-enum qd_share { QD_SHARE_SLOT, QD_SHARE_LAYER };
-enum qd_align { QD_ALIGN_NONE, QD_ALIGN_GAUGE, QD_ALIGN_GAIN };
-enum qd_method { QD_METHOD_AUTO, QD_METHOD_ANCHOR, QD_METHOD_UNIFIED };
-enum qd_observer_kind { QD_OBSERVE_MINMAX, QD_OBSERVE_PERCENTILE, QD_OBSERVE_MSE };
-enum qd_divergence { QD_DIVERGENCE_JS, QD_DIVERGENCE_KL, QD_DIVERGENCE_MSE, QD_DIVERGENCE_COSINE };
-enum qd_scope { QD_SCOPE_ADAPTER, QD_SCOPE_MODEL };
+/*
+ * What there is to choose from: X(id, how it is spelled, what does it), one list each, from which the enum, the names and the table
+ * of functions in the file that is named expand.
+ */
+#define QD_SHARE_LIST(X)                                                                                                           \
+	X(SHARE_SLOT, "slot")   /* an encoding per tensor position */                                                              \
+	X(SHARE_LAYER, "layer") /* one for base weight, up and down of a layer, as in the paper */
+/* align.c: whether adapters may be clipped under it; what moves a layer. */
+#define QD_ALIGN_LIST(X)                                                                                                           \
+	X(ALIGN_NONE, "none", true, NULL)                                                                                          \
+	X(ALIGN_GAUGE, "gauge", true, align_gauge)                                                                                 \
+	X(ALIGN_GAIN, "gain", false, align_gain)
+#define QD_METHOD_LIST(X)                                                                                                          \
+	X(METHOD_AUTO, "auto")     /* as a paired test over the samples decides */                                                 \
+	X(METHOD_ANCHOR, "anchor") /* those of the most sensitive adapter */                                                       \
+	X(METHOD_UNIFIED, "unified")
+/* observer.c: what is kept beside the range (NULL: nothing); the range to encode. */
+#define QD_OBSERVER_LIST(X)                                                                                                        \
+	X(OBSERVE_MINMAX, "minmax", NULL, range_seen)                                                                              \
+	X(OBSERVE_PERCENTILE, "percentile", count_values, range_of_percentile)                                                     \
+	X(OBSERVE_MSE, "mse", count_values, range_of_least_error)
+/* choice.c: the distance of an output from the float one. */
+#define QD_DIVERGENCE_LIST(X)                                                                                                      \
+	X(DIVERGENCE_JS, "js", qd_softmax_js)                                                                                      \
+	X(DIVERGENCE_KL, "kl", qd_softmax_kl)                                                                                      \
+	X(DIVERGENCE_MSE, "mse", mean_squared_error)                                                                               \
+	X(DIVERGENCE_COSINE, "cosine", cosine_distance)
+/* qss.c: what is rounded when an adapter is scored. */
+#define QD_SCOPE_LIST(X)                                                                                                           \
+	X(SCOPE_ADAPTER, "adapter", score_adapters)                                                                                \
+	X(SCOPE_MODEL, "model", score_models)
+#define QD_CHOICE_ID(id, ...) QD_##id,
+enum qd_share { QD_SHARE_LIST(QD_CHOICE_ID) };
+enum qd_align { QD_ALIGN_LIST(QD_CHOICE_ID) };
+enum qd_method { QD_METHOD_LIST(QD_CHOICE_ID) };
+enum qd_observer_kind { QD_OBSERVER_LIST(QD_CHOICE_ID) };
+enum qd_divergence { QD_DIVERGENCE_LIST(QD_CHOICE_ID) };
+enum qd_scope { QD_SCOPE_LIST(QD_CHOICE_ID) };
 
 struct qd_quant_options {
 	int weight_bits, lora_bits, act_bits; /* 8, 8, 16; act_bits 0 leaves activations float */
