@@ -256,7 +256,7 @@ static enum qd_status add_entries(struct calibration *c)
 		const char *name = c->net.graph.values[v].name;
 
 		if (c->encodings[v] != NULL && qd_profile_find(c->profile, name) == NULL)
-			st = qd_profile_add(c->profile, c->kinds[v], name, (struct qd_encoding *)c->encodings[v]);
+			st = qd_profile_add(c->profile, c->kinds[v], name, c->encodings[v]);
 	}
 	return st;
 }

@@ -28,10 +28,7 @@ QD_CHECK enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const f
 struct qd_range qd_observer_range(const struct qd_observer *o, int bits);
 void qd_observer_release(struct qd_observer *o);
 
-/* ---- encodings of slots (unified.c): arrays of slots->n; NULL where there is none ---- */
-struct qd_slot_encodings {
-	struct qd_encoding *down, *up;
-};
+/* ---- encodings of slots (unified.c): arrays of slots->n ---- */
 /* An adapter's own: min-max over its tensors as the file holds them. */
 QD_CHECK enum qd_status qd_own_encodings(struct qd_arena *arena, const struct qd_slots *slots, const struct qd_adapter *adapter,
 	int bits, struct qd_slot_encodings *out);
@@ -60,9 +57,11 @@ QD_CHECK enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor);
 
 /* ---- the profile (profile.c) ---- */
 QD_CHECK enum qd_status qd_profile_add(
-	struct qd_profile *profile, enum qd_entry_kind kind, const char *name, struct qd_encoding *encoding);
-/* "<path><suffix>" in the profile's arena. */
-const char *qd_profile_tensor(struct qd_profile *profile, const char *path, const char *suffix);
+	struct qd_profile *profile, enum qd_entry_kind kind, const char *name, const struct qd_encoding *encoding);
+/* Makes entry i findable, by its name and as its slot's; slots come before entries. QD_EINPUT when it is the second of its name. */
+QD_CHECK enum qd_status qd_profile_entry_added(void *profile, size_t i);
+/* QD_EINPUT names a slot's tensor that has no encoding of one scale. */
+QD_CHECK enum qd_status qd_profile_check_slots(const struct qd_profile *profile);
 
 /* ---- weights (weights.c) ---- */
 /* encodings [n_values]: those of the weights among `kinds`, per output channel (Conv, Gemm) or per tensor. */

@@ -260,21 +260,19 @@ out:
 }
 
 /* The shared encodings become entries; those of whole layers are the base weights' too. */
-static enum qd_status add_shared(struct qd_profile *p, const struct qd_slot_encodings *shared)
+static enum qd_status add_shared(struct scoring *s, const struct qd_slot_encodings *shared)
 {
+	struct qd_profile *p = s->profile;
+	const struct qd_value *values = s->net.graph.values;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < p->slots.n; i++) {
-		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_DOWN)),
-			   *up = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_UP)),
-			   *weight = qd_profile_tensor(p, path, ".weight");
+		const struct qd_slot *slot = &s->net.slots.items[i];
 
-		if (down == NULL || up == NULL || weight == NULL)
-			QD_TRY(st, QD_ENOMEM);
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, down, shared[i].down));
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, up, shared[i].up));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->down].name, shared[i].down));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->up].name, shared[i].up));
 		if (p->options.share == QD_SHARE_LAYER)
-			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, weight, shared[i].down));
+			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, values[slot->weight].name, shared[i].down));
 	}
 out:
 	return st;
@@ -292,7 +290,7 @@ static enum qd_status share(struct scoring *s)
 	QD_TRY(st, qd_choose(p, &anchor));
 	QD_TRY(st, qd_shared_encodings(&p->arena, &p->slots, s->adapters, s->n, anchor, &p->options, &s->model->weights, shared));
 	QD_TRY(st, measure_all(s, shared));
-	QD_TRY(st, add_shared(p, shared));
+	QD_TRY(st, add_shared(s, shared));
 out:
 	return st;
 }

@@ -98,7 +98,11 @@ qd_id qd_value_source(const struct qd_graph *g, qd_id value);
 struct qd_profile_entry {
 	const char *name; /* tensor name */
 	enum qd_entry_kind kind;
-	struct qd_encoding *encoding;
+	const struct qd_encoding *encoding;
+};
+/* The encodings of a slot's tensors: NULL where a tensor has none. */
+struct qd_slot_encodings {
+	const struct qd_encoding *down, *up, *gain;
 };
 struct qd_adapter_score {
 	const char *name;
@@ -126,6 +130,7 @@ struct qd_profile {
 	struct qd_profile_entry *entries;
 	size_t n_entries, cap_entries;
 	struct qd_strmap by_name;
+	struct qd_slot_encodings *slot_encodings; /* as slots.items: those of the entries so far */
 };
 /* QD_EIO; QD_EINPUT naming the file, the entry, what was found and what is needed. */
 QD_CHECK enum qd_status qd_profile_read(struct qd_profile *profile, const char *path);
