@@ -39,7 +39,7 @@ static const struct qd_option quant_table[] = {
 	{ "lora-bits", QD_OPT_CHOICE, FIELD(quant.lora_bits), .values = lora_bits, .help = "bits of LoRA tensors" },
 	{ "act-bits", QD_OPT_CHOICE, FIELD(quant.act_bits), .values = act_bits,
 		.help = "bits of activations, 0 leaves them float" },
-	{ "weight-scheme", QD_OPT_CHOICE, FIELD(quant.weight_per_channel), .names = qd_weight_scheme_names,
+	{ "weight-scheme", QD_OPT_CHOICE, FIELD(quant.weight_scheme), .names = qd_weight_scheme_names,
 		.help = "scales of base weights" },
 	{ "share", QD_OPT_CHOICE, FIELD(quant.share), .names = qd_share_names,
 		.help = "what adapters share: one encoding per tensor position, or one per layer" },

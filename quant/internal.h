@@ -5,7 +5,15 @@
 #ifndef QUAD_QUANT_INTERNAL_H
 #define QUAD_QUANT_INTERNAL_H
 
+#include "quant/members.h"
 #include "quant/quant.h"
+
+/* ---- options (options.c) ---- */
+/* The rows of struct qd_quant_options, marked with QD_IN_*. */
+extern const struct qd_member qd_quant_members[];
+/* A copy whose texts are in `arena`. */
+QD_CHECK enum qd_status qd_quant_options_copy(
+	struct qd_arena *arena, const struct qd_quant_options *options, struct qd_quant_options *out);
 
 /* ---- observers (observer.c) ---- */
 #define QD_OBSERVER_BINS 2048

@@ -4,32 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define FIRST(first, ...) first
-#define NAME(id, ...) FIRST(__VA_ARGS__, ),
-const char *const qd_share_names[] = { QD_SHARE_LIST(NAME) NULL };
-const char *const qd_align_names[] = { QD_ALIGN_LIST(NAME) NULL };
-const char *const qd_method_names[] = { QD_METHOD_LIST(NAME) NULL };
-const char *const qd_observer_names[] = { QD_OBSERVER_LIST(NAME) NULL };
-const char *const qd_divergence_names[] = { QD_DIVERGENCE_LIST(NAME) NULL };
-const char *const qd_scope_names[] = { QD_SCOPE_LIST(NAME) NULL };
-const char *const qd_weight_scheme_names[] = { "per-tensor", "per-channel", NULL };
-
-struct qd_quant_options qd_quant_options_default(void)
-{
-	return (struct qd_quant_options){ .weight_bits = 8,
-		.lora_bits = 8,
-		.act_bits = 16,
-		.weight_per_channel = true,
-		.share = QD_SHARE_SLOT,
-		.align = QD_ALIGN_GAIN,
-		.method = QD_METHOD_AUTO,
-		.equal_level = 0.05,
-		.observer = QD_OBSERVE_MINMAX,
-		.percentile = 99.99,
-		.divergence = QD_DIVERGENCE_JS,
-		.scope = QD_SCOPE_ADAPTER };
-}
-
 /* An entry of a LoRA tensor is its slot's too. */
 static enum qd_status resolve_slot(struct qd_profile *p, const struct qd_profile_entry *entry)
 {

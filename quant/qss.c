@@ -295,17 +295,6 @@ out:
 	return st;
 }
 
-/* The caller's strings need not outlive the options. */
-static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_options *options)
-{
-	p->options = *options;
-	if (options->anchor != NULL && (p->options.anchor = qd_arena_strdup(&p->arena, options->anchor)) == NULL)
-		return QD_ENOMEM;
-	if (options->slots != NULL && (p->options.slots = qd_arena_strdup(&p->arena, options->slots)) == NULL)
-		return QD_ENOMEM;
-	return QD_OK;
-}
-
 enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
 	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
@@ -316,7 +305,7 @@ enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_mode
 	size_t anchor;
 	enum qd_status st;
 
-	QD_TRY(st, keep_options(profile, options));
+	QD_TRY(st, qd_quant_options_copy(&profile->arena, options, &profile->options));
 	QD_TRY(st, check_request(&s));
 	QD_TRY(st, start_rows(&s));
 	if (options->anchor != NULL)

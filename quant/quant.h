@@ -11,11 +11,14 @@
 
 #include "lib/data/data.h"
 
-/* ---- what a quantized model is (options shared by every command) ---- */
+/* ---- what a quantized model is (options.c) ---- */
 /*
  * What there is to choose from: X(id, how it is spelled, what does it), one list each, from which the enum, the names and the table
  * of functions in the file that is named expand.
  */
+#define QD_WEIGHT_SCHEME_LIST(X)                                                                                                   \
+	X(WEIGHT_PER_TENSOR, "per-tensor")                                                                                         \
+	X(WEIGHT_PER_CHANNEL, "per-channel")
 #define QD_SHARE_LIST(X)                                                                                                           \
 	X(SHARE_SLOT, "slot")   /* an encoding per tensor position */                                                              \
 	X(SHARE_LAYER, "layer") /* one for base weight, up and down of a layer, as in the paper */
@@ -44,46 +47,48 @@
 	X(SCOPE_ADAPTER, "adapter", score_adapters)                                                                                \
 	X(SCOPE_MODEL, "model", score_models)
 #define QD_CHOICE_ID(id, ...) QD_##id,
+enum qd_weight_scheme { QD_WEIGHT_SCHEME_LIST(QD_CHOICE_ID) };
 enum qd_share { QD_SHARE_LIST(QD_CHOICE_ID) };
 enum qd_align { QD_ALIGN_LIST(QD_CHOICE_ID) };
 enum qd_method { QD_METHOD_LIST(QD_CHOICE_ID) };
 enum qd_observer_kind { QD_OBSERVER_LIST(QD_CHOICE_ID) };
 enum qd_divergence { QD_DIVERGENCE_LIST(QD_CHOICE_ID) };
 enum qd_scope { QD_SCOPE_LIST(QD_CHOICE_ID) };
-
-struct qd_quant_options {
-	int weight_bits, lora_bits, act_bits; /* 8, 8, 16; act_bits 0 leaves activations float */
-	bool weight_per_channel;
-	enum qd_share share;
-	enum qd_align align;
-	enum qd_method method;
-	const char *anchor; /* NULL: the highest QSS */
-	double equal_level; /* 0.05: significance level of "differs from the highest QSS" */
-	enum qd_observer_kind observer;
-	double percentile; /* 99.99 for QD_OBSERVE_PERCENTILE */
-	enum qd_divergence divergence;
-	enum qd_scope scope;
-	const char *slots; /* policy of qd_slots_choose */
-	int64_t rank;      /* 0: largest */
-	int64_t batch;     /* samples per run, 0: as many as make one 64 x 64 latent; moves results by float32 rounding only */
-};
-struct qd_quant_options qd_quant_options_default(void);
 /* How the values are spelled, in the order of their enum, NULL at the end. */
+extern const char *const qd_weight_scheme_names[];
 extern const char *const qd_share_names[];
 extern const char *const qd_align_names[];
 extern const char *const qd_method_names[];
 extern const char *const qd_observer_names[];
 extern const char *const qd_divergence_names[];
 extern const char *const qd_scope_names[];
-extern const char *const qd_weight_scheme_names[]; /* by weight_per_channel */
+extern const char *const qd_entry_names[];
+
+/* The options and what each means: options.def. Where they are written, as bits; a profile.json since a schema. */
+enum { QD_PROFILE_SCHEMA = 1 };
+#define QD_IN_RUN 1u
+#define QD_IN_MANIFEST 2u
+#define QD_IN_SCHEMA(n) (4u << (n))
+#define QD_SINCE(n) (-QD_IN_SCHEMA(n)) /* QD_IN_SCHEMA of n and all that come */
+struct qd_quant_options {
+#define QD_TYPE_BITS(...) int
+#define QD_TYPE_CHOICE(type, names) type
+#define QD_TYPE_NUMBER(low, high) double
+#define QD_TYPE_WHOLE(low, high) int64_t
+#define QD_TYPE_TEXT const char *
+#define OPTION(kind, field, ...) QD_TYPE_##kind field;
+#include "quant/options.def"
+#undef OPTION
+};
+struct qd_quant_options qd_quant_options_default(void);
 
 /* ---- which values carry which encodings (assign.c) ---- */
-enum qd_entry_kind {
-	QD_ENTRY_NONE,       /* stays float */
-	QD_ENTRY_ACTIVATION, /* act_bits, asymmetric, per tensor, from calibration */
-	QD_ENTRY_WEIGHT,     /* weight_bits, symmetric */
-	QD_ENTRY_LORA, /* the inputs "<path>.lora_down" and ".lora_up": lora_bits, symmetric, per tensor, common to all adapters */
-};
+#define QD_ENTRY_LIST(X)                                                                                                           \
+	X(ENTRY_NONE, "")                 /* stays float */                                                                        \
+	X(ENTRY_ACTIVATION, "activation") /* act_bits, asymmetric, per tensor, from calibration */                                 \
+	X(ENTRY_WEIGHT, "weight")         /* weight_bits, symmetric */                                                             \
+	X(ENTRY_LORA, "lora") /* inputs "<path>.lora_down", ".lora_up": lora_bits, symmetric, per tensor, for all adapters */
+enum qd_entry_kind { QD_ENTRY_LIST(QD_CHOICE_ID) };
 /*
  * kinds [g->n_values]: what each value carries. Activations are float graph inputs and results, except results of view operators
  * (they share their source's), LoRA gains, and everything between the timestep and its sinusoid: an 8-bit timestep of 0 to 1000
@@ -137,6 +142,11 @@ QD_CHECK enum qd_status qd_profile_read(struct qd_profile *profile, const char *
 /* The layout stands in profile_json.c. Equal profiles give equal bytes. QD_EEXIST, QD_EIO. */
 QD_CHECK enum qd_status qd_profile_write(const struct qd_profile *profile, const char *path, bool force);
 void qd_profile_release(struct qd_profile *profile);
+/* What of a profile training depends on, as a hash: the base model, slots, encodings, and the options that say so. `out`:
+ * QD_HASH_TEXT bytes. */
+QD_CHECK enum qd_status qd_profile_run_hash(const struct qd_profile *profile, char *out);
+/* What an export's manifest says of a profile: how it was chosen, and the options that say so. Adds to `object`. */
+QD_CHECK enum qd_status qd_profile_describe(const struct qd_profile *profile, json_t *object);
 /* The encoding of a tensor, or NULL. */
 const struct qd_encoding *qd_profile_find(const struct qd_profile *profile, const char *tensor);
 /* Hangs the profile's encodings on the net's values. QD_EINPUT when a tensor of the profile is not in the graph or the other way

@@ -83,7 +83,7 @@ enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant
 		add_value(g, v, &activations, &params);
 	args = json_pack("{s:i,s:s,s:b,s:i,s:b,s:s}", "activation_bitwidth", o->act_bits > 0 ? o->act_bits : 16, "dtype",
 		o->act_bits > 0 ? "int" : "float", "is_symmetric", 1, "param_bitwidth", o->weight_bits, "per_channel_quantization",
-		o->weight_per_channel, "quant_scheme", "min_max");
+		o->weight_scheme == QD_WEIGHT_PER_CHANNEL, "quant_scheme", "min_max");
 	*out = json_pack("{s:s,s:o,s:o,s:o,s:[]}", "version", "1.0.0", "activation_encodings", activations, "param_encodings",
 		params, "quantizer_args", args, "excluded_layers");
 	return *out != NULL ? QD_OK : qd_fail(QD_ENOMEM, "cannot write the encodings");

@@ -1,7 +1,7 @@
 /*
  * manifest.json: what an export holds.
  *
- *   schema 1, program, command, base (hash of the model), profile { hash, method, anchor, align }
+ *   schema 1, program, command, base (hash of the model), profile { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
  *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
  *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]
@@ -143,25 +143,22 @@ out:
 	return st;
 }
 
-static json_t *profile_json(const struct qd_profile *p, const char *hash)
-{
-	return json_pack("{s:s,s:s,s:s?,s:s}", "hash", hash, "method", p->method, "anchor", p->anchor, "align",
-		qd_align_names[p->options.align]);
-}
-
 enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes, const struct qd_profile *profile,
 	const struct qd_export_options *options, json_t **out)
 {
 	enum qd_status st;
 	char hash[QD_HASH_TEXT];
-	json_t *slots = json_array(), *manifest = NULL;
+	json_t *slots = json_array(), *described = NULL, *manifest = NULL;
+
 	*out = NULL;
 	QD_TRY(st, qd_hash_file(options->profile_path, hash));
+	described = json_pack("{s:s}", "hash", hash);
+	QD_TRY(st, qd_profile_describe(profile, described));
 	for (size_t i = 0; i < profile->slots.n; i++)
 		QD_TRY(st, add_slot(codes, &profile->slots.items[i], &slots));
-	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:o,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
-		options->command, "base", profile->base_hash, "profile", profile_json(profile, hash), "graph", graph_json(codes),
-		"slots", slots, "adapters");
+	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:O,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
+		options->command, "base", profile->base_hash, "profile", described, "graph", graph_json(codes), "slots", slots,
+		"adapters");
 	if (manifest == NULL) {
 		st = qd_fail(QD_ENOMEM, "cannot write the manifest");
 		goto out;
@@ -171,6 +168,7 @@ enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes
 	*out = json_incref(manifest);
 out:
 	json_decref(slots);
+	json_decref(described);
 	json_decref(manifest);
 	return st;
 }

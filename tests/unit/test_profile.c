@@ -52,7 +52,7 @@ static void random_profile(struct qd_profile *p, uint64_t seed)
 	p->options.align = (enum qd_align)qd_random_below(&random, 3);
 	p->options.observer = (enum qd_observer_kind)qd_random_below(&random, 3);
 	p->options.divergence = (enum qd_divergence)qd_random_below(&random, 4);
-	p->options.weight_per_channel = qd_random_below(&random, 2) == 0;
+	p->options.weight_scheme = (enum qd_weight_scheme)qd_random_below(&random, 2);
 	p->options.anchor = qd_random_below(&random, 2) == 0 ? NULL : "b";
 	p->options.slots = qd_random_below(&random, 2) == 0 ? NULL : "attention";
 	p->options.equal_level = qd_random_uniform(&random);
@@ -127,7 +127,7 @@ static void same_profile(const struct qd_profile *a, const struct qd_profile *b)
 	same_text(a->reason, b->reason);
 	assert_string_equal(a->base_hash, b->base_hash);
 	assert_true(x->weight_bits == y->weight_bits && x->lora_bits == y->lora_bits && x->act_bits == y->act_bits &&
-		    x->weight_per_channel == y->weight_per_channel && x->share == y->share && x->align == y->align &&
+		    x->weight_scheme == y->weight_scheme && x->share == y->share && x->align == y->align &&
 		    x->method == y->method && x->equal_level == y->equal_level && x->observer == y->observer &&
 		    x->percentile == y->percentile && x->divergence == y->divergence && x->scope == y->scope && x->rank == y->rank);
 	same_text(x->anchor, y->anchor);
