@@ -5,6 +5,13 @@
  *
  * Encodings hang on graph values (struct qd_value.encoding, lib/ir/ir.h, with the one convention of what they mean), never as
  * nodes: what is simulated, trained and shipped is one thing.
+ *
+ *   an observer more     its row in QD_OBSERVER_LIST; how it sees values and what range it gives, in observer.c
+ *   an alignment more    its row in QD_ALIGN_LIST; what it does to a layer, in align.c
+ *   a divergence more    its row in QD_DIVERGENCE_LIST; the distance, in choice.c
+ *   a scope more         its row in QD_SCOPE_LIST; how an adapter is scored, in qss.c
+ *   an option more       its row in options.def, and whoever obeys it. Where profile.json has it, QD_PROFILE_SCHEMA grows by one and
+ *                        the row says since when: an older file then means the default
  */
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
