@@ -26,6 +26,7 @@ struct qd_quant_options qd_quant_options_default(void)
 #define KIND_NUMBER(from, to) QD_MEMBER_NUMBER, .low = from, .high = to
 #define KIND_WHOLE(from, to) QD_MEMBER_WHOLE, .low = 0, .high = to
 #define KIND_TEXT QD_MEMBER_OPTIONAL_TEXT
+#define KIND_TEXT_OR(name_at) QD_MEMBER_OPTIONAL_TEXT
 const struct qd_member qd_quant_members[] = {
 #define OPTION(type, field, option, normal, written, ...)                                                                          \
 	{ .key = #field, .at = offsetof(struct qd_quant_options, field), .in = written, .kind = KIND_##type },

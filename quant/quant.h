@@ -83,6 +83,7 @@ struct qd_quant_options {
 #define QD_TYPE_NUMBER(low, high) double
 #define QD_TYPE_WHOLE(low, high) int64_t
 #define QD_TYPE_TEXT const char *
+#define QD_TYPE_TEXT_OR(name_at) const char *
 #define OPTION(kind, field, ...) QD_TYPE_##kind field;
 #include "quant/options.def"
 #undef OPTION
