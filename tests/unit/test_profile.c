@@ -187,6 +187,77 @@ static void reads_back_equal(void **state)
 	}
 }
 
+/* What shapes a run of training has another hash, and nothing else. */
+static void training_knows_its_profile(void **state)
+{
+	struct qd_profile p;
+	struct qd_encoding *e;
+	char hash[QD_HASH_TEXT], other[QD_HASH_TEXT];
+
+	(void)state;
+	random_profile(&p, test_seed());
+	p.options.align = QD_ALIGN_GAUGE;
+	OK(qd_profile_run_hash(&p, hash));
+	p.reason = "another";
+	p.options.observer = QD_OBSERVE_MSE;
+	p.options.equal_level = 0.25;
+	p.options.batch = 3;
+	p.adapters[0].qss *= 2;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_equal(hash, other);
+	p.options.align = QD_ALIGN_GAIN;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_not_equal(hash, other);
+	p.options.align = QD_ALIGN_GAUGE;
+	OK(qd_encoding_from_range(&p.arena, -1, 2, 8, true, &e));
+	p.entries[7].encoding = e;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_not_equal(hash, other);
+	qd_profile_release(&p);
+}
+
+/* ---- members of a later schema ---- */
+
+enum { OLD = 1, NEW = 2 };
+struct grown {
+	int64_t first, later;
+};
+static const struct qd_member grown_members[] = {
+	{ "first", QD_MEMBER_WHOLE, .at = offsetof(struct grown, first), .in = OLD | NEW, .high = 9 },
+	{ "later", QD_MEMBER_WHOLE, .at = offsetof(struct grown, later), .in = NEW, .high = 9 },
+	{ 0 },
+};
+
+static enum qd_status read_grown(const char *text, unsigned in, struct grown *out)
+{
+	struct qd_arena arena = { 0 };
+	json_t *json;
+	enum qd_status st;
+
+	OK(qd_json_parse("text", text, strlen(text), &json));
+	st = qd_members_read(&(struct qd_members_in){ &arena, in }, grown_members, json, out);
+	json_decref(json);
+	qd_arena_release(&arena);
+	return st;
+}
+
+static void an_older_file_means_the_default(void **state)
+{
+	struct grown g = { .later = 7 };
+
+	(void)state;
+	OK(read_grown("{\"first\": 3}", OLD, &g));
+	assert_true(g.first == 3 && g.later == 7);
+	assert_int_equal(read_grown("{\"first\": 3, \"later\": 5}", OLD, &g), QD_EINPUT);
+	assert_string_equal(qd_message(), "unknown key 'later'");
+	assert_int_equal(read_grown("{\"first\": 3}", NEW, &g), QD_EINPUT);
+	assert_string_equal(qd_message(), "there is no 'later'");
+	OK(read_grown("{\"first\": 3, \"later\": 5}", NEW, &g));
+	assert_true(g.first == 3 && g.later == 5);
+	assert_true((QD_SINCE(2) & QD_IN_SCHEMA(1)) == 0 && (QD_SINCE(2) & QD_IN_SCHEMA(2)) != 0 &&
+		    (QD_SINCE(2) & QD_IN_SCHEMA(5)) != 0 && (QD_SINCE(1) & (QD_IN_RUN | QD_IN_MANIFEST)) == 0);
+}
+
 /* ---- refusals: one change to a good file each ---- */
 
 static const char good[] =
@@ -415,6 +486,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_back_equal),
+		cmocka_unit_test(training_knows_its_profile),
+		cmocka_unit_test(an_older_file_means_the_default),
 		cmocka_unit_test(refusals_name_the_cause),
 		cmocka_unit_test(a_missing_profile_is_named),
 		cmocka_unit_test(applies_to_exactly_its_graph),
