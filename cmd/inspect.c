@@ -184,11 +184,13 @@ static enum qd_status inspect_adapter(const char *path, const struct qd_common *
 
 /* ---- all of it ---- */
 
+/* What an export holds of an adapter: codes under the names of graph inputs. */
 static bool is_lora_input_file(const struct qd_safetensors *file)
 {
-	return file->n &&
-	       qd_starts_with(strrchr(file->tensors[0].name, '.') ? strrchr(file->tensors[0].name, '.') : "", ".lora_") &&
-	       file->tensors[0].dtype != QD_F32 && file->tensors[0].dtype != QD_F16 && file->tensors[0].dtype != QD_BF16;
+	const struct qd_tensor *first = file->tensors;
+
+	return file->n > 0 && qd_lora_tensor_of(first->name) != QD_LORA_NONE && first->dtype != QD_F32 && first->dtype != QD_F16 &&
+	       first->dtype != QD_BF16;
 }
 
 static enum qd_status inspect_file(const char *path, const struct qd_common *common)

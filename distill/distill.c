@@ -201,21 +201,6 @@ out:
 
 /* ---- the objective ---- */
 
-/* All that a profile says of the numbers: one line per tensor. */
-static void print_profile(FILE *f, const struct qd_profile *profile)
-{
-	char scale[QD_HASH_TEXT], zero[QD_HASH_TEXT];
-
-	for (size_t i = 0; i < profile->n_entries; i++) {
-		const struct qd_encoding *e = profile->entries[i].encoding;
-		qd_hash_bytes(e->scale, e->n * sizeof(*e->scale), scale);
-		qd_hash_bytes(e->zero_point, e->n * sizeof(*e->zero_point), zero);
-		fprintf(f, "%s %d %d %d %s %s\n", profile->entries[i].name, e->bits, e->is_signed, e->axis, scale, zero);
-	}
-	for (size_t i = 0; i < profile->slots.n; i++)
-		fprintf(f, "slot %s %" PRId64 "\n", profile->slots.items[i].path, profile->slots.items[i].rank);
-}
-
 /* What a trajectory hangs on beside the noise's table. */
 static void print_sampler(FILE *f, const struct qd_distill_options *o, const struct qd_schedule *s)
 {
@@ -226,9 +211,12 @@ static void print_sampler(FILE *f, const struct qd_distill_options *o, const str
 static enum qd_status identify_distillation(void *context, FILE *text)
 {
 	const struct distiller *d = context;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st = qd_profile_run_hash(d->profile, hash);
 
-	print_profile(text, d->profile);
-	fprintf(text, "base %s align %d\n", d->profile->base_hash, (int)d->profile->options.align);
+	if (st != QD_OK)
+		return st;
+	fprintf(text, "profile %s\n", hash);
 	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
 	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
 		d->pool.n);

@@ -60,7 +60,7 @@ static enum qd_status observe(struct qd_observers *observers, const struct qd_va
 	float low, high;
 	enum qd_status st;
 
-	if (o->kind == QD_OBSERVE_MINMAX) {
+	if (!qd_observer_sees_values(o)) {
 		QD_TRY(st, qt_min_max(tensor, &low, &high));
 		qd_observer_add_range(o, low, high);
 		return QD_OK;
@@ -231,10 +231,9 @@ static enum qd_status observe_all(struct calibration *c)
 	QD_TRY(st, qd_runner_open(&runner, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
 		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));
-	/* Without the freedom of the gain adapters may be clipped: the ranges must also hold what they are meant to compute, and
-	 * what training can bring back. */
+	/* Where adapters may be clipped, the ranges must also hold what they are meant to compute, and what training can bring back. */
 	hang_lora(c, false);
-	for (size_t i = 0; i < c->n && c->profile->options.align != QD_ALIGN_GAIN; i++)
+	for (size_t i = 0; i < c->n && qd_align_may_clip(c->profile->options.align); i++)
 		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));
 	hang_lora(c, true);
 	for (size_t i = 0; i < c->net.slots.n; i++) {
@@ -259,7 +258,7 @@ static enum qd_status add_entries(struct calibration *c)
 		const char *name = c->net.graph.values[v].name;
 
 		if (c->encodings[v] != NULL && qd_profile_find(c->profile, name) == NULL)
-			st = qd_profile_add(c->profile, c->kinds[v], name, (struct qd_encoding *)c->encodings[v]);
+			st = qd_profile_add(c->profile, c->kinds[v], name, c->encodings[v]);
 	}
 	return st;
 }

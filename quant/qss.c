@@ -256,21 +256,19 @@ out:
 }
 
 /* The shared encodings become entries; those of whole layers are the base weights' too. */
-static enum qd_status add_shared(struct qd_profile *p, const struct qd_slot_encodings *shared)
+static enum qd_status add_shared(struct scoring *s, const struct qd_slot_encodings *shared)
 {
+	struct qd_profile *p = s->profile;
+	const struct qd_value *values = s->net.graph.values;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < p->slots.n; i++) {
-		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_DOWN)),
-			   *up = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_UP)),
-			   *weight = qd_profile_tensor(p, path, ".weight");
+		const struct qd_slot *slot = &s->net.slots.items[i];
 
-		if (down == NULL || up == NULL || weight == NULL)
-			QD_TRY(st, QD_ENOMEM);
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, down, shared[i].down));
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, up, shared[i].up));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->down].name, shared[i].down));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->up].name, shared[i].up));
 		if (p->options.share == QD_SHARE_LAYER)
-			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, weight, shared[i].down));
+			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, values[slot->weight].name, shared[i].down));
 	}
 out:
 	return st;
@@ -288,36 +286,28 @@ static enum qd_status share_encodings(struct scoring *s)
 	QD_TRY(st, qd_choose(p, &anchor));
 	QD_TRY(st, qd_shared_encodings(&p->arena, &p->slots, s->adapters, s->n, anchor, &p->options, &s->model->weights, shared));
 	QD_TRY(st, measure_all(s, shared));
-	QD_TRY(st, add_shared(p, shared));
+	QD_TRY(st, add_shared(s, shared));
 out:
 	return st;
-}
-
-/* The caller's strings need not outlive the options. */
-static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_options *options)
-{
-	p->options = *options;
-	if (options->anchor != NULL && (p->options.anchor = qd_arena_strdup(&p->arena, options->anchor)) == NULL)
-		return QD_ENOMEM;
-	if (options->slots != NULL && (p->options.slots = qd_arena_strdup(&p->arena, options->slots)) == NULL)
-		return QD_ENOMEM;
-	return QD_OK;
 }
 
 enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
 	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
+#define ROW(id, name, score) [QD_##id] = score,
+	static enum qd_status (*const scopes[])(struct scoring * s) = { QD_SCOPE_LIST(ROW) };
+#undef ROW
 	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
 	size_t anchor;
 	enum qd_status st;
 
-	QD_TRY(st, keep_options(profile, options));
+	QD_TRY(st, qd_quant_options_copy(&profile->arena, options, &profile->options));
 	QD_TRY(st, check_request(&s));
 	QD_TRY(st, start_rows(&s));
 	if (options->anchor != NULL)
 		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
 	QD_TRY(st, prepare_scoring(&s));
-	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
+	QD_TRY(st, scopes[options->scope](&s));
 	QD_TRY(st, share_encodings(&s));
 out:
 	qd_runner_release(&s.runner);

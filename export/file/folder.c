@@ -68,7 +68,7 @@ static enum qd_status write_encodings(struct job *job, const struct qd_net *net)
 	QD_TRY(st, qd_encodings_json(&net->graph, &job->profile->options, &document));
 	if (job->folder != NULL) {
 		const char *path = in_folder(job, "model.encodings.json");
-		st = path != NULL ? qd_json_write(path, document, true) : QD_ENOMEM;
+		st = path != NULL ? qd_json_write_floats(path, document, true) : QD_ENOMEM;
 	}
 out:
 	json_decref(document);

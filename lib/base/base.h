@@ -198,6 +198,22 @@ QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t
 QD_CHECK enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
+/* The same for a document whose reals are all qd_json_float's: each as its shortest text. */
+QD_CHECK enum qd_status qd_json_write_floats(const char *path, const json_t *value, bool force);
+/* A number whose text is that of qd_float_text; finite. NULL when memory is out. */
+json_t *qd_json_float(float x);
+/*
+ * Making documents: what cannot be made is NULL, and so is what it should have become part of, as json_pack has it too. One look at
+ * the whole is then enough. `item` is stolen; the list or object is released when it becomes NULL.
+ */
+void qd_json_append(json_t **list, json_t *item);
+void qd_json_set(json_t **object, const char *key, json_t *item);
+
+/* The shortest decimal that reads back as the same finite number ("0.1", "1e-09"), as float32 or through double. `text` has
+ * QD_NUMBER_TEXT bytes and is returned. */
+#define QD_NUMBER_TEXT 32
+char *qd_float_text(float x, char *text);
+char *qd_double_text(double x, char *text);
 
 /*
  * ---- JSON objects field by field (fields.c) ----

@@ -134,8 +134,16 @@ QD_CHECK enum qd_status qd_encoding_from_range(
  * or infinity. */
 QD_CHECK enum qd_status qd_encoding_per_channel(
 	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
+/* Whether all zero points are 0. */
+bool qd_encoding_is_centred(const struct qd_encoding *e);
 /* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
 void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
+/* The element type that codes are stored in: 8 bits for up to 8, 16 for up to 16, signed as the grid; QD_DTYPE_COUNT for more. */
+enum qd_dtype qd_encoding_dtype(const struct qd_encoding *e);
+/* Element `i` of codes of such a type. */
+void qd_code_store(enum qd_dtype dtype, void *codes, size_t i, int32_t q);
+/* x f32 of `shape` as codes in qd_encoding_dtype(e), which is one. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_encode(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, void *codes);
 
 /* The range of the numbers seen so far and 0 (encoding_range.c): start from { 0 }. */
 struct qd_range {

@@ -233,11 +233,11 @@ static void every_value_gets_an_encoding(void **state)
 			fail_msg("'%s' has the smallest scale", p.entries[i].name);
 	}
 	for (size_t i = 0; i < p.slots.n; i++) {
-		const char *path = p.slots.items[i].path;
-		const struct qd_encoding *w = qd_profile_find(&p, qd_profile_tensor(&p, path, ".weight"));
+		const char *weight = qd_arena_strf(&p.arena, "%s.weight", p.slots.items[i].path);
 
-		assert_ptr_equal(w, qd_profile_find(&p, qd_profile_tensor(&p, path, ".lora_down")));
-		assert_ptr_equal(w, qd_profile_find(&p, qd_profile_tensor(&p, path, ".lora_up")));
+		assert_non_null(p.slot_encodings[i].down);
+		assert_ptr_equal(p.slot_encodings[i].down, qd_profile_find(&p, weight));
+		assert_ptr_equal(p.slot_encodings[i].up, p.slot_encodings[i].down);
 	}
 	assert_null(qd_profile_find(&p, "timestep"));
 	assert_non_null(qd_profile_find(&p, "sample"));
