@@ -5,8 +5,9 @@
 #
 # A program is a cmocka one, whose cases are counted from its TAP output (a crash, or fewer cases than announced, is one more failure),
 # or a fuzz target (fuzz_NAME), which replays tests/fuzz/corpus/NAME and counts as one case. A script is one case: exit 0 passed, 77
-# skipped, else failed; where SCRIPT.out, .err or .exit lie beside it, its output, messages and exit status must equal them
-# (REWRITE=1 writes them anew). QUAD names the program under test. Output is kept in DIR/log.
+# skipped, else failed; every line "# SKIP REASON" that it says is one more skipped. Where SCRIPT.out, .err or .exit lie beside it, its
+# output, messages and exit status must equal them (REWRITE=1 writes them anew). QUAD names the program under test. Output is kept in
+# DIR/log.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
@@ -107,6 +108,8 @@ run_script()
 		status=$?
 	fi
 	settle "$name" $status "$log"
+	skipped=$((skipped + $(count "$log" '^# SKIP ')))
+	sed -n 's/^# SKIP /     skipped: /p' "$log"
 }
 
 for test in "$@"; do

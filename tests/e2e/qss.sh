@@ -2,9 +2,8 @@
 # quad qss: the table, the profile and what it fits, choices forced, and everything that is refused before or after running.
 . "$(dirname "$0")/check.bash"
 o=$work/o
-scenes=$(dirname "$QUAD")/scenes
 mkdir "$o"
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 
 cat >"$work/config.json" <<'JSON'
 { "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
