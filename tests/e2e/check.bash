@@ -20,6 +20,7 @@ expect()
 {
 	local code=$1 text=$2 status
 	shift 2
+	[ -n "$text" ] || [ "$code" -eq 0 ] || fault "no text is given that a failure has to say: $*"
 	"$@" >"$work/out" 2>"$work/err"
 	status=$?
 	[ $status -eq "$code" ] || fault "exit $status instead of $code: $*

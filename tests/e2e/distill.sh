@@ -66,7 +66,7 @@ cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends e
 refused "--data FILE or --calib FILE is needed" "${distill[@]}" -o o/x.safetensors
 refused "-o PATH is needed" "${distill[@]}" --data data.safetensors
 refused "already exists" "${distill[@]}" --data data.safetensors -o o/d.safetensors
-refused "" "$QUAD" distill --base other --profile p.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
+refused "the profile was made for xxh3-128:" "$QUAD" distill --base other --profile p.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
 refused "'none.json'" "$QUAD" distill --base m --profile none.json --adapter a=a.safetensors --data data.safetensors -o o/x.safetensors
 expect 2 "trajectory" "${distill[@]}" --data data.safetensors --trajectory heun:4 -o o/x.safetensors
 finish
