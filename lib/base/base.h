@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #define QD_CHECK __attribute__((warn_unused_result))
@@ -124,6 +125,22 @@ void qd_strmap_release(struct qd_strmap *map);
 /* ---- strings ---- */
 bool qd_starts_with(const char *text, const char *prefix);
 bool qd_ends_with(const char *text, const char *suffix);
+
+/*
+ * ---- text in memory ----
+ * A stream to print to, as open_memstream's, but one that says that memory was out: glibc's leaves out what it has no room for.
+ */
+struct qd_text {
+	FILE *stream;
+	char *bytes; /* [n], and a 0 once it is ended */
+	size_t n, cap;
+};
+QD_CHECK enum qd_status qd_text_open(struct qd_text *text);
+/* All that was printed is in `bytes`. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_text_end(struct qd_text *text);
+/* The ended text, the caller's to free. */
+char *qd_text_take(struct qd_text *text);
+void qd_text_release(struct qd_text *text);
 
 /* ---- files in ---- */
 struct qd_mapping {
