@@ -287,8 +287,10 @@ int qd_finish(const char *command, enum qd_status st)
 enum qd_status qd_print_json(json_t *value)
 {
 	enum qd_status st = QD_OK;
-	if (!value)
+	if (qd_json_starved() || !value) {
+		json_decref(value);
 		return qd_fail(QD_ENOMEM, "out of memory");
+	}
 	qd_progress_clear();
 	if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
 		st = qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));

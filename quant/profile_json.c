@@ -31,10 +31,13 @@ static const char *const kinds[] = { "", "activation", "weight", "lora", NULL };
 static enum qd_status put_text(struct qd_output *out, const char *text)
 {
 	json_t *json = text != NULL ? json_string(text) : json_null();
-	char *encoded = json != NULL ? json_dumps(json, JSON_ENCODE_ANY) : NULL;
-	enum qd_status st =
-		encoded != NULL ? qd_output_printf(out, "%s", encoded) : qd_fail(QD_EINPUT, "text '%s' is not UTF-8", text);
+	char *encoded = NULL;
+	enum qd_status st = qd_json_text(json, JSON_ENCODE_ANY, &encoded);
 
+	if (st == QD_OK)
+		st = qd_output_printf(out, "%s", encoded);
+	else if (st == QD_EINPUT)
+		st = qd_fail(st, "text '%s' is not UTF-8", text);
 	free(encoded);
 	json_decref(json);
 	return st;

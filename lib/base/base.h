@@ -213,6 +213,13 @@ QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
 QD_CHECK enum qd_status qd_json_read_reals(const char *path, json_t **out);
 /* As qd_json_read from memory; `what` names it in messages. */
 QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out);
+/*
+ * Whether memory was out while JSON was made on this thread since this, qd_json_text or qd_json_write was last called: then what
+ * was made lacks something. A document that is written needs no such look at each of its values, writing it fails.
+ */
+bool qd_json_starved(void);
+/* As text on the heap, with jansson's flags. QD_ENOMEM; QD_EINPUT for what is no JSON. `*text` is NULL then. */
+QD_CHECK enum qd_status qd_json_text(const json_t *value, size_t flags, char **text);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
 

@@ -22,8 +22,9 @@ const json_t *qd_field(const struct qd_fields *r, const char *name)
 enum qd_status qd_field_refuse(
 	const struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need)
 {
-	char *text = json_dumps(found, JSON_COMPACT | JSON_ENCODE_ANY);
-	enum qd_status st = qd_fail(code, "'%s': field '%s' is %.80s, needs %s", r->what, name, text ? text : "unreadable", need);
+	char *text;
+	enum qd_status st = qd_json_text(found, JSON_COMPACT | JSON_ENCODE_ANY, &text);
+	st = qd_fail(code, "'%s': field '%s' is %.80s, needs %s", r->what, name, text ? text : "unreadable", need);
 	free(text);
 	return st;
 }

@@ -168,9 +168,9 @@ static int by_name(const void *a, const void *b)
 static enum qd_status config_text(const struct qd_model *model, char **out)
 {
 	json_t *json = qd_unet_config_identity(&model->config);
-	*out = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	enum qd_status st = qd_json_text(json, JSON_COMPACT | JSON_SORT_KEYS, out);
 	json_decref(json);
-	return *out ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return st;
 }
 
 /* "NAME DTYPE SHAPE HASH\n" of every tensor, sorted by name, so that neither order nor sharding matters. */

@@ -162,6 +162,8 @@ static enum qd_status read_transformer_layers(const struct qd_fields *r, struct 
 	json_t *one = json_integer(1);
 	const json_t *down = qd_field(r, name), *up = qd_field(r, up_name), *value = NULL;
 	enum qd_status st;
+	if (qd_json_starved())
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (!down)
 		down = one;
 	if (json_is_null(up))
