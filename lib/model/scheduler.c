@@ -206,22 +206,24 @@ static void read_fields(struct config *c, struct qd_schedule *s, bool stable_dif
 	s->sigma_max = number(c, "sigma_max", 0, 0, 1e6);
 }
 
-/* Whether model_index.json names a Stable Diffusion 1 or 2 pipeline. */
-static bool is_stable_diffusion(const char *root)
+/* Whether model_index.json names a Stable Diffusion 1 or 2 pipeline; what cannot be read names none. */
+static enum qd_status is_stable_diffusion(const char *root, bool *is)
 {
 	char path[4096];
 	json_t *json = NULL;
 	const char *name;
-	bool is;
 
+	*is = false;
 	snprintf(path, sizeof(path), "%s/model_index.json", root);
-	if (!qd_is_file(path) || qd_json_read(path, &json) != QD_OK)
-		return false;
+	if (!qd_is_file(path))
+		return QD_OK;
+	if (qd_json_read(path, &json) == QD_ENOMEM)
+		return QD_ENOMEM;
 	name = json_string_value(json_object_get(json, "_class_name"));
-	is = name != NULL && qd_starts_with(name, "StableDiffusion") && !qd_starts_with(name, "StableDiffusionXL") &&
-	     !qd_starts_with(name, "StableDiffusion3");
+	*is = name != NULL && qd_starts_with(name, "StableDiffusion") && !qd_starts_with(name, "StableDiffusionXL") &&
+	      !qd_starts_with(name, "StableDiffusion3");
 	json_decref(json);
-	return is;
+	return QD_OK;
 }
 
 enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
@@ -229,6 +231,7 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 	char path[4096];
 	json_t *json = NULL;
 	struct config c = { .path = path };
+	bool stable_diffusion = true;
 	enum qd_status st = QD_OK;
 
 	*schedule = (struct qd_schedule){ 0 };
@@ -237,6 +240,8 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 		QD_TRY(st, qd_json_read(path, &json));
 	else
 		qd_log(QD_LOG_INFO, "no '%s': the noise schedule is Stable Diffusion 1.5's", path);
+	if (json != NULL)
+		QD_TRY(st, is_stable_diffusion(root, &stable_diffusion));
 	c.json = json;
 	schedule->train_steps = (int)number(&c, "num_train_timesteps", 1000, 1, 1e6);
 	schedule->alphas_cumprod = calloc((size_t)schedule->train_steps, sizeof(*schedule->alphas_cumprod));
@@ -246,7 +251,7 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 	}
 	refuse_fields(&c);
 	read_betas(&c, schedule);
-	read_fields(&c, schedule, json == NULL || is_stable_diffusion(root));
+	read_fields(&c, schedule, stable_diffusion);
 	st = c.status;
 out:
 	json_decref(json);
