@@ -32,12 +32,6 @@ static const char schedule[] =
 	" \"beta_schedule\": \"scaled_linear\", \"prediction_type\": \"v_prediction\", \"timestep_spacing\": \"trailing\"}";
 static const char index_of_parts[] = "{\"_class_name\": \"StableDiffusionPipeline\"}";
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 void small_component(const char *folder, const char *config)
 {
 	struct qd_component c;
@@ -45,9 +39,9 @@ void small_component(const char *folder, const char *config)
 
 	mkdir(scratch_path(folder), 0777);
 	snprintf(path, sizeof(path), "%s/config.json", folder);
-	ok(qd_component_config_read(&c, scratch_file(path, config, strlen(config))));
+	OK(qd_component_config_read(&c, scratch_file(path, config, strlen(config))));
 	snprintf(path, sizeof(path), "%s/%s.safetensors", folder, qd_component_stem(c.kind));
-	ok(qd_component_init(&c, 1, QD_F32, scratch_path(path), true));
+	OK(qd_component_init(&c, 1, QD_F32, scratch_path(path), true));
 	qd_component_release(&c);
 }
 
@@ -77,9 +71,9 @@ void small_pipeline_open(struct small_pipeline *p, const char *name)
 	scratch_file(path, schedule, strlen(schedule));
 	snprintf(path, sizeof(path), "%s/model_index.json", name);
 	scratch_file(path, index_of_parts, strlen(index_of_parts));
-	ok(qd_model_open(&p->model, p->folder));
-	ok(qd_unet_graph(&p->shape, &p->model.config, NULL, &least));
-	ok(qd_modules_of(&p->modules, &p->shape));
+	OK(qd_model_open(&p->model, p->folder));
+	OK(qd_unet_graph(&p->shape, &p->model.config, NULL, &least));
+	OK(qd_modules_of(&p->modules, &p->shape));
 }
 
 void small_pipeline_close(struct small_pipeline *p)

@@ -257,9 +257,6 @@ static void reads_positional_files(void **state)
 
 /* ---- made here ---- */
 
-#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-#define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
-
 /* The same numbers under two names each; file.state is set so that every format gets the same stream. */
 static const char *pair_file(const char *down, const char *up, const char *name)
 {

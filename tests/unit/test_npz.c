@@ -17,12 +17,6 @@
 #include "lib/io/io.h"
 #include "tests/unit/scratch.h"
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* ---- an archive in the making ---- */
 
 struct bytes {

@@ -18,12 +18,6 @@
 #include "tests/unit/failing_malloc.h"
 #include "tests/unit/scratch.h"
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 /* A file of the fuzz targets. */
 static const char *corpus(const char *name)
 {
@@ -77,7 +71,7 @@ static void json(void **state)
 
 	(void)state;
 	failing_each_on("reading JSON", read_json, path);
-	ok(qd_json_read(scratch_path("a.json"), &value));
+	OK(qd_json_read(scratch_path("a.json"), &value));
 	failing_each("writing JSON", write_json, value);
 	json_decref(value);
 }
@@ -292,8 +286,8 @@ static void image_folders(void **state)
 
 	(void)state;
 	mkdir(scratch_path("images"), 0777);
-	ok(write_image(scratch_path("images/a.png")));
-	ok(write_image(scratch_path("images/b.png")));
+	OK(write_image(scratch_path("images/a.png")));
+	OK(write_image(scratch_path("images/b.png")));
 	failing_each_on("a folder of images", open_images, scratch_path("images"));
 	scratch_file("images/metadata.jsonl", lines, strlen(lines));
 	failing_each_on("a folder of images with captions", open_images, scratch_path("images"));
@@ -331,7 +325,7 @@ static void graphs(void **state)
 		char path[4096], *text;
 
 		snprintf(path, sizeof(path), "%s/tests/ir/%s.ir", root != NULL ? root : ".", names[i]);
-		ok(qd_mapping_open(&file, path));
+		OK(qd_mapping_open(&file, path));
 		text = strndup((const char *)file.data, file.size);
 		qd_mapping_release(&file);
 		failing_each(names[i], parse_graph, text);

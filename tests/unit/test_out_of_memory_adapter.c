@@ -20,12 +20,6 @@
 #include "tests/unit/scratch.h"
 #include "tests/unit/small_pipeline.h"
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 static const char *text_file(const char *name, const char *text)
 {
 	return scratch_file(name, text, strlen(text));
@@ -58,9 +52,6 @@ static void see_graph(const struct qd_graph *g)
 }
 
 /* ---- adapters ---- */
-
-#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-#define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 static struct help_file file;
 
@@ -217,7 +208,7 @@ static void adapters(void **state)
 	pair("unet." ATT ".to_q.lora_A.weight", "unet." ATT ".to_q.lora_B.weight");
 	pair("unet.nothing.to_q.lora_A.weight", "unet.nothing.to_q.lora_B.weight");
 	failing_each_on("an adapter that does not fit", compare_adapter, help_write(&file, "other.safetensors"));
-	ok(qd_adapter_open(&a, "a", scratch_path("kohya.safetensors"), 1, &all.modules));
+	OK(qd_adapter_open(&a, "a", scratch_path("kohya.safetensors"), 1, &all.modules));
 	a.loras[0].gain[0] *= 2;
 	failing_each("writing an adapter", write_adapter, &a);
 	qd_adapter_release(&a);
@@ -272,20 +263,20 @@ static void make_profile(void)
 	enum qd_entry_kind *kinds;
 	struct qd_net net;
 
-	ok(qd_adapter_open(&adapter, "a", scratch_path("diffusers.safetensors"), 1, &all.modules));
+	OK(qd_adapter_open(&adapter, "a", scratch_path("diffusers.safetensors"), 1, &all.modules));
 	profile = (struct qd_profile){
 		.options = qd_quant_options_default(), .method = "anchor", .anchor = "a", .reason = "the only"
 	};
-	ok(qd_model_hash(&all.model, profile.base_hash));
-	ok(qd_slots_choose(&profile.slots, &all.modules, list, 1, NULL, 0));
+	OK(qd_model_hash(&all.model, profile.base_hash));
+	OK(qd_slots_choose(&profile.slots, &all.modules, list, 1, NULL, 0));
 	profile.n_adapters = 1;
 	profile.adapters = qd_arena_array(&profile.arena, 1, sizeof(*profile.adapters));
 	profile.adapters[0] = (struct qd_adapter_score){ .name = "a", .rank = 2, .n_slots = 2, .n_samples = 1 };
 	strcpy(profile.adapters[0].hash, adapter.hash);
 	profile.adapters[0].per_sample = qd_arena_array(&profile.arena, 1, sizeof(double));
-	ok(qd_net_build(&net, &all.model, &sizes, &profile.slots));
+	OK(qd_net_build(&net, &all.model, &sizes, &profile.slots));
 	kinds = calloc(net.graph.n_values, sizeof(*kinds));
-	ok(qd_assign(&net.graph, kinds));
+	OK(qd_assign(&net.graph, kinds));
 	for (qd_id v = 0; v < net.graph.n_values; v++) {
 		const struct qd_value *value = &net.graph.values[v];
 		struct qd_encoding *e;
@@ -293,11 +284,11 @@ static void make_profile(void)
 		if (kinds[v] == QD_ENTRY_NONE)
 			continue;
 		if (kinds[v] == QD_ENTRY_WEIGHT)
-			ok(qd_encoding_per_channel(&profile.arena, &value->data, 8, &e));
+			OK(qd_encoding_per_channel(&profile.arena, &value->data, 8, &e));
 		else
-			ok(qd_encoding_from_range(
+			OK(qd_encoding_from_range(
 				&profile.arena, -2, 2, kinds[v] == QD_ENTRY_LORA ? 8 : 16, kinds[v] == QD_ENTRY_LORA, &e));
-		ok(qd_profile_add(&profile, kinds[v], qd_arena_strdup(&profile.arena, value->name), e));
+		OK(qd_profile_add(&profile, kinds[v], qd_arena_strdup(&profile.arena, value->name), e));
 	}
 	free(kinds);
 	qd_net_release(&net);

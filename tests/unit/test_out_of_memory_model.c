@@ -23,12 +23,6 @@
 #include "tests/unit/small_pipeline.h"
 #include "tests/unit/tokenizer_help.h"
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 static const char *text_file(const char *name, const char *text)
 {
 	return scratch_file(name, text, strlen(text));
@@ -202,10 +196,10 @@ static const char *shards(void)
 	text_file("shards/config.json", small_unet);
 	for (int i = 0; i < 2; i++) {
 		snprintf(path, sizeof(path), "shards/%s", files[i]);
-		ok(qd_safetensors_write(scratch_path(path), tensors + (i ? w->n / 2 : 0), i ? w->n - w->n / 2 : w->n / 2, NULL, 0,
+		OK(qd_safetensors_write(scratch_path(path), tensors + (i ? w->n / 2 : 0), i ? w->n - w->n / 2 : w->n / 2, NULL, 0,
 			true, NULL, NULL));
 	}
-	ok(qd_json_write(scratch_path("shards/diffusion_pytorch_model.safetensors.index.json"), index, true));
+	OK(qd_json_write(scratch_path("shards/diffusion_pytorch_model.safetensors.index.json"), index, true));
 	json_decref(index);
 	free(tensors);
 	return scratch_path("shards");

@@ -41,12 +41,6 @@ static const struct {
 	{ "tinyxl", "diffusers_xl.safetensors", "expected/tinyxl+diffusers_xl.safetensors" },
 };
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 /* A net with one adapter (NULL: none), run on the tensors of `inputs`; `out` is the output, the caller's to release. */
 static void run(const struct qd_model *model, const struct qd_adapter *adapter, const struct qd_slots *slots,
 	const struct qd_safetensors *inputs, struct qd_tensor *out)
@@ -58,18 +52,18 @@ static void run(const struct qd_model *model, const struct qd_adapter *adapter, 
 	struct qd_net net;
 	struct qd_exec *exec = NULL;
 	qt_tensor result = NULL;
-	ok(qd_net_build(&net, model, &sizes, slots));
-	ok(qd_exec_new(&exec, &net.graph, &options));
+	OK(qd_net_build(&net, model, &sizes, slots));
+	OK(qd_exec_new(&exec, &net.graph, &options));
 	for (size_t i = 0; i < net.graph.n_inputs; i++) {
 		const char *name = net.graph.values[net.graph.inputs[i]].name;
 		const struct qd_tensor *tensor = qd_safetensors_find(inputs, name);
 		if (tensor)
-			ok(qd_exec_bind_tensor(exec, name, tensor));
+			OK(qd_exec_bind_tensor(exec, name, tensor));
 	}
-	ok(qd_net_bind_adapter(&net, exec, adapter));
-	ok(qd_exec_run(exec, &result));
-	ok(qd_tensor_new(out, "out", QD_F32, &net.graph.values[net.graph.outputs[0]].shape));
-	ok(qt_read(result, out->data, out->bytes));
+	OK(qd_net_bind_adapter(&net, exec, adapter));
+	OK(qd_exec_run(exec, &result));
+	OK(qd_tensor_new(out, "out", QD_F32, &net.graph.values[net.graph.outputs[0]].shape));
+	OK(qt_read(result, out->data, out->bytes));
 	qt_free(result);
 	qd_exec_free(exec);
 	qd_net_release(&net);
@@ -93,8 +87,8 @@ static double largest_difference(const struct qd_tensor *a, const struct qd_tens
 static void modules_of(const struct qd_model *model, struct qd_graph *g, struct qd_modules *modules)
 {
 	const struct qd_sizes sizes = { 1, 8, 8, 1 };
-	ok(qd_unet_graph(g, &model->config, &model->weights, &sizes));
-	ok(qd_modules_of(modules, g));
+	OK(qd_unet_graph(g, &model->config, &model->weights, &sizes));
+	OK(qd_modules_of(modules, g));
 }
 
 static void check_case(const char *folder, const char *file, const char *inputs_path)
@@ -107,12 +101,12 @@ static void check_case(const char *folder, const char *file, const char *inputs_
 	struct qd_slots slots;
 	struct qd_safetensors inputs;
 	struct qd_tensor out;
-	ok(qd_model_open(&model, folder));
-	ok(qd_safetensors_open(&inputs, inputs_path));
+	OK(qd_model_open(&model, folder));
+	OK(qd_safetensors_open(&inputs, inputs_path));
 	modules_of(&model, &g, &modules);
 	if (file)
-		ok(qd_adapter_open(&adapter, "adapter", file, 1, &modules));
-	ok(qd_slots_choose(&slots, &modules, list, file ? 1 : 0, NULL, 0));
+		OK(qd_adapter_open(&adapter, "adapter", file, 1, &modules));
+	OK(qd_slots_choose(&slots, &modules, list, file ? 1 : 0, NULL, 0));
 	run(&model, file ? &adapter : NULL, &slots, &inputs, &out);
 	double difference = largest_difference(&out, qd_safetensors_find(&inputs, "out"));
 	print_message("# %s: %.3g\n", inputs_path, difference);
@@ -155,7 +149,7 @@ static void single_files_do_too(void **state)
 		struct help_names *names = help_ldm_names(&net);
 		struct qd_model model;
 		char inputs[64];
-		ok(qd_model_open(&model, golden_path(nets[i])));
+		OK(qd_model_open(&model, golden_path(nets[i])));
 		const char *path = help_ldm_write(nets[i], &model, names, true);
 		snprintf(inputs, sizeof(inputs), "expected/%s.safetensors", nets[i]);
 		check_case(path, NULL, golden_path(inputs));
@@ -179,8 +173,8 @@ static void single_files_do_too(void **state)
 static void reconfigure(struct qd_model *model, const char *text)
 {
 	json_t *json = NULL;
-	ok(qd_json_parse("text", text, strlen(text), &json));
-	ok(qd_unet_config_parse(&model->config, "text", json));
+	OK(qd_json_parse("text", text, strlen(text), &json));
+	OK(qd_unet_config_parse(&model->config, "text", json));
 	json_decref(json);
 }
 
@@ -189,8 +183,8 @@ static void open_plain(struct qd_model *model)
 	struct qd_unet_config *config = &model->config;
 	*model = (struct qd_model){ 0 };
 	reconfigure(model, "{" PLAIN "}");
-	ok(qd_unet_init(config, 3, QD_F32, scratch_path("diffusion_pytorch_model.safetensors"), true));
-	ok(qd_weights_open(&model->weights, scratch_dir(), "diffusion_pytorch_model"));
+	OK(qd_unet_init(config, 3, QD_F32, scratch_path("diffusion_pytorch_model.safetensors"), true));
+	OK(qd_weights_open(&model->weights, scratch_dir(), "diffusion_pytorch_model"));
 }
 
 /* Inputs of one sample; `scale` and `shift` applied to the latents, the context filled with `context`. */
@@ -199,18 +193,18 @@ static void make_inputs(struct qd_safetensors *inputs, int64_t height, int64_t w
 	struct qd_tensor tensors[3] = { { 0 } };
 	struct qd_random random;
 	qd_random_init(&random, 9, 0);
-	ok(qd_tensor_new(&tensors[0], "sample", QD_F32, &QD_SHAPE(1, 4, height, width)));
-	ok(qd_tensor_new(&tensors[1], "timestep", QD_F32, &QD_SHAPE(1)));
-	ok(qd_tensor_new(&tensors[2], "encoder_hidden_states", QD_F32, &QD_SHAPE(1, 5, 24)));
+	OK(qd_tensor_new(&tensors[0], "sample", QD_F32, &QD_SHAPE(1, 4, height, width)));
+	OK(qd_tensor_new(&tensors[1], "timestep", QD_F32, &QD_SHAPE(1)));
+	OK(qd_tensor_new(&tensors[2], "encoder_hidden_states", QD_F32, &QD_SHAPE(1, 5, 24)));
 	for (int64_t i = 0; i < 4 * height * width; i++)
 		((float *)tensors[0].data)[i] = (float)qd_random_normal(&random) * scale + shift;
 	((float *)tensors[1].data)[0] = 321;
 	for (int64_t i = 0; i < 5 * 24; i++)
 		((float *)tensors[2].data)[i] = (float)qd_random_normal(&random);
-	ok(qd_safetensors_write(scratch_path("inputs.safetensors"), tensors, 3, NULL, 0, true, NULL, NULL));
+	OK(qd_safetensors_write(scratch_path("inputs.safetensors"), tensors, 3, NULL, 0, true, NULL, NULL));
 	for (int i = 0; i < 3; i++)
 		qd_tensor_release(&tensors[i]);
-	ok(qd_safetensors_open(inputs, scratch_path("inputs.safetensors")));
+	OK(qd_safetensors_open(inputs, scratch_path("inputs.safetensors")));
 }
 
 static void run_on(const struct qd_model *model, int64_t height, int64_t width, float scale, float shift, struct qd_tensor *out)
@@ -234,20 +228,20 @@ static void write_as(const struct qd_model *model, const enum qd_dtype *dtypes, 
 		const struct qd_tensor *from = model->weights.tensors[i];
 		size_t elements = (size_t)qd_shape_elements(&from->shape);
 		float *x = calloc(elements, sizeof(*x));
-		ok(qd_tensor_new(&tensors[i], from->name, dtypes[i % n], &from->shape));
-		ok(qd_tensor_to_f32(from, x));
+		OK(qd_tensor_new(&tensors[i], from->name, dtypes[i % n], &from->shape));
+		OK(qd_tensor_to_f32(from, x));
 		for (size_t k = 0; k < elements; k++) {
 			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : qd_bf16_to_f32(qd_f32_to_bf16(x[k]));
 			if (dtypes[i % n] == QD_F64)
 				((double *)tensors[i].data)[k] = (double)x[k];
 		}
 		if (dtypes[i % n] != QD_F64)
-			ok(qd_tensor_from_f32(&tensors[i], x));
+			OK(qd_tensor_from_f32(&tensors[i], x));
 		free(x);
 	}
 	mkdir(scratch_path(folder), 0777);
 	snprintf(file, sizeof(file), "%s/diffusion_pytorch_model.safetensors", folder);
-	ok(qd_safetensors_write(scratch_path(file), tensors, model->weights.n, NULL, 0, true, NULL, NULL));
+	OK(qd_safetensors_write(scratch_path(file), tensors, model->weights.n, NULL, 0, true, NULL, NULL));
 	for (size_t i = 0; i < model->weights.n; i++)
 		qd_tensor_release(&tensors[i]);
 	free(tensors);
@@ -265,7 +259,7 @@ static void precisions_mix(void **state)
 	write_as(&model, plain, 1, "plain");
 	for (int i = 0; i < 2; i++) {
 		qd_weights_release(&model.weights);
-		ok(qd_weights_open(&model.weights, scratch_path(i ? "mixed" : "plain"), "diffusion_pytorch_model"));
+		OK(qd_weights_open(&model.weights, scratch_path(i ? "mixed" : "plain"), "diffusion_pytorch_model"));
 		run_on(&model, 8, 8, 1, 0, &out[i]);
 	}
 	assert_true(largest_difference(&out[0], &out[1]) == 0);
