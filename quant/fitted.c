@@ -14,26 +14,21 @@ static void print_encoding(FILE *f, const struct qd_encoding *e)
 enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out)
 {
 	const struct qd_slot_encodings *encodings = profile->slot_encodings;
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_text_open(&text));
 	QD_TRY(st, qd_profile_check_slots(profile));
 	for (size_t i = 0; i < profile->slots.n; i++) {
-		fputs(profile->slots.items[i].path, f);
-		print_encoding(f, encodings[i].down);
-		print_encoding(f, encodings[i].up);
-		fputc('\n', f);
+		fputs(profile->slots.items[i].path, text.stream);
+		print_encoding(text.stream, encodings[i].down);
+		print_encoding(text.stream, encodings[i].up);
+		fputc('\n', text.stream);
 	}
-	fflush(f);
-	qd_hash_bytes(text, bytes, out);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	if (f != NULL)
-		fclose(f);
-	free(text);
+	qd_text_release(&text);
 	return st;
 }
 

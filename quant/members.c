@@ -61,10 +61,13 @@ out:
 static enum qd_status print_text(const struct qd_members_out *out, const char *text)
 {
 	json_t *json = text != NULL ? json_string(text) : json_null();
-	char *encoded = json != NULL ? json_dumps(json, JSON_ENCODE_ANY) : NULL;
-	enum qd_status st =
-		encoded != NULL ? qd_member_print(out, "%s", encoded) : qd_fail(QD_EINPUT, "text '%s' is not UTF-8", text);
+	char *encoded;
+	enum qd_status st = qd_json_text(json, JSON_ENCODE_ANY, &encoded);
 
+	if (st == QD_OK)
+		st = qd_member_print(out, "%s", encoded);
+	else if (st == QD_EINPUT)
+		st = qd_fail(st, "text '%s' is not UTF-8", text);
 	free(encoded);
 	json_decref(json);
 	return st;

@@ -10,6 +10,7 @@
 #include "export/file/internal.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,7 +60,7 @@ static enum qd_status list_files(json_t **files, const char *folder, const char 
 	char *path = NULL, *name = NULL;
 	int n = asprintf(&path, "%s/%s", folder, below) < 0 ? -1 : scandir(path, &entries, visible, alphasort);
 	if (n < 0)
-		st = qd_fail(QD_EIO, "cannot list '%s'", folder);
+		st = qd_fail(QD_EIO, "cannot list '%s': %s", folder, strerror(errno));
 	for (int i = 0; i < n; i++) {
 		free(name);
 		name = NULL;

@@ -104,28 +104,24 @@ enum qd_status qd_report_text(const struct qd_report *r, char **text)
 	enum qd_status st;
 	struct qd_arena arena = { 0 };
 	struct table reference, truth;
-	size_t size;
+	struct qd_text out;
 	bool has_truth = false;
 	*text = NULL;
-	FILE *out = open_memstream(text, &size);
-	if (out == NULL)
-		return qd_fail(QD_ENOMEM, "cannot write the table");
+	QD_TRY(st, qd_text_open(&out));
 	for (size_t t = 0; t < r->n; t++)
 		has_truth |= r->tasks[t].truth != NULL;
 	QD_TRY(st, fill(r, &arena, false, &reference));
-	print_table(out, &reference);
+	print_table(out.stream, &reference);
 	if (has_truth) {
 		QD_TRY(st, fill(r, &arena, true, &truth));
-		fputc('\n', out);
-		print_table(out, &truth);
+		fputc('\n', out.stream);
+		print_table(out.stream, &truth);
 	}
+	QD_TRY(st, qd_text_end(&out));
+	*text = qd_text_take(&out);
 out:
-	fclose(out);
+	qd_text_release(&out);
 	qd_arena_release(&arena);
-	if (st != QD_OK) {
-		free(*text);
-		*text = NULL;
-	}
 	return st;
 }
 

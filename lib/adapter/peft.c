@@ -94,6 +94,10 @@ static bool pattern_hits(struct qd_fields *f, const char *field, const char *pat
 	pcre2_set_match_limit(context, MOST_STEPS);
 	compiled =
 		pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+	if (compiled == NULL && code == PCRE2_ERROR_HEAP_FAILED) {
+		qd_fields_fail(f, QD_ENOMEM, "out of memory");
+		goto out;
+	}
 	if (compiled == NULL) {
 		char reason[128] = "";
 		pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof(reason));

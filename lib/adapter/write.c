@@ -107,6 +107,7 @@ static enum qd_status describe(const struct writing *w, char **text)
 {
 	json_t *object = json_object(), *targets = json_array();
 	int failed = 0;
+	enum qd_status st;
 
 	failed |= put_values(object, w, "unet.r", "unet.rank_pattern", rank_of);
 	failed |= put_values(object, w, "unet.lora_alpha", "unet.alpha_pattern", alpha_of);
@@ -120,9 +121,10 @@ static enum qd_status describe(const struct writing *w, char **text)
 	failed |= json_object_set_new(object, "unet.use_rslora", json_false());
 	failed |= json_object_set_new(object, "unet.use_dora", json_false());
 	failed |= json_object_set_new(object, "unet.lora_bias", json_false());
-	*text = failed == 0 ? json_dumps(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
+	st = failed == 0 ? qd_json_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), text)
+			 : qd_fail(QD_ENOMEM, "out of memory");
 	json_decref(object);
-	return *text != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return st;
 }
 
 /* ---- tensors ---- */

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #define QD_CHECK __attribute__((warn_unused_result))
@@ -122,6 +123,22 @@ void qd_strmap_release(struct qd_strmap *map);
 bool qd_starts_with(const char *text, const char *prefix);
 bool qd_ends_with(const char *text, const char *suffix);
 
+/*
+ * ---- text in memory ----
+ * A stream to print to, as open_memstream's, but one that says that memory was out: glibc's leaves out what it has no room for.
+ */
+struct qd_text {
+	FILE *stream;
+	char *bytes; /* [n], and a 0 once it is ended */
+	size_t n, cap;
+};
+QD_CHECK enum qd_status qd_text_open(struct qd_text *text);
+/* All that was printed is in `bytes`. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_text_end(struct qd_text *text);
+/* The ended text, the caller's to free. */
+char *qd_text_take(struct qd_text *text);
+void qd_text_release(struct qd_text *text);
+
 /* ---- files in ---- */
 struct qd_mapping {
 	const unsigned char *data;
@@ -196,6 +213,13 @@ QD_CHECK enum qd_status qd_json_read_reals(const char *path, json_t **out);
 QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out);
 /* The same where nothing but JSON is allowed: no byte order mark, no NaN. */
 QD_CHECK enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out);
+/*
+ * Whether memory was out while JSON was made on this thread since this, qd_json_text or qd_json_write was last called: then what
+ * was made lacks something. A document that is written needs no such look at each of its values, writing it fails.
+ */
+bool qd_json_starved(void);
+/* As text on the heap, with jansson's flags. QD_ENOMEM; QD_EINPUT for what is no JSON. `*text` is NULL then. */
+QD_CHECK enum qd_status qd_json_text(const json_t *value, size_t flags, char **text);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
 /* The same for a document whose reals are all qd_json_float's: each as its shortest text. */

@@ -174,8 +174,10 @@ enum qd_status qd_pending_create(struct qd_pending **out, enum qd_pending_kind k
 	}
 	*temporary = strdup(pending->path);
 	if (!*temporary) {
-		if (kind == QD_PENDING_FILE)
+		if (kind == QD_PENDING_FILE) {
 			close(*fd);
+			*fd = -1;
+		}
 		qd_pending_remove(pending);
 		return qd_fail(QD_ENOMEM, "out of memory");
 	}

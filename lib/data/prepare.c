@@ -367,20 +367,19 @@ out:
 static enum qd_status identify(const struct making *m, char **run)
 {
 	const struct qd_prepare_options *o = m->options;
-	size_t bytes = 0;
-	FILE *f = open_memstream(run, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	fprintf(f, "calib 1\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\ntrajectory %s %d %a\nsteps %d\n", o->seed,
-		m->images.height, m->images.width, o->mode, o->trajectory != NULL ? o->trajectory : "-", m->steps, o->guidance,
-		(int)m->schedule.prediction);
-	QD_TRY(st, print_components(m, f));
-	st = print_rows(m, f);
+	QD_TRY(st, qd_text_open(&text));
+	fprintf(text.stream, "calib 1\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\ntrajectory %s %d %a\nsteps %d\n",
+		o->seed, m->images.height, m->images.width, o->mode, o->trajectory != NULL ? o->trajectory : "-", m->steps,
+		o->guidance, (int)m->schedule.prediction);
+	QD_TRY(st, print_components(m, text.stream));
+	QD_TRY(st, print_rows(m, text.stream));
+	QD_TRY(st, qd_text_end(&text));
+	*run = qd_text_take(&text);
 out:
-	if (fclose(f) != 0 && st == QD_OK)
-		st = qd_fail(QD_ENOMEM, "out of memory");
+	qd_text_release(&text);
 	return st;
 }
 

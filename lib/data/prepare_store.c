@@ -14,6 +14,13 @@
 
 enum { PATH_TEXT = 4096 };
 
+/* Parts, the file "run", and what a run that was killed while it wrote one of them left: ".NAME.XXXXXX". */
+static bool is_ours(const char *name)
+{
+	return qd_ends_with(name, ".safetensors") || strcmp(name, "run") == 0 || qd_starts_with(name, ".run.") ||
+	       (name[0] == '.' && strstr(name, ".safetensors.") != NULL);
+}
+
 /* Only what this file writes is removed. */
 void qd_prepare_store_remove(struct qd_prepare_store *store)
 {
@@ -21,7 +28,7 @@ void qd_prepare_store_remove(struct qd_prepare_store *store)
 	DIR *folder = opendir(store->folder);
 
 	for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;)
-		if (qd_ends_with(entry->d_name, ".safetensors") || strcmp(entry->d_name, "run") == 0) {
+		if (is_ours(entry->d_name)) {
 			snprintf(path, sizeof(path), "%s/%s", store->folder, entry->d_name);
 			unlink(path);
 		}

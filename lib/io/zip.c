@@ -216,6 +216,8 @@ static int inflate_pieces(z_stream *stream, const struct qd_zip_member *m, unsig
 		in_left -= in - stream->avail_in;
 		out_left -= room - stream->avail_out;
 	}
+	if (result == Z_MEM_ERROR)
+		return result;
 	return result == Z_STREAM_END && out_left == 0 ? Z_OK : Z_DATA_ERROR;
 }
 
@@ -229,13 +231,15 @@ enum qd_status qd_zip_inflate(const struct qd_zip_member *m, void **out)
 	z_stream stream = { 0 };
 	unsigned char *data = malloc(m->bytes + 1); /* never empty */
 	enum qd_status st = QD_OK;
+	int result;
 
 	*out = NULL;
 	if (data == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for the %zu bytes of member '%s'", m->bytes, m->name);
-	if (inflateInit2(&stream, -MAX_WBITS) != Z_OK)
+	result = inflateInit2(&stream, -MAX_WBITS) == Z_OK ? inflate_pieces(&stream, m, data) : Z_MEM_ERROR;
+	if (result == Z_MEM_ERROR)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	if (inflate_pieces(&stream, m, data) != Z_OK || sum(data, m->bytes) != m->crc)
+	if (result != Z_OK || sum(data, m->bytes) != m->crc)
 		QD_TRY(st, qd_fail(QD_EINPUT, "member '%s' is damaged", m->name));
 	*out = data;
 	data = NULL;

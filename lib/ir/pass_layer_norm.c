@@ -11,11 +11,11 @@
 #include "lib/ir/rewrite.h"
 
 /* The operand of a mean over the last axis, or QD_NONE. */
-static qd_id mean_of(const struct qd_graph *g, qd_id value)
+static qd_id mean_of(struct qd_graph *g, qd_id value)
 {
 	const struct qd_node *mean = qd_made_by(g, value, QD_OP_REDUCE_MEAN);
 	unsigned axes;
-	if (mean == NULL || qd_node_int(mean, "keepdims", 1) != 1 || qd_reduced_axes(g, mean, &axes) != QD_OK)
+	if (mean == NULL || qd_node_int(mean, "keepdims", 1) != 1 || !qd_is_answer(g, qd_reduced_axes(g, mean, &axes)))
 		return QD_NONE;
 	int rank = g->values[mean->in[0]].shape.rank;
 	return rank > 0 && axes == 1U << (rank - 1) ? mean->in[0] : QD_NONE;
@@ -31,7 +31,7 @@ static qd_id square_of(const struct qd_graph *g, qd_id value)
 }
 
 /* x of d / sqrt(mean(d^2) + eps) with d = x - mean(x), or QD_NONE. */
-static qd_id normalized_of(const struct qd_graph *g, qd_id value, double *epsilon)
+static qd_id normalized_of(struct qd_graph *g, qd_id value, double *epsilon)
 {
 	const struct qd_node *div = qd_made_by(g, value, QD_OP_DIV);
 	const struct qd_node *centered = div != NULL ? qd_made_by(g, div->in[0], QD_OP_SUB) : NULL;

@@ -97,11 +97,11 @@ static bool normalizes_last(const struct qd_graph *g, const struct qd_node *node
 	return node->op == QD_OP_LAYER_NORM && (axis == -1 || axis == g->values[node->in[0]].shape.rank - 1);
 }
 
-static bool slices_last(const struct qd_graph *g, const struct qd_node *node)
+static bool slices_last(struct qd_graph *g, const struct qd_node *node)
 {
 	int64_t axis = -1;
 	size_t n = 0;
-	if (node->op != QD_OP_SLICE || node->n_in != 4 || qd_graph_ints(g, node->in[3], 1, &axis, &n) != QD_OK)
+	if (node->op != QD_OP_SLICE || node->n_in != 4 || !qd_is_answer(g, qd_graph_ints(g, node->in[3], 1, &axis, &n)))
 		return false;
 	return n == 1 && (axis == -1 || axis == g->values[node->in[0]].shape.rank - 1);
 }

@@ -68,12 +68,12 @@ static size_t transpose(struct qd_graph *g, qd_id id)
 }
 
 /* The part of a Concat that a Slice takes whole, or QD_NONE. */
-static qd_id whole_part(const struct qd_graph *g, const struct qd_node *node)
+static qd_id whole_part(struct qd_graph *g, const struct qd_node *node)
 {
 	const struct qd_node *concat = qd_made_by(g, node->in[0], QD_OP_CONCAT);
 	struct qd_slice_axis axes[QD_MAX_RANK];
 	int64_t at = 0;
-	if (concat == NULL || qd_slice_axes(g, node, axes) != QD_OK)
+	if (concat == NULL || !qd_is_answer(g, qd_slice_axes(g, node, axes)))
 		return QD_NONE;
 	const struct qd_shape *shape = &g->values[node->in[0]].shape;
 	int64_t axis = qd_node_int(concat, "axis", 0);

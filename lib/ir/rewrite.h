@@ -14,6 +14,9 @@ bool qd_is_number(const struct qd_graph *g, qd_id value, double number);
 /* For a node of two inputs: the input that is no uniform constant, with the constant's number; QD_NONE when there is no such pair.
  */
 qd_id qd_times_number(const struct qd_graph *g, const struct qd_node *node, double *number);
+/* Whether a look at constants (qd_graph_ints, qd_slice_axes, ...) came to something. Where it failed for want of memory that is no
+ * answer: the graph is stopped. */
+bool qd_is_answer(struct qd_graph *g, enum qd_status st);
 bool qd_same_shape(const struct qd_graph *g, qd_id a, qd_id b);
 
 /*

@@ -268,6 +268,8 @@ enum qd_status qd_checkpoint_infer(struct qd_unet_config *config, const struct q
 	QD_TRY(st, find_family(&r, &found, &family));
 	json = fields(&r, &found, family);
 	QD_TRY(st, put_added(&r, json));
+	if (qd_json_starved())
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_unet_config_parse(config, file->path, json));
 	if (found.mid_attention && config->mid_depth != found.mid_depth)
 		st = qd_fail(QD_EUNSUPPORTED, "'%s': the middle has %lld transformer blocks and the last level %lld, needs as many",

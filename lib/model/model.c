@@ -194,9 +194,9 @@ static int by_name(const void *a, const void *b)
 static enum qd_status config_text(const struct qd_model *model, char **out)
 {
 	json_t *json = qd_unet_config_identity(&model->config);
-	*out = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	enum qd_status st = qd_json_text(json, JSON_COMPACT | JSON_SORT_KEYS, out);
 	json_decref(json);
-	return *out ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return st;
 }
 
 /* "NAME DTYPE SHAPE HASH\n" of every tensor, sorted by name, so that neither order nor sharding matters. */
@@ -220,22 +220,17 @@ static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
 
 enum qd_status qd_model_hash(const struct qd_model *model, char *out)
 {
-	char *config = NULL, *text = NULL;
-	size_t bytes = 0;
+	char *config = NULL;
+	struct qd_text text;
 	enum qd_status st;
-	FILE *stream = open_memstream(&text, &bytes);
-	if (!stream)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_text_open(&text));
 	QD_TRY(st, config_text(model, &config));
-	fprintf(stream, "%s\n", config);
-	QD_TRY(st, tensor_lines(stream, &model->weights));
-	if (fflush(stream) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_hash_bytes(text, bytes, out);
+	fprintf(text.stream, "%s\n", config);
+	QD_TRY(st, tensor_lines(text.stream, &model->weights));
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	if (stream)
-		fclose(stream);
-	free(text);
+	qd_text_release(&text);
 	free(config);
 	return st;
 }

@@ -2,11 +2,10 @@
 # quad export, run and report: one export serves several adapters, a later one joins it, every engine agrees, nothing is left behind.
 . "$(dirname "$0")/check.bash"
 o=$work/o
-scenes=$(dirname "$QUAD")/scenes
 # Threads that spin while they wait cost more than they win here.
 export OMP_WAIT_POLICY=passive
 mkdir "$o"
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 
 # A model too small to draw anything, conditioned like the example, with two adapters of different ranks.
 small_config "$work/config.json"
@@ -62,6 +61,12 @@ refused "cannot read 'm/manifest.json'" "$QUAD" export --adapter-only --base m -
 
 # Every adapter: the simulator and the exported file agree at every step; the samples are the same, and the float ones are not far.
 common=(--inputs data.safetensors --steps 2 --seed 3)
+ort=yes
+if ! "$QUAD" run --base o/x --engine ort "${common[@]}" -o o/ort.safetensors >/dev/null 2>err; then
+	ort=no
+	grep -q "no ONNX Runtime found" err || fault "$(cat err)"
+	skip "no ONNX Runtime found"
+fi
 for name in a b; do
 	expect 0 "3 samples" "$QUAD" run --base m --adapter $name=$name.safetensors "${common[@]}" --batch 2 -o o/float.safetensors --force
 	expect 0 "" "$QUAD" run --base m --adapter $name=$name.safetensors --profile profile.json "${common[@]}" --batch 2 \
@@ -72,10 +77,9 @@ for name in a b; do
 	expect 1 "of the output's range, allowed 0" "$QUAD" run --base o/x "${common[@]}" --check-trace o/trace --check 0
 	# what the output's encoding covers is the same at every step
 	[ "$(grep -o 'of the range .*' "$work/out" | sort -u | wc -l)" -eq 1 ] || fault "steps are held against several ranges"
-	if "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force >/dev/null 2>"$work/err"; then
+	if [ $ort = yes ]; then
+		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force
 		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" --check-trace o/trace --check 1e-3
-	else
-		grep -q "no ONNX Runtime found" "$work/err" || fault "$(cat "$work/err")"
 	fi
 	expect 0 "| $name" "$QUAD" report --pack 2 --task $name --input data.safetensors --reference o/float.safetensors \
 		--column "simulated=o/sim.safetensors" --column "exported=o/file.safetensors" --sheet o/sheet.png --force

@@ -2,9 +2,8 @@
 # quad qss: the table, the profile and what it fits, choices forced, and everything that is refused before or after running.
 . "$(dirname "$0")/check.bash"
 o=$work/o
-scenes=$(dirname "$QUAD")/scenes
 mkdir "$o"
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 
 small_config "$work/config.json"
 cd "$work" || exit 1

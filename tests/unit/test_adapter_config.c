@@ -15,24 +15,7 @@
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/scratch.h"
 
-#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-
-static struct help_model model;
 static struct help_file file;
-
-static int open_model(void **state)
-{
-	(void)state;
-	help_model_open(&model, "tiny15");
-	return 0;
-}
-
-static int close_model(void **state)
-{
-	(void)state;
-	help_model_close(&model);
-	return 0;
-}
 
 /* A PEFT folder of one layer of rank 2 with this configuration. */
 static const char *folder(const char *config)
@@ -110,7 +93,7 @@ static void check(const struct field *f, const char *path, const char *where)
 {
 	struct qd_adapter adapter;
 	char message[160];
-	enum qd_status st = qd_adapter_open(&adapter, "a", path, 1, &model.modules);
+	enum qd_status st = qd_adapter_open(&adapter, "a", path, 1, &help_tiny15.modules);
 	if (!f->refused) {
 		if (st != QD_OK)
 			fail_msg("%s %s: %s", f->name, f->value, qd_message());
@@ -143,11 +126,11 @@ static void refuses_pointers_in_place_of_files(void **state)
 	(void)state;
 	folder("{\"r\": 2}");
 	scratch_file("peft/adapter_config.json", pointer, strlen(pointer));
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("peft"), 1, &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("peft"), 1, &help_tiny15.modules), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "adapter_config.json' is a Git-LFS pointer"));
 	folder("{\"r\": 2}");
 	scratch_file("peft/adapter_model.safetensors", pointer, strlen(pointer));
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("peft"), 1, &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("peft"), 1, &help_tiny15.modules), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "adapter_model.safetensors': this is a Git-LFS pointer"));
 }
 
@@ -182,7 +165,7 @@ static void knows_text_encoders(void **state)
 			snprintf(name, sizeof(name), "%s%s", cases[i].text, cases[i].suffix[up]);
 			help_add(&file, name, 2, up ? 8 : 2, up ? 2 : 8);
 		}
-		if (qd_adapter_open(&adapter, "a", help_write(&file, "text.safetensors"), 1, &model.modules) != QD_OK)
+		if (qd_adapter_open(&adapter, "a", help_write(&file, "text.safetensors"), 1, &help_tiny15.modules) != QD_OK)
 			fail_msg("%s: %s", cases[i].text, qd_message());
 		assert_int_equal(adapter.n, 1);
 		assert_int_equal(adapter.text_tensors, 2);
@@ -197,8 +180,8 @@ static void maps_and_loads(void **state)
 	struct qd_adapter mapped, opened;
 	const char *path = folder("{\"r\": 2, \"lora_alpha\": 3}");
 	(void)state;
-	assert_int_equal(qd_adapter_map(&mapped, "a", path, 2, &model.modules), QD_OK);
-	assert_int_equal(qd_adapter_open(&opened, "a", path, 2, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_map(&mapped, "a", path, 2, &help_tiny15.modules), QD_OK);
+	assert_int_equal(qd_adapter_open(&opened, "a", path, 2, &help_tiny15.modules), QD_OK);
 	assert_true(mapped.n == 1 && mapped.loras[0].rank == 2 && mapped.loras[0].gain[1] == 3);
 	assert_null(mapped.loras[0].down);
 	assert_null(mapped.loras[0].up);
@@ -210,11 +193,11 @@ static void maps_and_loads(void **state)
 	qd_adapter_release(&mapped);
 	qd_adapter_release(&opened);
 	/* one that is never loaded is released whole, and what is wrong with numbers is found without loading */
-	assert_int_equal(qd_adapter_map(&mapped, "a", path, 1, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_map(&mapped, "a", path, 1, &help_tiny15.modules), QD_OK);
 	qd_adapter_release(&mapped);
 	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32)[7] = (float)(0.0 / 0.0);
 	help_add(&file, ATT ".to_q.lora_B.weight", 2, 32, 2);
-	assert_int_equal(qd_adapter_map(&mapped, "a", help_write(&file, "nan.safetensors"), 1, &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_map(&mapped, "a", help_write(&file, "nan.safetensors"), 1, &help_tiny15.modules), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "tensor '" ATT ".to_q.lora_A.weight' is infinite or not a number at element 7"));
 }
 
@@ -226,5 +209,5 @@ int main(void)
 		cmocka_unit_test(knows_text_encoders),
 		cmocka_unit_test(maps_and_loads),
 	};
-	return cmocka_run_group_tests_name("adapter_config", tests, open_model, close_model);
+	return cmocka_run_group_tests_name("adapter_config", tests, help_tiny15_open, help_tiny15_close);
 }

@@ -16,32 +16,14 @@
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/scratch.h"
 
-static struct help_model model;
 static struct help_file file;
-
-static int open_model(void **state)
-{
-	(void)state;
-	help_model_open(&model, "tiny15");
-	return 0;
-}
-
-static int close_model(void **state)
-{
-	(void)state;
-	help_model_close(&model);
-	return 0;
-}
-
-#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-#define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 /* The message must end in `message`: what stands before it is the scratch folder's path. */
 static void assert_refused(const char *path, enum qd_status status, const char *message)
 {
 	struct qd_adapter adapter;
 
-	assert_int_equal(qd_adapter_open(&adapter, "a", path, 1, &model.modules), status);
+	assert_int_equal(qd_adapter_open(&adapter, "a", path, 1, &help_tiny15.modules), status);
 	if (!qd_ends_with(qd_message(), message))
 		fail_msg("message is \"%s\",\nneeds to end in \"%s\"", qd_message(), message);
 }
@@ -245,9 +227,10 @@ static void refuses_values(void **state)
 	help_add(&file, names[0], 2, 2, 32);
 	help_add(&file, names[1], 2, 32, 2);
 	help_write(&file, "a.safetensors");
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), (double)NAN, &model.modules), QD_EINPUT);
+	assert_int_equal(
+		qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), (double)NAN, &help_tiny15.modules), QD_EINPUT);
 	assert_true(qd_ends_with(qd_message(), "strength nan, needs a finite number"));
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), 1e300, &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), 1e300, &help_tiny15.modules), QD_EINPUT);
 	assert_true(qd_ends_with(qd_message(), "has scale 1 times strength 1e+300, needs a finite number"));
 }
 
@@ -326,7 +309,7 @@ static void lists_the_difference(void **state)
 	for (size_t t = 0; t < QD_COUNT(tensors); t++)
 		add(&tensors[t]);
 	const char *path = help_write(&file, "diff.safetensors");
-	assert_int_equal(qd_adapter_compare(&diff, path, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_compare(&diff, path, &help_tiny15.modules), QD_OK);
 	assert_int_equal(diff.n, 4);
 	assert_int_equal(diff.fits, 1);
 	for (size_t i = 0; i < diff.n; i++) {
@@ -355,7 +338,7 @@ static void lists_the_difference(void **state)
 	qd_adapter_diff_release(&diff);
 	/* what is no adapter cannot be compared */
 	add(&(struct tensor_case){ FLAT "_to_q.lora_up.weight", 2, { 32, 4 } });
-	assert_int_equal(qd_adapter_compare(&diff, help_write(&file, "half.safetensors"), &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_compare(&diff, help_write(&file, "half.safetensors"), &help_tiny15.modules), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "has up (tensor '" FLAT "_to_q.lora_up.weight') but no down"));
 }
 
@@ -508,5 +491,5 @@ int main(void)
 		cmocka_unit_test(refuses_golden_files),
 		cmocka_unit_test(tells_the_family_of_real_files),
 	};
-	return cmocka_run_group_tests(tests, open_model, close_model);
+	return cmocka_run_group_tests(tests, help_tiny15_open, help_tiny15_close);
 }

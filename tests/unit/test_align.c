@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { MOST = 8 };
 
 /* Adapters over one model, their slots and room for encodings. */

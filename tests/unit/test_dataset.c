@@ -15,12 +15,6 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* A data file in the making; elements are uniform in [-2, 2). */
 struct file {
 	struct qd_tensor tensors[QD_FIELD_COUNT];

@@ -15,8 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call) assert_int_equal((call), QD_OK)
-
 /* ---- golden codes ---- */
 
 static float *floats_of(const struct qd_safetensors *file, const char *name, size_t *n)

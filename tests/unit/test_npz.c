@@ -18,12 +18,6 @@
 #include "tests/unit/npy_help.h"
 #include "tests/unit/scratch.h"
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* ---- an archive in the making ---- */
 
 struct bytes {

@@ -19,12 +19,6 @@
 #include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { T = 24, N = 240, ROWS = 2 * T + 1, MOST = 12 };
 
 /* A small nonlinear network: neighbours mix, the output bends with the timestep. */

@@ -22,12 +22,6 @@
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* Latents [4,4,4] of images [3,16,16]; captions of 8 ids, 12 features. */
 enum { IMAGES = 3, SIDE = 16, FACTOR = 4, Z = 4, SMALL = SIDE / FACTOR, PLANE = SMALL * SMALL, TOKENS = 8, HIDDEN = 12 };
 

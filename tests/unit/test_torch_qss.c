@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { ADAPTERS = 6 };
 static const char *const names[ADAPTERS] = { "kohya.safetensors", "diffusers.safetensors", "peft", "peft_saved",
 	"kohya_locon.safetensors", "diffusers_saved.safetensors" };

@@ -18,12 +18,6 @@
 
 static struct qd_random random_state;
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s: %s", #call, qd_message());                                                                   \
-	} while (0)
-
 static qt_tensor from_floats(struct qd_shape shape, const float *values)
 {
 	const struct qd_tensor t = qd_tensor_view(NULL, QD_F32, shape, values);

@@ -13,12 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { ROWS = 5, IN = 7, OUT = 4 };
 
 /* y = x w^T + b over values that are multiples of 2^-8 below 1: every product and sum is exact in float32, whatever its order. */
