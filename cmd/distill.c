@@ -21,24 +21,25 @@ static const struct qd_option table[] = {
 	{ "data", QD_OPT_TEXTS, FIELD(data), .required = true, .arg = "FILE",
 		.help = "latents, condition, encoder_hidden_states, or a calibration file; repeat for more" },
 	{ "calib", QD_OPT_TEXTS, FIELD(data), .arg = "FILE", .help = "the same as --data" },
-	{ "steps", QD_OPT_INT, FIELD(options.steps), .high = INT32_MAX, .arg = "N", .help = "updates" },
-	{ "batch", QD_OPT_INT, FIELD(options.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
+	{ "steps", QD_OPT_INT, FIELD(options.loop.steps), .high = INT32_MAX, .arg = "N", .help = "updates" },
+	{ "batch", QD_OPT_INT, FIELD(options.loop.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
 	{ "pool", QD_OPT_INT, FIELD(options.pool), .low = 1, .high = INT32_MAX, .arg = "N",
-		.help = "draws that the float model answers once", .absent = "as many as the steps take, 64 to 512" },
-	{ "lr", QD_OPT_NUMBER, FIELD(options.lr), .to = 1e3, .arg = "X", .help = "of down and up in 1/127 of the shared range",
+		.help = "draws to learn from, rounded up to whole batches or trajectories, beside which one of eight judges",
+		.absent = "as many as the steps take, 64 to 512 in all" },
+	{ "lr", QD_OPT_NUMBER, FIELD(options.loop.lr), .to = 1e3, .arg = "X", .help = "of down and up in 1/127 of the shared range",
 		.absent = "0.3, or 4 from a start below 20 dB" },
 	{ "lr-gain", QD_OPT_NUMBER, FIELD(options.lr_gain), .to = 10, .arg = "X", .help = "relative learning rate of the gain",
 		.absent = "0.003, or 0.1 from such a start" },
 	{ "task-weight", QD_OPT_NUMBER, FIELD(options.task_weight), .to = 1e6, .arg = "W",
 		.help = "of the noise-prediction objective beside reconstruction" },
-	{ "schedule", QD_OPT_CHOICE, FIELD(options.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },
-	{ "warmup", QD_OPT_INT, FIELD(options.warmup), .high = INT32_MAX, .arg = "N",
+	{ "schedule", QD_OPT_CHOICE, FIELD(options.loop.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },
+	{ "warmup", QD_OPT_INT, FIELD(options.loop.warmup), .high = INT32_MAX, .arg = "N",
 		.help = "updates over which the learning rate rises" },
 	{ "trajectory", QD_OPT_CALL, .call = parse_trajectory, .name_at = qd_scheduler_plain_name, .arg = "NAME:STEPS",
 		.help = "learn at the states the float model passes when sampling, as euler:8; NAME", .absent = "noised latents" },
-	{ "eval-every", QD_OPT_INT, FIELD(options.evaluate_every), .low = 1, .high = INT32_MAX, .arg = "N",
+	{ "eval-every", QD_OPT_INT, FIELD(options.loop.evaluate_every), .low = 1, .high = INT32_MAX, .arg = "N",
 		.help = "updates between judgements on held-out draws", .absent = "eight in all" },
-	{ "checkpoint-every", QD_OPT_INT, FIELD(options.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
+	{ "checkpoint-every", QD_OPT_INT, FIELD(options.loop.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
 		.help = "updates between checkpoints, OUTPUT.ckpt, from which the same command goes on", .absent = "none" },
 	{ 0 },
 };
@@ -49,14 +50,14 @@ static enum qd_status print_result(
 	if (common->json)
 		return qd_print_json(json_pack("{s:i,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:{s:f,s:o},s:{s:f,s:o},s:f,s:f}", "schema", 1,
 			"adapter", adapter, "output", common->output, "parameters", (json_int_t)r->parameters, "steps",
-			(json_int_t)distill->options.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
+			(json_int_t)distill->options.loop.steps, "resumed_at", (json_int_t)r->resumed_at, "best_step",
 			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
 			"error", r->before, "sqnr_db", qd_finite_json(r->before_db), "after", "error", r->after, "sqnr_db",
 			qd_finite_json(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
-	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, best after step %lld of %lld; teacher %.1f s, student "
-	       "%.1f s: %s\n",
-		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->best_step,
-		(long long)distill->options.steps, r->teacher_seconds, r->seconds, common->output);
+	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, learned from %lld, best after step %lld of %lld; "
+	       "teacher %.1f s, student %.1f s: %s\n",
+		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->draws, (long long)r->best_step,
+		(long long)distill->options.loop.steps, r->teacher_seconds, r->seconds, common->output);
 	return QD_OK;
 }
 
@@ -76,12 +77,12 @@ int qd_cmd_distill(int argc, char **argv)
 		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT, &common);
 	if (common.adapters.n > 1)
 		qd_usage("one adapter is distilled at a time, %zu given", common.adapters.n);
-	if (distill.options.warmup > distill.options.steps)
-		qd_usage("--warmup %lld is longer than --steps %lld", (long long)distill.options.warmup,
-			(long long)distill.options.steps);
-	distill.options.seed = common.seed;
-	distill.options.output = common.output;
-	distill.options.force = common.force;
+	if (distill.options.loop.warmup > distill.options.loop.steps)
+		qd_usage("--warmup %lld is longer than --steps %lld", (long long)distill.options.loop.warmup,
+			(long long)distill.options.loop.steps);
+	distill.options.loop.seed = common.seed;
+	distill.options.loop.output = common.output;
+	distill.options.loop.force = common.force;
 	QD_TRY(st, qd_profile_read(&profile, common.profile));
 	QD_TRY(st, qd_open_all(&opened, &common));
 	QD_TRY(st, qd_distill(&opened.model, &profile, &opened.adapters[0], distill.data.items, distill.data.n, &distill.options,

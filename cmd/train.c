@@ -24,16 +24,19 @@ static const struct qd_option table[] = {
 	{ "data", QD_OPT_TEXTS, FIELD(data), .required = true, .arg = "FILE",
 		.help = "safetensors: latents [N,C,H,W], encoder_hidden_states [N,L,D], condition [N,C,H,W] where the model takes "
 			"more channels; repeat for more" },
-	{ "steps", QD_OPT_INT, FIELD(options.steps), .low = 1, .high = INT32_MAX, .arg = "N", .help = "updates" },
-	{ "batch", QD_OPT_INT, FIELD(options.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
-	{ "lr", QD_OPT_NUMBER, FIELD(options.lr), .to = 1e3, .arg = "X", .help = "learning rate" },
-	{ "schedule", QD_OPT_CHOICE, FIELD(options.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },
-	{ "warmup", QD_OPT_INT, FIELD(options.warmup), .high = INT32_MAX, .arg = "N",
+	{ "steps", QD_OPT_INT, FIELD(options.loop.steps), .low = 1, .high = INT32_MAX, .arg = "N", .help = "updates" },
+	{ "batch", QD_OPT_INT, FIELD(options.loop.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
+	{ "lr", QD_OPT_NUMBER, FIELD(options.loop.lr), .to = 1e3, .arg = "X", .help = "learning rate" },
+	{ "schedule", QD_OPT_CHOICE, FIELD(options.loop.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },
+	{ "warmup", QD_OPT_INT, FIELD(options.loop.warmup), .high = INT32_MAX, .arg = "N",
 		.help = "updates over which the learning rate rises" },
-	{ "weight-decay", QD_OPT_NUMBER, FIELD(options.weight_decay), .to = 1e3, .arg = "X", .help = "of matrices and kernels" },
-	{ "beta1", QD_OPT_NUMBER, FIELD(options.beta1), .to = 0.999999, .arg = "X", .help = "AdamW's average of gradients" },
-	{ "beta2", QD_OPT_NUMBER, FIELD(options.beta2), .to = 0.999999, .arg = "X", .help = "AdamW's average of their squares" },
-	{ "clip", QD_OPT_NUMBER, FIELD(options.clip), .to = 1e30, .arg = "X", .help = "largest global gradient norm, 0 for any" },
+	{ "weight-decay", QD_OPT_NUMBER, FIELD(options.loop.weight_decay), .to = 1e3, .arg = "X",
+		.help = "of matrices and kernels" },
+	{ "beta1", QD_OPT_NUMBER, FIELD(options.loop.beta1), .to = 0.999999, .arg = "X", .help = "AdamW's average of gradients" },
+	{ "beta2", QD_OPT_NUMBER, FIELD(options.loop.beta2), .to = 0.999999, .arg = "X",
+		.help = "AdamW's average of their squares" },
+	{ "clip", QD_OPT_NUMBER, FIELD(options.loop.clip), .to = 1e30, .arg = "X",
+		.help = "largest global gradient norm, 0 for any" },
 	{ "ema", QD_OPT_NUMBER, FIELD(options.ema), .to = 0.9999999, .arg = "DECAY", .help = "write averaged weights",
 		.absent = "none" },
 	{ "precision", QD_OPT_CHOICE, FIELD(options.bfloat16), .names = precisions,
@@ -43,9 +46,9 @@ static const struct qd_option table[] = {
 	{ "prompt-dropout", QD_OPT_NUMBER, FIELD(options.prompt_dropout), .to = 1, .arg = "P",
 		.help = "probability of an all-zero prompt" },
 	{ "val", QD_OPT_TEXT, FIELD(options.validation), .arg = "FILE", .help = "data to report the loss on" },
-	{ "val-every", QD_OPT_INT, FIELD(options.validate_every), .low = 1, .high = INT32_MAX, .arg = "N",
+	{ "val-every", QD_OPT_INT, FIELD(options.loop.evaluate_every), .low = 1, .high = INT32_MAX, .arg = "N",
 		.help = "updates between such reports", .absent = "at the end only" },
-	{ "checkpoint-every", QD_OPT_INT, FIELD(options.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
+	{ "checkpoint-every", QD_OPT_INT, FIELD(options.loop.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
 		.help = "updates between checkpoints, OUTPUT.ckpt, from which the same command goes on", .absent = "none" },
 	{ "dtype", QD_OPT_DTYPE, FIELD(options.dtype), .values = dtypes, .help = "of what is written" },
 	{ "lora", QD_OPT_INT, FIELD(options.lora), .group = GROUP_ADAPTER, .low = 1, .high = 4096, .arg = "RANK",
@@ -66,18 +69,18 @@ static void check_usage(const struct qd_train_options *o)
 		qd_usage("--lora and --init-adapter exclude each other: the adapter has its ranks");
 	if (o->lora == 0 && o->alpha > 0)
 		qd_usage("--alpha needs --lora");
-	if (o->warmup > o->steps)
-		qd_usage("--warmup %lld is longer than --steps %lld", (long long)o->warmup, (long long)o->steps);
+	if (o->loop.warmup > o->loop.steps)
+		qd_usage("--warmup %lld is longer than --steps %lld", (long long)o->loop.warmup, (long long)o->loop.steps);
 }
 
 static enum qd_status print_result(const struct train *train, const struct qd_train_result *r, const struct qd_common *common)
 {
-	int64_t done = train->options.steps - r->resumed_at;
+	int64_t done = train->options.loop.steps - r->resumed_at;
 	double each = done > 0 ? r->seconds / (double)done : 0;
 
 	if (common->json)
 		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:o,s:o,s:f}", "schema", 1, "output", common->output,
-			"parameters", (json_int_t)r->parameters, "steps", (json_int_t)train->options.steps, "resumed_at",
+			"parameters", (json_int_t)r->parameters, "steps", (json_int_t)train->options.loop.steps, "resumed_at",
 			(json_int_t)r->resumed_at, "loss", qd_finite_json(r->loss), "validation", qd_finite_json(r->validation),
 			"seconds", r->seconds));
 	printf("%lld parameters, %lld steps, %.1f s (%.0f ms each), loss %.5f", (long long)r->parameters, (long long)done,
@@ -95,7 +98,7 @@ static enum qd_status dry_run(const struct train *train, const struct qd_opened 
 
 	if (st == QD_OK)
 		printf("%lld samples, %.1f passes\n", (long long)data.n,
-			(double)train->options.steps * (double)train->options.batch / (double)data.n);
+			(double)train->options.loop.steps * (double)train->options.loop.batch / (double)data.n);
 	qd_dataset_release(&data);
 	return st;
 }
@@ -113,9 +116,9 @@ int qd_cmd_train(int argc, char **argv)
 		QD_COMMON_BASE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED | QD_COMMON_THREADS | QD_COMMON_DRY_RUN,
 		QD_COMMON_BASE | QD_COMMON_OUTPUT, &common);
 	check_usage(&train.options);
-	train.options.seed = common.seed;
-	train.options.output = common.output;
-	train.options.force = common.force;
+	train.options.loop.seed = common.seed;
+	train.options.loop.output = common.output;
+	train.options.loop.force = common.force;
 	QD_TRY(st, qd_open_all(&opened, &common));
 	if (common.dry_run) {
 		st = dry_run(&train, &opened);

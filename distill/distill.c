@@ -26,96 +26,76 @@
 
 struct qd_distill_options qd_distill_options_default(void)
 {
-	return (struct qd_distill_options){
-		.steps = 120, .batch = 16, .lr_gain = -1, .schedule = QD_LR_COSINE, .trajectory_steps = 8
-	};
+	struct qd_distill_options o = { .loop = qd_loop_options_default(), .lr_gain = -1, .trajectory_steps = 8 };
+
+	o.loop.steps = 120;
+	o.loop.lr = 0;
+	o.loop.beta2 = 0.99;
+	o.loop.eps = 1e-12;
+	o.loop.weight_decay = 0;
+	o.loop.clip = 0;
+	return o;
 }
 
-/* One slot's parameters; all NULL where nothing is trained. */
+/* One slot's parameters. */
 struct trained {
-	qt_tensor start;       /* gain0 [R] */
-	qt_tensor factor;      /* s [R], a leaf of the optimizer */
-	float low[2], high[2]; /* ranges of down and up */
-	size_t first;          /* down, up and s are parameters first, first + 1 and first + 2 */
+	qt_tensor start; /* gain0 [R]; NULL where nothing is trained */
+	size_t first;    /* down, up and s are parameters first, first + 1 and first + 2 */
 };
 
 struct distiller {
-	const struct qd_model *model;
+	struct qd_loop loop;
 	const struct qd_profile *profile;
 	const struct qd_adapter *adapter;
 	const struct qd_distill_options *options;
 	struct qd_distill_result *result;
-	struct qd_dataset data;
-	struct qd_schedule schedule;
-	struct qd_objective objective;
+	struct qd_noising noising;
 	struct qd_net net;
 	struct qd_exec *student, *teacher;
 	struct qd_fitted fitted;
 	double lr, lr_gain;    /* as given, or by the start */
 	struct trained *slots; /* as net.slots */
-	struct qd_optimizer optimizer;
-	struct qd_batch batch;
-	struct qd_shuffle shuffle;
 	struct qd_pool pool;
-	int64_t *draw;           /* [B] */
 	struct qd_tensor wanted; /* [B,O,H,W] teacher's outputs of a batch */
 	qt_tensor scale_loss;    /* 1 / variance */
 	qt_tensor scale_task;    /* task weight, or NULL */
-	char run[QD_HASH_TEXT];
-	char *checkpoint;
 };
 
 /* ---- parameters ---- */
 
-static enum qd_status add_leaf(
-	struct distiller *d, const char *name, const struct qd_shape *shape, const float *data, double lr_scale, qt_tensor *leaf)
+/* down or up of a slot, within the range of its grid, bound to the student. */
+static enum qd_status add_matrix(struct distiller *d, qd_id input, const float *data)
 {
-	struct qd_tensor view = qd_tensor_view(name, QD_F32, *shape, data);
-	enum qd_status st = qt_from_tensor(&view, leaf);
-
-	return st == QD_OK ? qd_optimizer_add(&d->optimizer, name, *leaf, lr_scale) : st;
-}
-
-/* down (which = 0) or up (1) of a slot: clamped to the grid's range and bound. */
-static enum qd_status add_matrix(struct distiller *d, size_t slot, int which)
-{
-	const struct qd_slot *s = &d->net.slots.items[slot];
-	qd_id input = which == 0 ? s->down : s->up;
 	const struct qd_value *value = &d->net.graph.values[input];
 	const struct qd_encoding *e = d->net.graph.values[input].encoding;
-	struct trained *t = &d->slots[slot];
-	qt_tensor leaf = NULL;
+	struct qd_tensor start = qd_tensor_view(NULL, QD_F32, value->shape, data);
+	struct qd_optimizer *o = &d->loop.optimizer;
+	float low, high;
 	enum qd_status st;
 
 	if (e == NULL)
-		QD_TRY(st, qd_fail(QD_EINPUT, "the profile has no encoding for '%s'", value->name));
-	t->low[which] = (qd_encoding_low(e) - e->zero_point[0]) * e->scale[0];
-	t->high[which] = (qd_encoding_high(e) - e->zero_point[0]) * e->scale[0];
-	QD_TRY(st, add_leaf(d, value->name, &value->shape, which == 0 ? d->fitted.slots[slot].down : d->fitted.slots[slot].up,
-			   (double)(t->high[which] - t->low[which]) / 255 * d->lr, &leaf));
-	QD_TRY(st, qt_clamp_(leaf, t->low[which], t->high[which]));
-	if (d->optimizer.keep_best)
-		QD_TRY(st, qt_clamp_(d->optimizer.params[d->optimizer.n - 1].kept, t->low[which], t->high[which]));
-	QD_TRY(st, qd_exec_bind(d->student, input, leaf));
+		return qd_fail(QD_EINPUT, "the profile has no encoding for '%s'", value->name);
+	low = (qd_encoding_low(e) - e->zero_point[0]) * e->scale[0];
+	high = (qd_encoding_high(e) - e->zero_point[0]) * e->scale[0];
+	QD_TRY(st, qd_optimizer_add(o, &d->net.graph, input, &start, (double)(high - low) / 255 * d->lr));
+	QD_TRY(st, qd_param_bound(&o->params[o->n - 1], low, high));
+	QD_TRY(st, qd_exec_bind(d->student, input, o->params[o->n - 1].x));
 out:
-	qt_free(leaf);
 	return st;
 }
 
 static enum qd_status add_gain(struct distiller *d, size_t slot)
 {
-	const struct qd_slot *s = &d->net.slots.items[slot];
-	const struct qd_value *value = &d->net.graph.values[s->gain];
-	struct qd_tensor start = qd_tensor_view(NULL, QD_F32, value->shape, d->fitted.slots[slot].gain);
-	float *zeros = calloc((size_t)s->rank, sizeof(*zeros));
+	qd_id input = d->net.slots.items[slot].gain;
+	const struct qd_value *value = &d->net.graph.values[input];
+	struct qd_tensor start = qd_tensor_view(NULL, QD_F32, value->shape, d->fitted.slots[slot].gain), zeros = { 0 };
 	enum qd_status st;
 
-	if (zeros == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for '%s'", value->name));
 	QD_TRY(st, qt_from_tensor(&start, &d->slots[slot].start));
-	QD_TRY(st, add_leaf(d, value->name, &value->shape, zeros, d->lr_gain, &d->slots[slot].factor));
+	QD_TRY(st, qd_tensor_new(&zeros, NULL, QD_F32, &value->shape));
+	QD_TRY(st, qd_optimizer_add(&d->loop.optimizer, &d->net.graph, input, &zeros, d->lr_gain));
 out:
-	free(zeros);
+	qd_tensor_release(&zeros);
 	return st;
 }
 
@@ -127,51 +107,44 @@ static enum qd_status add_slots(struct distiller *d)
 	if (d->slots == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for %zu slots", d->net.slots.n);
 	for (size_t i = 0; i < d->net.slots.n; i++) {
-		d->slots[i].first = d->optimizer.n;
+		d->slots[i].first = d->loop.optimizer.n;
 		if (d->fitted.slots[i].rank == 0)
 			continue;
-		QD_TRY(st, add_matrix(d, i, 0));
-		QD_TRY(st, add_matrix(d, i, 1));
+		QD_TRY(st, add_matrix(d, d->net.slots.items[i].down, d->fitted.slots[i].down));
+		QD_TRY(st, add_matrix(d, d->net.slots.items[i].up, d->fitted.slots[i].up));
 		QD_TRY(st, add_gain(d, i));
 	}
 out:
 	return st;
 }
 
-/* gain0 exp(s), for the run that follows. */
-static enum qd_status bind_gain(struct distiller *d, size_t slot, qt_tensor log_factor)
+/* gain0 exp(s) of a slot. */
+static enum qd_status gain_of(const struct distiller *d, size_t slot, qt_tensor s, qt_tensor *gain)
 {
-	qt_tensor factor = NULL, gain = NULL;
+	qt_tensor factor = NULL;
 	enum qd_status st;
 
-	QD_TRY(st, qt_unary(QT_EXP, log_factor, &factor));
-	QD_TRY(st, qt_binary(QT_MUL, d->slots[slot].start, factor, &gain));
-	QD_TRY(st, qd_exec_bind(d->student, d->net.slots.items[slot].gain, gain));
+	QD_TRY(st, qt_unary(QT_EXP, s, &factor));
+	QD_TRY(st, qt_binary(QT_MUL, d->slots[slot].start, factor, gain));
 out:
 	qt_free(factor);
-	qt_free(gain);
 	return st;
 }
 
+/* For the run that follows. */
 static enum qd_status bind_gains(struct distiller *d)
 {
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0; st == QD_OK && i < d->net.slots.n; i++)
-		if (d->slots[i].factor != NULL)
-			st = bind_gain(d, i, d->slots[i].factor);
-	return st;
-}
-
-static enum qd_status clamp(struct distiller *d)
-{
-	enum qd_status st = QD_OK;
-
-	for (size_t i = 0; i < d->net.slots.n; i++)
-		for (size_t which = 0; d->slots[i].factor != NULL && which < 2; which++)
-			QD_TRY(st, qt_clamp_(d->optimizer.params[d->slots[i].first + which].x, d->slots[i].low[which],
-					   d->slots[i].high[which]));
-out:
+	for (size_t i = 0; st == QD_OK && i < d->net.slots.n; i++) {
+		qt_tensor gain = NULL;
+		if (d->slots[i].start == NULL)
+			continue;
+		st = gain_of(d, i, d->loop.optimizer.params[d->slots[i].first + 2].x, &gain);
+		if (st == QD_OK)
+			st = qd_exec_bind(d->student, d->net.slots.items[i].gain, gain);
+		qt_free(gain);
+	}
 	return st;
 }
 
@@ -182,18 +155,18 @@ static enum qd_status choose_rates(struct distiller *d)
 	double db = 0;
 	enum qd_status st = qd_update_sqnr(d->adapter, &d->fitted, d->profile, &db);
 
-	d->lr = d->options->lr > 0 ? d->options->lr : db < 20 ? 4 : 0.3;
+	d->lr = d->options->loop.lr > 0 ? d->options->loop.lr : db < 20 ? 4 : 0.3;
 	d->lr_gain = d->options->lr_gain >= 0 ? d->options->lr_gain : db < 20 ? 0.1 : 0.003;
 	return st;
 }
 
-static enum qd_status build(struct distiller *d)
+static enum qd_status build_nets(struct distiller *d, const struct qd_model *model)
 {
-	struct qd_sizes sizes = qd_dataset_sizes(&d->data, d->options->batch);
+	struct qd_sizes sizes = qd_dataset_sizes(&d->loop.data, d->options->loop.batch);
 	const struct qd_exec_options simulated = { .hook = qd_sim_hook, .see_all = true };
 	enum qd_status st;
 
-	QD_TRY(st, qd_net_build(&d->net, d->model, &sizes, &d->profile->slots));
+	QD_TRY(st, qd_net_build(&d->net, model, &sizes, &d->profile->slots));
 	QD_TRY(st, qd_profile_apply(d->profile, &d->net));
 	QD_TRY(st, qd_exec_new(&d->teacher, &d->net.graph, &(struct qd_exec_options){ 0 }));
 	QD_TRY(st, qd_net_bind_adapter(&d->net, d->teacher, d->adapter));
@@ -206,6 +179,32 @@ out:
 	return st;
 }
 
+static enum qd_status make_pool(struct distiller *d)
+{
+	const struct qd_distill_options *o = d->options;
+	struct qd_teacher teacher = { &d->loop.data, &d->noising, &d->net.graph, d->teacher, o->trajectory, o->trajectory_steps,
+		o->loop.seed };
+	const struct qd_value *out = &d->net.graph.values[d->net.graph.outputs[0]];
+	int64_t taken = o->loop.steps * o->loop.batch, all = taken < 64 ? 64 : taken < 512 ? taken : 512;
+	double start = qd_now();
+	enum qd_status st;
+
+	qt_set_grad(false);
+	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->loop.batch, o->pool, all));
+	d->result->teacher_seconds = qd_now() - start;
+	d->result->draws = d->pool.n_train;
+	d->result->held_out = d->pool.n - d->pool.n_train;
+	QD_TRY(st, qd_tensor_new(&d->wanted, "teacher", QD_F32, &out->shape));
+	QD_TRY(st, qt_full(&QD_SHAPE(1), (float)(1 / d->pool.variance), &d->scale_loss));
+	if (o->task_weight > 0 && d->loop.data.has[QD_FIELD_LATENTS])
+		QD_TRY(st, qt_full(&QD_SHAPE(1), (float)o->task_weight, &d->scale_task));
+out:
+	qt_set_grad(true);
+	return st;
+}
+
+/* ---- the objective ---- */
+
 /* All that a profile says of the numbers: one line per tensor. */
 static void print_profile(FILE *f, const struct qd_profile *profile)
 {
@@ -217,98 +216,40 @@ static void print_profile(FILE *f, const struct qd_profile *profile)
 		qd_hash_bytes(e->zero_point, e->n * sizeof(*e->zero_point), zero);
 		fprintf(f, "%s %d %d %d %s %s\n", profile->entries[i].name, e->bits, e->is_signed, e->axis, scale, zero);
 	}
+	for (size_t i = 0; i < profile->slots.n; i++)
+		fprintf(f, "slot %s %" PRId64 "\n", profile->slots.items[i].path, profile->slots.items[i].rank);
 }
 
-/* The run's identity: everything that shapes its bytes, but not where they go nor how often it saves. */
-static enum qd_status identify(struct distiller *d)
+/* What a trajectory hangs on beside the noise's table. */
+static void print_sampler(FILE *f, const struct qd_distill_options *o, const struct qd_schedule *s)
 {
-	const struct qd_distill_options *o = d->options;
-	char hash[QD_HASH_TEXT], *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
-
-	if (f == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for the options' text"));
-	print_profile(f, d->profile);
-	fprintf(f, "distill 1 %s %s %s %d ", d->profile->base_hash, d->adapter->hash, d->adapter->name,
-		(int)d->profile->options.align);
-	fprintf(f, "%" PRId64 " %" PRId64 " %" PRId64 " %a %a %a %d %" PRId64 " %s %d %" PRId64 " %" PRIu64, o->steps, o->batch,
-		o->pool, d->lr, d->lr_gain, o->task_weight, (int)o->schedule, o->warmup,
-		o->trajectory != NULL ? o->trajectory : "-", o->trajectory_steps, o->evaluate_every, o->seed);
-	QD_TRY(st, qd_dataset_hash(&d->data, hash));
-	fprintf(f, " %s", hash);
-	fflush(f);
-	qd_hash_bytes(text, bytes, d->run);
-out:
-	if (f != NULL)
-		fclose(f);
-	free(text);
-	return st;
+	fprintf(f, "trajectory %s %d %s %d %d %a %d %d %d %a %a\n", o->trajectory, o->trajectory_steps, s->spacing, s->steps_offset,
+		s->clip_sample, s->clip_range, s->set_alpha_to_one, s->karras, s->final_sigma_min, s->sigma_min, s->sigma_max);
 }
 
-static enum qd_status make_pool(struct distiller *d)
+static enum qd_status identify_distillation(void *context, FILE *text)
 {
-	const struct qd_distill_options *o = d->options;
-	struct qd_teacher teacher = { &d->data, &d->objective, &d->net.graph, d->teacher, o->trajectory, o->trajectory_steps,
-		o->seed };
-	const struct qd_value *out = &d->net.graph.values[d->net.graph.outputs[0]];
-	int64_t draws = o->pool > 0 ? o->pool : o->steps * o->batch < 512 ? o->steps * o->batch : 512;
-	double start = qd_now();
-	enum qd_status st;
+	const struct distiller *d = context;
 
-	qt_set_grad(false);
-	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->batch, draws < 64 ? 64 : draws));
-	d->result->teacher_seconds = qd_now() - start;
-	d->result->draws = d->pool.n_train;
-	d->result->held_out = d->pool.n - d->pool.n_train;
-	QD_TRY(st, qd_shuffle_init(&d->shuffle, d->pool.n_train, o->seed));
-	QD_TRY(st, qd_tensor_new(&d->wanted, "teacher", QD_F32, &out->shape));
-	QD_TRY(st, qt_full(&QD_SHAPE(1), (float)(1 / d->pool.variance), &d->scale_loss));
-	if (o->task_weight > 0 && d->data.has[QD_FIELD_LATENTS])
-		QD_TRY(st, qt_full(&QD_SHAPE(1), (float)o->task_weight, &d->scale_task));
-out:
-	qt_set_grad(true);
-	return st;
+	print_profile(text, d->profile);
+	fprintf(text, "base %s align %d\n", d->profile->base_hash, (int)d->profile->options.align);
+	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
+	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
+		d->pool.n);
+	if (d->options->trajectory != NULL)
+		print_sampler(text, d->options, &d->loop.schedule);
+	return QD_OK;
 }
 
-static enum qd_status prepare(struct distiller *d, const char *const *data, size_t n_data)
-{
-	const struct qd_distill_options *o = d->options;
-	struct qd_output probe = { 0 };
-	enum qd_status st;
-
-	d->optimizer = (struct qd_optimizer){ .beta1 = 0.9, .beta2 = 0.99, .eps = 1e-12, .keep_best = true };
-	QD_TRY(st, qd_output_open(&probe, o->output, o->force));
-	qd_output_release(&probe);
-	QD_TRY(st, qd_profile_check_base(d->profile, d->model));
-	QD_TRY(st, qd_dataset_open(&d->data, data, n_data, &d->model->config, QD_DATA_TRAIN));
-	QD_TRY(st, qd_schedule_read(&d->schedule, d->model->root, d->model->pipeline.class_name));
-	d->objective = (struct qd_objective){ .schedule = &d->schedule };
-	QD_TRY(st, build(d));
-	QD_TRY(st, qd_batch_init(&d->batch, &d->data, o->batch));
-	d->draw = calloc((size_t)o->batch, sizeof(*d->draw));
-	d->checkpoint = qd_checkpoint_path(o->output);
-	if (d->draw == NULL || d->checkpoint == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a batch"));
-	QD_TRY(st, identify(d));
-	QD_TRY(st, make_pool(d));
-	d->result->parameters = qd_optimizer_parameters(&d->optimizer);
-out:
-	return st;
-}
-
-/* ---- running ---- */
-
-/* The student's answer to the batch in `draw`, and the reconstruction error of it. */
-static enum qd_status run_student(struct distiller *d, qt_tensor *out, qt_tensor *error)
+/* The student's answer to the draws `draw` [B], and the reconstruction error of it. */
+static enum qd_status run_student(struct distiller *d, const int64_t *draw, qt_tensor *out, qt_tensor *error)
 {
 	qt_tensor wanted = NULL;
 	enum qd_status st;
 
 	*out = *error = NULL;
-	QD_TRY(st, qd_pool_take(&d->pool, &d->data, d->draw, &d->batch, d->wanted.data));
-	QD_TRY(st, qd_batch_bind(&d->batch, &d->net.graph, d->student));
+	QD_TRY(st, qd_pool_take(&d->pool, &d->loop.data, draw, &d->loop.batch, d->wanted.data));
+	QD_TRY(st, qd_batch_bind(&d->loop.batch, &d->net.graph, d->student));
 	QD_TRY(st, bind_gains(d));
 	QD_TRY(st, qd_exec_run(d->student, out));
 	QD_TRY(st, qt_from_tensor(&d->wanted, &wanted));
@@ -319,41 +260,28 @@ out:
 }
 
 /* Mean squared error of the quantized student on the draws that judge. */
-static enum qd_status judge(struct distiller *d, double *mean)
+static enum qd_status held_out_error(void *context, double *mean)
 {
+	struct distiller *d = context;
+	int64_t n = d->loop.batch.n;
 	double sum = 0, value;
 	qt_tensor out = NULL, error = NULL;
 	enum qd_status st = QD_OK;
 
-	qt_set_grad(false);
-	for (int64_t first = d->pool.n_train; first < d->pool.n; first += d->batch.n) {
-		for (int64_t b = 0; b < d->batch.n; b++)
-			d->draw[b] = first + b;
-		QD_TRY(st, run_student(d, &out, &error));
+	for (int64_t first = d->pool.n_train; first < d->pool.n; first += n) {
+		for (int64_t b = 0; b < n; b++)
+			d->loop.index[b] = first + b;
+		QD_TRY(st, run_student(d, d->loop.index, &out, &error));
 		QD_TRY(st, qt_item(error, &value));
 		qt_free(out);
 		qt_free(error);
 		out = error = NULL;
-		sum += value * (double)d->batch.n;
+		sum += value * (double)n;
 	}
 	*mean = sum / (double)(d->pool.n - d->pool.n_train);
 out:
 	qt_free(out);
 	qt_free(error);
-	qt_set_grad(true);
-	return st;
-}
-
-/* Keeps the present state when it is the best so far. */
-static enum qd_status keep_if_better(struct distiller *d)
-{
-	double error = 0;
-	enum qd_status st = judge(d, &error);
-
-	if (st == QD_OK && (d->optimizer.step == 0 || error < d->optimizer.best))
-		st = qd_optimizer_keep(&d->optimizer, error);
-	if (d->optimizer.step == 0)
-		d->result->before = error;
 	return st;
 }
 
@@ -368,7 +296,7 @@ static enum qd_status total_loss(struct distiller *d, qt_tensor out, qt_tensor e
 	if (d->scale_task == NULL) {
 		QD_TRY(st, qt_retain(scaled, loss));
 	} else {
-		QD_TRY(st, qt_from_tensor(&d->batch.target, &target));
+		QD_TRY(st, qt_from_tensor(&d->loop.batch.target, &target));
 		QD_TRY(st, qt_mse(out, target, &task));
 		QD_TRY(st, qt_binary(QT_MUL, task, d->scale_task, &weighted));
 		QD_TRY(st, qt_binary(QT_ADD, scaled, weighted, loss));
@@ -381,26 +309,18 @@ out:
 	return st;
 }
 
-static enum qd_status distill_step(struct distiller *d, double *value)
+static enum qd_status distillation_loss(void *context, int64_t step, const int64_t *index, qt_tensor *loss)
 {
-	const struct qd_distill_options *o = d->options;
-	int64_t step = d->optimizer.step;
-	qt_tensor out = NULL, error = NULL, loss = NULL;
+	struct distiller *d = context;
+	qt_tensor out = NULL, error = NULL;
 	enum qd_status st;
 
-	qd_shuffle_take(&d->shuffle, step * o->batch, o->batch, d->draw);
-	QD_TRY(st, run_student(d, &out, &error));
-	QD_TRY(st, total_loss(d, out, error, &loss));
-	QD_TRY(st, qt_item(loss, value));
-	if (!isfinite(*value))
-		QD_TRY(st, qd_fail(QD_EINPUT, "the loss is not finite at step %" PRId64, step));
-	QD_TRY(st, qt_backward(loss));
-	QD_TRY(st, qd_optimizer_step(&d->optimizer, qd_lr_factor(o->schedule, step, o->steps, o->warmup), NULL));
-	QD_TRY(st, clamp(d));
+	(void)step;
+	QD_TRY(st, run_student(d, index, &out, &error));
+	QD_TRY(st, total_loss(d, out, error, loss));
 out:
 	qt_free(out);
 	qt_free(error);
-	qt_free(loss);
 	return st;
 }
 
@@ -409,138 +329,111 @@ static double decibels(const struct distiller *d, double error)
 	return error > 0 ? 10 * log10(d->pool.energy / error) : INFINITY;
 }
 
-static enum qd_status after_step(struct distiller *d, double loss)
+static void note_best(const void *context, char *text, size_t size)
 {
-	const struct qd_distill_options *o = d->options;
-	int64_t done = d->optimizer.step, every = o->evaluate_every > 0 ? o->evaluate_every : (o->steps + 7) / 8;
-	bool last = done == o->steps;
-	char note[96];
-	enum qd_status st = QD_OK;
-
-	if (last || done % every == 0)
-		st = keep_if_better(d);
-	if (st == QD_OK && !last && o->checkpoint_every > 0 && done % o->checkpoint_every == 0)
-		st = qd_checkpoint_write(&d->optimizer, d->checkpoint, d->run);
-	snprintf(note, sizeof(note), "loss %.3e best %.2f dB", loss, decibels(d, d->optimizer.best));
-	qd_progress("distill", (uint64_t)done, (uint64_t)o->steps, note);
-	return st;
-}
-
-/* The starting point is judged in every process: a resumed one reports it too. */
-static enum qd_status run_steps(struct distiller *d)
-{
-	double start = qd_now(), loss = 0;
-	bool found = false;
-	enum qd_status st;
-
-	QD_TRY(st, keep_if_better(d));
-	QD_TRY(st, qd_checkpoint_read(&d->optimizer, d->checkpoint, d->run, d->options->force, &found));
-	if (found)
-		qd_log(QD_LOG_INFO, "resuming from '%s' at step %" PRId64 " of %" PRId64, d->checkpoint, d->optimizer.step,
-			d->options->steps);
-	d->result->resumed_at = d->optimizer.step;
-	while (d->optimizer.step < d->options->steps) {
-		QD_TRY(st, distill_step(d, &loss));
-		QD_TRY(st, after_step(d, loss));
-	}
-	d->result->seconds = qd_now() - start;
-out:
-	return st;
+	const struct distiller *d = context;
+	snprintf(text, size, "loss %.3e best %.2f dB", d->loop.loss, decibels(d, d->loop.optimizer.best));
 }
 
 /* ---- writing ---- */
 
-/* The best state, rounded, over the fitted tensors. */
-static enum qd_status read_matrix(struct distiller *d, size_t slot, size_t which, qd_id input, float *out)
+/* The best state of down or up, rounded, over the fitted tensor. */
+static enum qd_status read_matrix(const struct distiller *d, const struct qd_param *p, float *out)
 {
-	const struct qd_value *value = &d->net.graph.values[input];
-	enum qd_status st = qt_read(qd_param_kept(&d->optimizer.params[d->slots[slot].first + which]), out,
-		(size_t)qd_shape_elements(&value->shape) * sizeof(*out));
+	const struct qd_shape *shape = &d->net.graph.values[p->value].shape;
+	enum qd_status st = qt_read(qd_param_kept(p), out, (size_t)qd_shape_elements(shape) * sizeof(*out));
 
 	if (st == QD_OK)
-		qd_quantize(d->net.graph.values[input].encoding, &value->shape, out, NULL, out);
+		qd_quantize(d->net.graph.values[p->value].encoding, shape, out, NULL, out);
 	return st;
 }
 
 static enum qd_status read_gain(struct distiller *d, size_t slot, float *out)
 {
-	qt_tensor factor = NULL, gain = NULL;
-	enum qd_status st;
+	qt_tensor gain = NULL;
+	enum qd_status st = gain_of(d, slot, qd_param_kept(&d->loop.optimizer.params[d->slots[slot].first + 2]), &gain);
 
-	QD_TRY(st, qt_unary(QT_EXP, qd_param_kept(&d->optimizer.params[d->slots[slot].first + 2]), &factor));
-	QD_TRY(st, qt_binary(QT_MUL, d->slots[slot].start, factor, &gain));
-	QD_TRY(st, qt_read(gain, out, (size_t)d->net.slots.items[slot].rank * sizeof(*out)));
-out:
-	qt_free(factor);
+	if (st == QD_OK)
+		st = qt_read(gain, out, (size_t)d->net.slots.items[slot].rank * sizeof(*out));
 	qt_free(gain);
 	return st;
 }
 
-static enum qd_status write_adapter(struct distiller *d)
+static enum qd_status write_distilled(void *context)
 {
+	struct distiller *d = context;
 	struct qd_adapter out = { 0 };
 	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
-	qt_set_grad(false);
 	for (size_t i = 0; i < d->net.slots.n; i++) {
-		const struct qd_slot *slot = &d->net.slots.items[i];
-		if (d->slots[i].factor == NULL)
+		const struct qd_param *params = d->loop.optimizer.params + d->slots[i].first;
+		if (d->slots[i].start == NULL)
 			continue;
-		QD_TRY(st, read_matrix(d, i, 0, slot->down, d->fitted.slots[i].down));
-		QD_TRY(st, read_matrix(d, i, 1, slot->up, d->fitted.slots[i].up));
+		QD_TRY(st, read_matrix(d, &params[0], d->fitted.slots[i].down));
+		QD_TRY(st, read_matrix(d, &params[1], d->fitted.slots[i].up));
 		QD_TRY(st, read_gain(d, i, d->fitted.slots[i].gain));
 	}
 	QD_TRY(st, qd_profile_encodings_id(d->profile, id));
 	QD_TRY(st, qd_fitted_to_adapter(&d->fitted, d->profile, d->adapter->name, &out));
 	out.encodings_id = id;
-	QD_TRY(st, qd_adapter_write(&out, d->options->output, QD_F32, true, d->options->force));
+	QD_TRY(st, qd_adapter_write(&out, d->options->loop.output, QD_F32, true, d->options->loop.force));
 out:
 	qd_adapter_release(&out);
 	return st;
 }
 
-static void release(struct distiller *d)
+/* ---- the whole ---- */
+
+static const struct qd_objective taught = { .name = "distill",
+	.keep_best = true,
+	.identify = identify_distillation,
+	.loss = distillation_loss,
+	.measure = held_out_error,
+	.note = note_best,
+	.write = write_distilled };
+
+static void release_distiller(struct distiller *d)
 {
-	for (size_t i = 0; d->slots != NULL && i < d->net.slots.n; i++) {
+	for (size_t i = 0; d->slots != NULL && i < d->net.slots.n; i++)
 		qt_free(d->slots[i].start);
-		qt_free(d->slots[i].factor);
-	}
 	free(d->slots);
-	qd_optimizer_release(&d->optimizer);
+	qd_loop_release(&d->loop);
 	qd_exec_free(d->student);
 	qd_exec_free(d->teacher);
 	qd_fitted_release(&d->fitted);
 	qd_net_release(&d->net);
-	qd_dataset_release(&d->data);
-	qd_schedule_release(&d->schedule);
-	qd_batch_release(&d->batch);
-	qd_shuffle_release(&d->shuffle);
 	qd_pool_release(&d->pool);
 	qd_tensor_release(&d->wanted);
 	qt_free(d->scale_loss);
 	qt_free(d->scale_task);
-	free(d->draw);
-	free(d->checkpoint);
 }
 
 enum qd_status qd_distill(const struct qd_model *model, const struct qd_profile *profile, const struct qd_adapter *adapter,
 	const char *const *data, size_t n_data, const struct qd_distill_options *options, struct qd_distill_result *result)
 {
-	struct distiller d = { .model = model, .profile = profile, .adapter = adapter, .options = options, .result = result };
+	struct distiller d = { .profile = profile, .adapter = adapter, .options = options, .result = result };
+	struct qd_output probe = { 0 };
 	enum qd_status st;
 
 	*result = (struct qd_distill_result){ 0 };
-	QD_TRY(st, prepare(&d, data, n_data));
-	QD_TRY(st, run_steps(&d));
-	QD_TRY(st, write_adapter(&d));
-	result->best_step = d.optimizer.best_step;
-	result->after = d.optimizer.best / d.pool.variance;
-	result->after_db = decibels(&d, d.optimizer.best);
-	result->before_db = decibels(&d, result->before);
-	result->before /= d.pool.variance;
-	qd_checkpoint_remove(d.checkpoint);
+	QD_TRY(st, qd_output_open(&probe, options->loop.output, options->loop.force));
+	qd_output_release(&probe);
+	QD_TRY(st, qd_profile_check_base(profile, model));
+	QD_TRY(st, qd_loop_open(&d.loop, &taught, &d, &options->loop, model, data, n_data));
+	d.noising = (struct qd_noising){ .schedule = &d.loop.schedule };
+	QD_TRY(st, build_nets(&d, model));
+	QD_TRY(st, make_pool(&d));
+	QD_TRY(st, qd_loop_run(&d.loop, d.pool.n_train));
+	result->parameters = qd_optimizer_parameters(&d.loop.optimizer);
+	result->resumed_at = d.loop.resumed_at;
+	result->best_step = d.loop.optimizer.best_step;
+	result->before = d.loop.start / d.pool.variance;
+	result->before_db = decibels(&d, d.loop.start);
+	result->after = d.loop.optimizer.best / d.pool.variance;
+	result->after_db = decibels(&d, d.loop.optimizer.best);
+	result->seconds = d.loop.seconds;
 out:
-	release(&d);
+	release_distiller(&d);
 	return st;
 }

@@ -1,8 +1,6 @@
 /*
- * The objective. With a_t = alphas_cumprod[t], clean latents x0 and noise e ~ N(0,1):
+ * The training noising, over the noising and the targets of lib/sampler/diffusion.h:
  *
- *   x_t = sqrt(a_t) x0 + sqrt(1 - a_t) e                                   (Ho et al. 2020, eq. 4)
- *   target  epsilon: e    v: sqrt(a_t) e - sqrt(1 - a_t) x0    sample: x0  (Salimans & Ho 2022, appendix D)
  *   loss = mean_b w(t_b) mean((network(x_t, t) - target)^2)
  *
  * Min-SNR weighting (Hang et al. 2023) bounds the weight of a step on x0 by gamma: w = min(snr, gamma) in units of the x0 loss,
@@ -12,6 +10,7 @@
  * weights' square roots scale prediction and target before one mean squared difference.
  */
 #include "distill/distill.h"
+#include "lib/sampler/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -91,16 +90,16 @@ void qd_batch_release(struct qd_batch *batch)
 	*batch = (struct qd_batch){ 0 };
 }
 
-double qd_loss_weight(const struct qd_objective *objective, int64_t t)
+double qd_loss_weight(const struct qd_noising *noising, int64_t t)
 {
-	double a = objective->schedule->alphas_cumprod[t], snr = a < 1 ? a / (1 - a) : INFINITY,
-	       bounded = fmin(snr, objective->snr_gamma);
+	double a = noising->schedule->alphas_cumprod[t], snr = a < 1 ? a / (1 - a) : INFINITY,
+	       bounded = fmin(snr, noising->snr_gamma);
 
-	if (objective->snr_gamma <= 0)
+	if (noising->snr_gamma <= 0)
 		return 1;
-	switch (objective->schedule->prediction) {
+	switch (noising->schedule->prediction) {
 	case QD_PREDICT_EPSILON:
-		return snr > objective->snr_gamma ? bounded / snr : 1;
+		return snr > noising->snr_gamma ? bounded / snr : 1;
 	case QD_PREDICT_V:
 		return bounded / (snr + 1);
 	default:
@@ -108,32 +107,17 @@ double qd_loss_weight(const struct qd_objective *objective, int64_t t)
 	}
 }
 
-static void target_of(enum qd_prediction prediction, double signal, double noise_level, int64_t n, const float *clean,
-	const float *noise, float *out)
-{
-	float s = (float)signal, e = (float)noise_level;
-
-	if (prediction == QD_PREDICT_EPSILON)
-		memcpy(out, noise, (size_t)n * sizeof(*out));
-	else if (prediction == QD_PREDICT_SAMPLE)
-		memcpy(out, clean, (size_t)n * sizeof(*out));
-	else
-		for (int64_t i = 0; i < n; i++)
-			out[i] = s * noise[i] - e * clean[i];
-}
-
 /* Row b of the batch at timestep t: noisy latents into the first channels of the sample, target, weight. */
-static void noise_row(struct qd_batch *batch, const struct qd_objective *objective, int64_t b, int64_t t)
+static void noise_row(struct qd_batch *batch, const struct qd_noising *noising, int64_t b, int64_t t)
 {
 	int64_t n = qd_shape_elements(&batch->target.shape) / batch->n, row = qd_shape_elements(&batch->sample.shape) / batch->n;
 	const float *clean = batch->clean + b * n, *noise = batch->noise + b * n;
 	float *sample = (float *)batch->sample.data + b * row, *target = (float *)batch->target.data + b * n;
-	double a = objective->schedule->alphas_cumprod[t], signal = sqrt(a), noise_level = sqrt(1 - a);
-	float root = (float)sqrt(qd_loss_weight(objective, t));
+	struct qd_noise_level level = qd_noise_level_of(noising->schedule->alphas_cumprod[t]);
+	float root = (float)sqrt(qd_loss_weight(noising, t));
 
-	for (int64_t i = 0; i < n; i++)
-		sample[i] = (float)signal * clean[i] + (float)noise_level * noise[i];
-	target_of(objective->schedule->prediction, signal, noise_level, n, clean, noise, target);
+	qd_noised_f32(level, (size_t)n, clean, noise, sample);
+	qd_target_f32(noising->schedule->prediction, level, (size_t)n, clean, noise, target);
 	if (root != 1.0f)
 		for (int64_t i = 0; i < n; i++)
 			target[i] *= root;
@@ -154,9 +138,9 @@ static enum qd_status fill_condition(struct qd_batch *batch, const struct qd_dat
 }
 
 static enum qd_status fill_noisy(
-	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_objective *objective, struct qd_random *random)
+	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_noising *noising, struct qd_random *random)
 {
-	int64_t T = objective->schedule->train_steps, floats = batch->n * qd_dataset_row(data, QD_FIELD_LATENTS);
+	int64_t T = noising->schedule->train_steps, floats = batch->n * qd_dataset_row(data, QD_FIELD_LATENTS);
 	float *timestep = batch->timestep.data;
 	enum qd_status st = qd_dataset_gather(data, QD_FIELD_LATENTS, batch->index, batch->n, batch->clean);
 
@@ -168,7 +152,7 @@ static enum qd_status fill_noisy(
 		for (int64_t i = 0; i < floats; i++)
 			batch->noise[i] = (float)qd_random_normal(random);
 	for (int64_t b = 0; st == QD_OK && b < batch->n; b++)
-		noise_row(batch, objective, b, timestep[b] < (float)T ? (int64_t)timestep[b] : T - 1);
+		noise_row(batch, noising, b, timestep[b] < (float)T ? (int64_t)timestep[b] : T - 1);
 	return st == QD_OK ? fill_condition(batch, data) : st;
 }
 
@@ -205,14 +189,14 @@ static void drop_prompts(struct qd_batch *batch, double probability, struct qd_r
 }
 
 enum qd_status qd_batch_fill(
-	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_objective *objective, struct qd_random *random)
+	struct qd_batch *batch, const struct qd_dataset *data, const struct qd_noising *noising, struct qd_random *random)
 {
-	enum qd_status st = data->has[QD_FIELD_LATENTS] ? fill_noisy(batch, data, objective, random) : fill_stored(batch, data);
+	enum qd_status st = data->has[QD_FIELD_LATENTS] ? fill_noisy(batch, data, noising, random) : fill_stored(batch, data);
 
 	if (st == QD_OK)
 		st = qd_batch_fill_extra(batch, data);
-	if (st == QD_OK && batch->context.data != NULL && objective->prompt_dropout > 0)
-		drop_prompts(batch, objective->prompt_dropout, random);
+	if (st == QD_OK && batch->context.data != NULL && noising->prompt_dropout > 0)
+		drop_prompts(batch, noising->prompt_dropout, random);
 	return st;
 }
 

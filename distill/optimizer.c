@@ -1,8 +1,9 @@
 /*
- * AdamW (Loshchilov & Hutter 2019) over a list of named leaves, with the gradient's global norm clipped and, when asked for, an
- * exponential average of the parameters:
+ * AdamW (Loshchilov & Hutter 2019) over a list of named leaves, with the gradient's global norm clipped, bounds on what a parameter
+ * may be and, when asked for, an exponential average of the parameters:
  *
  *   g <- g min(1, clip / |g|)     over all parameters together
+ *   x <- AdamW's step, then min(max(x, low), high)
  *   ema <- d ema + (1 - d) x      d = min(decay, (1 + step)/(10 + step)), so that the first steps do not linger
  */
 #include "distill/internal.h"
@@ -10,27 +11,49 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum qd_status qd_optimizer_add(struct qd_optimizer *o, const char *name, qt_tensor leaf, double lr_scale)
+static void free_param(struct qd_param *p)
 {
-	struct qd_param param = { .name = name, .lr_scale = lr_scale };
-	struct qd_shape shape;
+	qt_free(p->x);
+	qt_free(p->m);
+	qt_free(p->v);
+	qt_free(p->kept);
+}
+
+enum qd_status qd_optimizer_add(
+	struct qd_optimizer *o, const struct qd_graph *g, qd_id value, const struct qd_tensor *start, double lr_scale)
+{
+	struct qd_param param = { .name = g->values[value].name,
+		.value = value,
+		.lr_scale = lr_scale,
+		.decay = start->shape.rank > 1 ? 1 : 0,
+		.low = -INFINITY,
+		.high = INFINITY };
 	enum qd_status st;
 
 	QD_TRY(st, qd_grow(&o->params, &o->cap, o->n + 1, sizeof(*o->params)));
-	QD_TRY(st, qt_shape(leaf, &shape));
-	param.decay = shape.rank > 1 ? 1 : 0;
-	QD_TRY(st, qt_zeros(&shape, &param.m));
-	QD_TRY(st, qt_zeros(&shape, &param.v));
+	QD_TRY(st, qt_from_tensor(start, &param.x));
+	QD_TRY(st, qt_zeros(&start->shape, &param.m));
+	QD_TRY(st, qt_zeros(&start->shape, &param.v));
 	if (o->ema > 0 || o->keep_best)
-		QD_TRY(st, qt_clone(leaf, &param.kept));
-	QD_TRY(st, qt_requires_grad(leaf, true));
-	QD_TRY(st, qt_retain(leaf, &param.x));
+		QD_TRY(st, qt_clone(param.x, &param.kept));
+	QD_TRY(st, qt_requires_grad(param.x, true));
 	o->params[o->n++] = param;
 	return QD_OK;
 out:
-	qt_free(param.m);
-	qt_free(param.v);
-	qt_free(param.kept);
+	free_param(&param);
+	return st;
+}
+
+enum qd_status qd_param_bound(struct qd_param *p, float low, float high)
+{
+	enum qd_status st;
+
+	p->low = low;
+	p->high = high;
+	QD_TRY(st, qt_clamp_(p->x, low, high));
+	if (p->kept != NULL)
+		st = qt_clamp_(p->kept, low, high);
+out:
 	return st;
 }
 
@@ -66,6 +89,8 @@ enum qd_status qd_optimizer_step(struct qd_optimizer *o, double lr, double *norm
 		QD_TRY(st, qt_adamw(p->x, p->m, p->v, o->step, lr * p->lr_scale, o->beta1, o->beta2, o->eps,
 				   o->weight_decay * p->decay));
 		QD_TRY(st, qt_zero_grad(p->x));
+		if (isfinite(p->low) || isfinite(p->high))
+			QD_TRY(st, qt_clamp_(p->x, p->low, p->high));
 		if (o->ema > 0)
 			QD_TRY(st, qt_lerp_(p->kept, p->x, decay));
 	}
@@ -104,12 +129,8 @@ int64_t qd_optimizer_parameters(const struct qd_optimizer *o)
 
 void qd_optimizer_release(struct qd_optimizer *o)
 {
-	for (size_t i = 0; i < o->n; i++) {
-		qt_free(o->params[i].x);
-		qt_free(o->params[i].m);
-		qt_free(o->params[i].v);
-		qt_free(o->params[i].kept);
-	}
+	for (size_t i = 0; i < o->n; i++)
+		free_param(&o->params[i]);
 	free(o->params);
 	*o = (struct qd_optimizer){ 0 };
 }

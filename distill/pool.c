@@ -10,14 +10,13 @@
  * The teacher's outputs are kept in float32: the student is to come within 1e-3 of them and better, which float16 cannot tell.
  */
 #include "distill/internal.h"
+#include "lib/sampler/sampler.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define STREAM_POOL qd_stream(QD_STREAM_POOL, 0)
-
-static enum qd_status allocate(struct qd_pool *pool, const struct qd_batch *batch, int64_t n, size_t out_row)
+static enum qd_status allocate_pool(struct qd_pool *pool, const struct qd_batch *batch, int64_t n, size_t out_row)
 {
 	size_t draws = (size_t)n;
 
@@ -49,7 +48,7 @@ void qd_pool_release(struct qd_pool *pool)
 }
 
 /* The batch becomes draws [first, first + batch->n) with the teacher's answer to it. */
-static enum qd_status add_batch(struct qd_pool *pool, const struct qd_teacher *t, const struct qd_batch *batch, int64_t first)
+static enum qd_status add_draws(struct qd_pool *pool, const struct qd_teacher *t, const struct qd_batch *batch, int64_t first)
 {
 	size_t n = (size_t)batch->n, outs = n * pool->out_row, at = (size_t)first;
 	float *answer = pool->teacher + at * pool->out_row;
@@ -82,30 +81,26 @@ static enum qd_status make_drawn(
 
 	for (int64_t first = 0; st == QD_OK && first < pool->n; first += batch->n) {
 		struct qd_random random;
-		qd_random_init(&random, t->seed, STREAM_POOL + (uint64_t)first);
+		qd_random_init(&random, t->seed, qd_stream(QD_STREAM_POOL, (uint64_t)first));
 		qd_shuffle_take(shuffle, first, batch->n, batch->index);
-		st = qd_batch_fill(batch, t->data, t->objective, &random);
+		st = qd_batch_fill(batch, t->data, t->noising, &random);
 		if (st == QD_OK)
-			st = add_batch(pool, t, batch, first);
+			st = add_draws(pool, t, batch, first);
 	}
 	return st;
 }
 
-/* The objective's target at an arbitrary state x with clean latents x0: its noise is what is left, (x - sqrt(a) x0) / sqrt(1 - a).
- */
+/* The objective's target at an arbitrary state x with clean latents x0: its noise is what is left. */
 static void target_at(const struct qd_teacher *t, struct qd_batch *batch, double timestep, const float *x)
 {
-	const struct qd_schedule *schedule = t->objective->schedule;
+	const struct qd_schedule *schedule = t->noising->schedule;
 	double last = (double)schedule->train_steps - 1, at = fmin(fmax(rint(timestep), 0), last);
-	double a = schedule->alphas_cumprod[(int64_t)at], signal = sqrt(a), level = sqrt(1 - a);
+	struct qd_noise_level level = qd_noise_level_of(schedule->alphas_cumprod[(int64_t)at]);
 	float *target = batch->target.data;
 
 	for (size_t i = 0; i < batch->target.bytes / sizeof(float); i++) {
-		double clean = batch->clean[i], noise = ((double)x[i] - signal * clean) / level;
-		if (schedule->prediction == QD_PREDICT_EPSILON)
-			target[i] = (float)noise;
-		else
-			target[i] = (float)(schedule->prediction == QD_PREDICT_SAMPLE ? clean : signal * noise - level * clean);
+		double clean = batch->clean[i];
+		target[i] = (float)qd_target(schedule->prediction, level, clean, qd_noise_in(level, (double)x[i], clean));
 	}
 }
 
@@ -127,7 +122,7 @@ static enum qd_status make_trajectory(struct qd_pool *pool, const struct qd_teac
 			timestep[b] = (float)scheduler->timesteps[i];
 		}
 		target_at(t, batch, scheduler->timesteps[i], batch->noise);
-		st = add_batch(pool, t, batch, at);
+		st = add_draws(pool, t, batch, at);
 		if (st == QD_OK)
 			st = qd_scheduler_step(scheduler, i, n, x, pool->teacher + (size_t)at * pool->out_row, NULL);
 	}
@@ -144,13 +139,13 @@ static enum qd_status make_trajectories(
 
 	if (x == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a batch of %lld samples", (long long)batch->n));
-	QD_TRY(st, qd_scheduler_new(&scheduler, t->objective->schedule, t->trajectory, t->trajectory_steps));
+	QD_TRY(st, qd_scheduler_new(&scheduler, t->noising->schedule, t->trajectory, t->trajectory_steps));
 	for (int64_t first = 0; first < pool->n; first += batch->n * scheduler.steps) {
 		struct qd_random random;
-		qd_random_init(&random, t->seed, STREAM_POOL + (uint64_t)first);
+		qd_random_init(&random, t->seed, qd_stream(QD_STREAM_POOL, (uint64_t)first));
 		qd_shuffle_take(shuffle, first / scheduler.steps, batch->n, batch->index);
 		/* fills in the condition's channels, which every step shares */
-		QD_TRY(st, qd_batch_fill(batch, t->data, t->objective, &random));
+		QD_TRY(st, qd_batch_fill(batch, t->data, t->noising, &random));
 		for (size_t i = 0; i < n; i++)
 			x[i] = (float)(qd_random_normal(&random) * scheduler.init_sigma);
 		QD_TRY(st, make_trajectory(pool, t, batch, &scheduler, first, x));
@@ -161,7 +156,7 @@ out:
 	return st;
 }
 
-static void measure(struct qd_pool *pool)
+static void measure_teacher(struct qd_pool *pool)
 {
 	double sum = 0, squares = 0, n = (double)pool->n * (double)pool->out_row;
 
@@ -173,11 +168,12 @@ static void measure(struct qd_pool *pool)
 	pool->variance = fmax(pool->energy - sum / n * (sum / n), 1e-30);
 }
 
-enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t draws)
+enum qd_status qd_pool_make(
+	struct qd_pool *pool, const struct qd_teacher *teacher, struct qd_batch *batch, int64_t learn, int64_t all)
 {
 	/* a group is what must not be torn: a batch, or a batch at every step of its way */
-	int64_t group = batch->n * (teacher->trajectory != NULL ? teacher->trajectory_steps : 1),
-		groups = (draws + group - 1) / group;
+	int64_t group = batch->n * (teacher->trajectory != NULL ? teacher->trajectory_steps : 1);
+	int64_t learning = (learn + group - 1) / group, judging = (learning + 6) / 7;
 	const struct qd_value *out = &teacher->graph->values[teacher->graph->outputs[0]];
 	struct qd_shuffle shuffle = { 0 };
 	enum qd_status st;
@@ -185,13 +181,17 @@ enum qd_status qd_pool_make(struct qd_pool *pool, const struct qd_teacher *teach
 	*pool = (struct qd_pool){ 0 };
 	if (teacher->trajectory != NULL && batch->target.data == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "a trajectory needs tensor 'latents', the data has samples that are noisy already"));
-	groups = groups < 2 ? 2 : groups;
-	QD_TRY(st, allocate(pool, batch, groups * group, (size_t)(qd_shape_elements(&out->shape) / batch->n)));
-	pool->n_train = (groups - (groups + 7) / 8) * group;
+	if (learn == 0) {
+		int64_t groups = all > group ? (all + group - 1) / group : 2;
+		judging = (groups + 7) / 8;
+		learning = groups - judging;
+	}
+	QD_TRY(st, allocate_pool(pool, batch, (learning + judging) * group, (size_t)(qd_shape_elements(&out->shape) / batch->n)));
+	pool->n_train = learning * group;
 	QD_TRY(st, qd_shuffle_init(&shuffle, teacher->data->n, teacher->seed));
 	QD_TRY(st, teacher->trajectory != NULL ? make_trajectories(pool, teacher, batch, &shuffle)
 					       : make_drawn(pool, teacher, batch, &shuffle));
-	measure(pool);
+	measure_teacher(pool);
 out:
 	qd_shuffle_release(&shuffle);
 	if (st != QD_OK)

@@ -3,8 +3,7 @@
  * the one that is quantized and shipped; what is trained is put in place of its weights, or bound to its adapter inputs, as leaves.
  * Weights that stay frozen record no gradient, so backward computes input gradients only, and none before the first adapted layer.
  *
- * A step draws from generator streams STREAM_STEP + step, validation from STREAM_VALIDATION + batch, fresh adapters from
- * STREAM_INIT; passes over the data use the streams below 2^62 (dataset.c).
+ * Updates, validation, fresh adapters and passes over the data draw from streams of their own (enum qd_stream).
  */
 #include "distill/internal.h"
 
@@ -16,46 +15,22 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define STREAM_STEP qd_stream(QD_STREAM_STEP, 0)
-#define STREAM_VALIDATION qd_stream(QD_STREAM_VALIDATION, 0)
-#define STREAM_INIT qd_stream(QD_STREAM_FRESH, 0)
-
 struct qd_train_options qd_train_options_default(void)
 {
-	return (struct qd_train_options){ .steps = 1000,
-		.batch = 16,
-		.lr = 1e-3,
-		.beta1 = 0.9,
-		.beta2 = 0.999,
-		.eps = 1e-8,
-		.weight_decay = 0.01,
-		.clip = 1,
-		.schedule = QD_LR_COSINE,
-		.slots = "attention",
-		.dtype = QD_F32 };
+	return (struct qd_train_options){ .loop = qd_loop_options_default(), .slots = "attention", .dtype = QD_F32 };
 }
 
 struct trainer {
+	struct qd_loop loop;
 	const struct qd_model *model;
 	const struct qd_modules *modules;
 	const struct qd_train_options *options;
-	struct qd_train_result *result;
-	struct qd_dataset data, validation;
-	struct qd_schedule schedule;
-	struct qd_objective objective;
+	struct qd_dataset validation;
+	struct qd_noising noising;
 	struct qd_graph graph;
 	struct qd_slots slots;
 	struct qd_adapter adapter;
 	struct qd_exec *exec;
-	struct qd_optimizer optimizer;
-	qd_id *values; /* the graph's value that each parameter stands for */
-	size_t n_values, cap_values;
-	struct qd_batch batch;
-	struct qd_shuffle shuffle;
-	char run[QD_HASH_TEXT];
-	char *checkpoint;
-	double late_loss; /* sum over the last tenth of the steps */
-	int64_t late_steps;
 };
 
 static bool trains_adapter(const struct trainer *t)
@@ -65,33 +40,16 @@ static bool trains_adapter(const struct trainer *t)
 
 /* ---- what is trained ---- */
 
-/* `data` becomes a leaf that stands for `value`. */
-static enum qd_status add_leaf(struct trainer *t, qd_id value, const struct qd_tensor *data)
-{
-	const struct qd_value *v = &t->graph.values[value];
-	qt_tensor leaf = NULL;
-	enum qd_status st;
-
-	QD_TRY(st, qt_from_tensor(data, &leaf));
-	QD_TRY(st, qd_optimizer_add(&t->optimizer, v->name, leaf, 1));
-	QD_PUSH(st, t->values, t->n_values, t->cap_values, value);
-out:
-	qt_free(leaf);
-	return st;
-}
-
 static enum qd_status add_weights(struct trainer *t)
 {
-	for (size_t i = 0; i < t->model->weights.n; i++) {
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; st == QD_OK && i < t->model->weights.n; i++) {
 		qd_id value = qd_graph_find(&t->graph, t->model->weights.tensors[i]->name);
-		enum qd_status st;
-		if (value == QD_NONE || t->graph.values[value].kind != QD_WEIGHT)
-			continue;
-		st = add_leaf(t, value, &t->graph.values[value].data);
-		if (st != QD_OK)
-			return st;
+		if (value != QD_NONE && t->graph.values[value].kind == QD_WEIGHT)
+			st = qd_optimizer_add(&t->loop.optimizer, &t->graph, value, &t->graph.values[value].data, 1);
 	}
-	return QD_OK;
+	return st;
 }
 
 /* down uniform in +-1/sqrt(fan in), which is Kaiming's rule with a = sqrt(5) (He et al. 2015); up stays zero, so the first step is
@@ -100,7 +58,7 @@ static void start_adapter(struct qd_adapter *adapter, uint64_t seed)
 {
 	struct qd_random random;
 
-	qd_random_init(&random, seed, STREAM_INIT);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_FRESH, 0));
 	for (size_t i = 0; i < adapter->n; i++) {
 		struct qd_lora *lora = &adapter->loras[i];
 		int64_t fan_in = lora->in * lora->kh * lora->kw;
@@ -126,7 +84,7 @@ static enum qd_status fresh_adapter(struct trainer *t)
 		list[i] = qd_modules_find(t->modules, t->slots.items[i].path);
 	QD_TRY(st,
 		qd_adapter_new(&t->adapter, "lora", list, t->slots.n, t->options->lora, (float)(alpha / (double)t->options->lora)));
-	start_adapter(&t->adapter, t->options->seed);
+	start_adapter(&t->adapter, t->options->loop.seed);
 out:
 	free(list);
 	return st;
@@ -142,70 +100,66 @@ static enum qd_status given_adapter(struct trainer *t)
 	return st;
 }
 
-/* Leaves for a layer's down and up; its gain is bound once. */
-static enum qd_status add_lora(struct trainer *t, const struct qd_slot *slot, const struct qd_lora *lora)
-{
-	const struct qd_value *values = t->graph.values;
-	struct qd_tensor down = qd_tensor_view(NULL, QD_F32, values[slot->down].shape, lora->down);
-	struct qd_tensor up = qd_tensor_view(NULL, QD_F32, values[slot->up].shape, lora->up);
-	struct qd_tensor gain = qd_tensor_view(NULL, QD_F32, values[slot->gain].shape, lora->gain);
-	enum qd_status st = add_leaf(t, slot->down, &down);
-
-	if (st == QD_OK)
-		st = add_leaf(t, slot->up, &up);
-	if (st == QD_OK)
-		st = qd_exec_bind_tensor(t->exec, values[slot->gain].name, &gain);
-	return st;
-}
-
+/* Parameters for the down and up of every layer, in this order; its gain is bound once. */
 static enum qd_status add_adapter(struct trainer *t)
 {
+	const struct qd_value *values = t->graph.values;
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0; st == QD_OK && i < t->slots.n; i++)
-		st = add_lora(t, &t->slots.items[i], qd_adapter_find(&t->adapter, t->slots.items[i].path));
+	for (size_t i = 0; i < t->slots.n; i++) {
+		const struct qd_slot *slot = &t->slots.items[i];
+		const struct qd_lora *lora = qd_adapter_find(&t->adapter, slot->path);
+		struct qd_tensor down = qd_tensor_view(NULL, QD_F32, values[slot->down].shape, lora->down);
+		struct qd_tensor up = qd_tensor_view(NULL, QD_F32, values[slot->up].shape, lora->up);
+		struct qd_tensor gain = qd_tensor_view(NULL, QD_F32, values[slot->gain].shape, lora->gain);
+
+		QD_TRY(st, qd_optimizer_add(&t->loop.optimizer, &t->graph, slot->down, &down, 1));
+		QD_TRY(st, qd_optimizer_add(&t->loop.optimizer, &t->graph, slot->up, &up, 1));
+		QD_TRY(st, qd_exec_bind_tensor(t->exec, values[slot->gain].name, &gain));
+	}
+out:
 	return st;
 }
 
-/* Puts the leaves, or their averages, where the graph reads them. */
+/* Puts the parameters, or their averages, where the graph reads them. */
 static enum qd_status use_parameters(struct trainer *t, bool averaged)
 {
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0; st == QD_OK && i < t->n_values; i++) {
-		const struct qd_param *p = &t->optimizer.params[i];
+	for (size_t i = 0; st == QD_OK && i < t->loop.optimizer.n; i++) {
+		const struct qd_param *p = &t->loop.optimizer.params[i];
 		qt_tensor x = averaged ? qd_param_kept(p) : p->x;
-		if (t->graph.values[t->values[i]].kind == QD_WEIGHT)
-			st = qd_exec_set_weight(t->exec, t->values[i], x);
+		if (t->graph.values[p->value].kind == QD_WEIGHT)
+			st = qd_exec_set_weight(t->exec, p->value, x);
 		else
-			st = qd_exec_bind(t->exec, t->values[i], x);
+			st = qd_exec_bind(t->exec, p->value, x);
 	}
 	return st;
 }
 
 /* ---- preparing ---- */
 
-static enum qd_status open_data(struct trainer *t, const char *const *data, size_t n)
+/* The data has latents, and what is validated on has the same tensors. */
+static enum qd_status check_data(struct trainer *t, const char *name)
 {
-	const struct qd_train_options *o = t->options;
-	enum qd_status st = qd_dataset_open(&t->data, data, n, &t->model->config, QD_DATA_TRAIN);
+	const struct qd_dataset *data = &t->loop.data;
+	const char *validation = t->options->validation;
+	enum qd_status st = QD_OK;
 
-	if (st == QD_OK && !t->data.has[QD_FIELD_LATENTS])
-		st = qd_fail(QD_EINPUT, "cannot use '%s': tensor 'latents' is missing", data[0]);
-	if (st == QD_OK && o->validation != NULL)
-		st = qd_dataset_open(&t->validation, &o->validation, 1, &t->model->config, QD_DATA_TRAIN);
-	if (st != QD_OK || o->validation == NULL)
-		return st;
-	for (int f = 0; f < QD_FIELD_COUNT; f++)
-		if (t->data.has[f] != t->validation.has[f] || !qd_shape_equal(&t->data.shape[f], &t->validation.shape[f]))
-			return qd_fail(QD_EINPUT, "cannot use '%s': tensor '%s' is not as in '%s'", o->validation,
-				qd_data_field_name((enum qd_data_field)f), data[0]);
-	return QD_OK;
+	if (!data->has[QD_FIELD_LATENTS])
+		return qd_fail(QD_EINPUT, "cannot use '%s': tensor 'latents' is missing", name);
+	if (validation != NULL)
+		st = qd_dataset_open(&t->validation, &validation, 1, &t->model->config, QD_DATA_TRAIN);
+	for (int f = 0; st == QD_OK && validation != NULL && f < QD_FIELD_COUNT; f++)
+		if (data->has[f] != t->validation.has[f] || !qd_shape_equal(&data->shape[f], &t->validation.shape[f]))
+			st = qd_fail(QD_EINPUT, "cannot use '%s': tensor '%s' is not as in '%s'", validation,
+				qd_data_field_name((enum qd_data_field)f), name);
+	return st;
 }
 
 static enum qd_status build_graph(struct trainer *t)
 {
-	struct qd_sizes sizes = qd_dataset_sizes(&t->data, t->options->batch);
+	struct qd_sizes sizes = qd_dataset_sizes(&t->loop.data, t->options->loop.batch);
 	enum qd_status st = QD_OK;
 
 	qd_graph_init(&t->graph, "unet");
@@ -223,90 +177,49 @@ out:
 	return st;
 }
 
-/* The run's identity: everything that shapes its bytes, but not where they go nor how often it saves. */
-static enum qd_status identify(struct trainer *t)
-{
-	const struct qd_train_options *o = t->options;
-	char hash[QD_HASH_TEXT], *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
-
-	if (f == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for the options' text"));
-	QD_TRY(st, qd_model_hash(t->model, hash));
-	fprintf(f, "train 1 %s %" PRId64 " %" PRId64 " %a %a %a %a %a %a %d %" PRId64 " %a %" PRIu64 " %a %a ", hash, o->steps,
-		o->batch, o->lr, o->beta1, o->beta2, o->eps, o->weight_decay, o->clip, (int)o->schedule, o->warmup, o->ema, o->seed,
-		o->snr_gamma, o->prompt_dropout);
-	fprintf(f, "%d %" PRId64 " %a %s %s", o->bfloat16, o->lora, o->alpha, o->slots, t->adapter.hash);
-	QD_TRY(st, qd_dataset_hash(&t->data, hash));
-	fprintf(f, " %s", hash);
-	fflush(f);
-	qd_hash_bytes(text, bytes, t->run);
-out:
-	if (f != NULL)
-		fclose(f);
-	free(text);
-	return st;
-}
-
 /* Fails before anything is computed when the output cannot be written. */
 static enum qd_status probe_output(const struct trainer *t)
 {
 	struct qd_output file = { 0 };
 	struct qd_output_folder folder = { 0 };
-	enum qd_status st = trains_adapter(t) ? qd_output_open(&file, t->options->output, t->options->force)
-					      : qd_output_folder_open(&folder, t->options->output, t->options->force);
+	enum qd_status st = trains_adapter(t) ? qd_output_open(&file, t->options->loop.output, t->options->loop.force)
+					      : qd_output_folder_open(&folder, t->options->loop.output, t->options->loop.force);
 
 	qd_output_release(&file);
 	qd_output_folder_release(&folder);
 	return st;
 }
 
-static enum qd_status prepare(struct trainer *t, const char *const *data, size_t n_data)
-{
-	const struct qd_train_options *o = t->options;
-	bool found = false;
-	enum qd_status st;
+/* ---- the objective ---- */
 
-	t->optimizer = (struct qd_optimizer){
-		.beta1 = o->beta1, .beta2 = o->beta2, .eps = o->eps, .weight_decay = o->weight_decay, .clip = o->clip, .ema = o->ema
-	};
-	QD_TRY(st, probe_output(t));
-	QD_TRY(st, open_data(t, data, n_data));
-	QD_TRY(st, qd_schedule_read(&t->schedule, t->model->root, t->model->pipeline.class_name));
-	t->objective = (struct qd_objective){ &t->schedule, o->snr_gamma, o->prompt_dropout };
-	QD_TRY(st, build_graph(t));
-	QD_TRY(st, qd_batch_init(&t->batch, &t->data, o->batch));
-	QD_TRY(st, qd_shuffle_init(&t->shuffle, t->data.n, o->seed));
-	QD_TRY(st, identify(t));
-	t->checkpoint = qd_checkpoint_path(o->output);
-	if (t->checkpoint == NULL)
-		QD_TRY(st, QD_ENOMEM);
-	QD_TRY(st, qd_checkpoint_read(&t->optimizer, t->checkpoint, t->run, o->force, &found));
-	if (found)
-		qd_log(QD_LOG_INFO, "resuming from '%s' at step %" PRId64 " of %" PRId64, t->checkpoint, t->optimizer.step,
-			o->steps);
-	t->result->resumed_at = t->optimizer.step;
-	t->result->parameters = qd_optimizer_parameters(&t->optimizer);
-out:
-	return st;
+static enum qd_status identify_training(void *context, FILE *text)
+{
+	const struct trainer *t = context;
+	const struct qd_train_options *o = t->options;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st = qd_model_hash(t->model, hash);
+
+	if (st != QD_OK)
+		return st;
+	fprintf(text, "model %s\nobjective %a %a %d\n", hash, o->snr_gamma, o->prompt_dropout, o->bfloat16);
+	fprintf(text, "adapter %s %" PRId64 " %a\n", t->adapter.hash, o->lora, o->alpha);
+	for (size_t i = 0; i < t->slots.n; i++)
+		fprintf(text, "slot %s %" PRId64 "\n", t->slots.items[i].path, t->slots.items[i].rank);
+	return QD_OK;
 }
 
-/* ---- running ---- */
-
-/* The batch's loss, a scalar that backward can start from. */
+/* The loss of the batch as it is filled. */
 static enum qd_status batch_loss(struct trainer *t, qt_tensor *loss)
 {
 	qt_tensor out = NULL, target = NULL, weight = NULL, weighted = NULL;
 	enum qd_status st;
 
 	*loss = NULL;
-	QD_TRY(st, qd_batch_bind(&t->batch, &t->graph, t->exec));
+	QD_TRY(st, qd_batch_bind(&t->loop.batch, &t->graph, t->exec));
 	QD_TRY(st, qd_exec_run(t->exec, &out));
-	QD_TRY(st, qt_from_tensor(&t->batch.target, &target));
-	if (t->objective.snr_gamma > 0) {
-		QD_TRY(st, qt_from_tensor(&t->batch.root_weight, &weight));
+	QD_TRY(st, qt_from_tensor(&t->loop.batch.target, &target));
+	if (t->noising.snr_gamma > 0) {
+		QD_TRY(st, qt_from_tensor(&t->loop.batch.root_weight, &weight));
 		QD_TRY(st, qt_binary(QT_MUL, out, weight, &weighted));
 	}
 	QD_TRY(st, qt_mse(weighted != NULL ? weighted : out, target, loss));
@@ -318,47 +231,40 @@ out:
 	return st;
 }
 
-static enum qd_status train_step(struct trainer *t, double *value)
+static enum qd_status training_loss(void *context, int64_t step, const int64_t *index, qt_tensor *loss)
 {
-	const struct qd_train_options *o = t->options;
-	int64_t step = t->optimizer.step;
-	double lr = o->lr * qd_lr_factor(o->schedule, step, o->steps, o->warmup);
+	struct trainer *t = context;
+	struct qd_batch *batch = &t->loop.batch;
 	struct qd_random random;
-	qt_tensor loss = NULL;
 	enum qd_status st;
 
-	qd_random_init(&random, o->seed, STREAM_STEP + (uint64_t)step);
-	qd_shuffle_take(&t->shuffle, step * o->batch, o->batch, t->batch.index);
-	QD_TRY(st, qd_batch_fill(&t->batch, &t->data, &t->objective, &random));
-	QD_TRY(st, batch_loss(t, &loss));
-	QD_TRY(st, qt_item(loss, value));
-	if (!isfinite(*value))
-		QD_TRY(st, qd_fail(QD_EINPUT, "the loss is not finite at step %" PRId64 ": a lower learning rate than %g is needed",
-				   step, o->lr));
-	QD_TRY(st, qt_backward(loss));
-	QD_TRY(st, qd_optimizer_step(&t->optimizer, lr, NULL));
-out:
-	qt_free(loss);
-	return st;
+	qd_random_init(&random, t->options->loop.seed, qd_stream(QD_STREAM_STEP, (uint64_t)step));
+	memcpy(batch->index, index, (size_t)batch->n * sizeof(*index));
+	st = qd_batch_fill(batch, &t->loop.data, &t->noising, &random);
+	return st == QD_OK ? batch_loss(t, loss) : st;
 }
 
 /* Mean loss over the validation file, the same draws every time, with the averaged weights where there are any. */
-static enum qd_status validate(struct trainer *t, double *mean)
+static enum qd_status validation_loss(void *context, double *mean)
 {
-	struct qd_objective objective = { .schedule = &t->schedule, .snr_gamma = t->objective.snr_gamma };
-	int64_t batch = t->options->batch, batches = (t->validation.n + batch - 1) / batch;
+	struct trainer *t = context;
+	struct qd_noising noising = { .schedule = &t->loop.schedule, .snr_gamma = t->noising.snr_gamma };
+	struct qd_batch *batch = &t->loop.batch;
+	int64_t batches = (t->validation.n + batch->n - 1) / batch->n;
 	double sum = 0, value;
 	qt_tensor loss = NULL;
 	enum qd_status st;
 
-	qt_set_grad(false);
+	*mean = NAN;
+	if (t->options->validation == NULL)
+		return QD_OK;
 	QD_TRY(st, use_parameters(t, true));
 	for (int64_t b = 0; b < batches; b++) {
 		struct qd_random random;
-		qd_random_init(&random, t->options->seed, STREAM_VALIDATION + (uint64_t)b);
-		for (int64_t i = 0; i < batch; i++)
-			t->batch.index[i] = (b * batch + i) % t->validation.n;
-		QD_TRY(st, qd_batch_fill(&t->batch, &t->validation, &objective, &random));
+		qd_random_init(&random, t->options->loop.seed, qd_stream(QD_STREAM_VALIDATION, (uint64_t)b));
+		for (int64_t i = 0; i < batch->n; i++)
+			batch->index[i] = (b * batch->n + i) % t->validation.n;
+		QD_TRY(st, qd_batch_fill(batch, &t->validation, &noising, &random));
 		QD_TRY(st, batch_loss(t, &loss));
 		QD_TRY(st, qt_item(loss, &value));
 		qt_free(loss);
@@ -369,58 +275,26 @@ static enum qd_status validate(struct trainer *t, double *mean)
 	st = use_parameters(t, false);
 out:
 	qt_free(loss);
-	qt_set_grad(true);
 	return st;
 }
 
-/* After step `done`: late losses, validation, checkpoint, progress. `smooth` is a running mean of the loss. */
-static enum qd_status after_step(struct trainer *t, int64_t done, double loss, double smooth)
+static void note_losses(const void *context, char *text, size_t size)
 {
-	const struct qd_train_options *o = t->options;
-	bool last = done == o->steps;
-	char note[96];
-	enum qd_status st = QD_OK;
+	const struct trainer *t = context;
 
-	if (done > o->steps - (o->steps + 9) / 10) {
-		t->late_loss += loss;
-		t->late_steps++;
-	}
-	if (o->validation != NULL && (last || (o->validate_every > 0 && done % o->validate_every == 0)))
-		st = validate(t, &t->result->validation);
-	if (st == QD_OK && !last && o->checkpoint_every > 0 && done % o->checkpoint_every == 0)
-		st = qd_checkpoint_write(&t->optimizer, t->checkpoint, t->run);
-	if (isnan(t->result->validation))
-		snprintf(note, sizeof(note), "loss %.5f", smooth);
+	if (isnan(t->loop.measure))
+		snprintf(text, size, "loss %.5f", t->loop.smooth);
 	else
-		snprintf(note, sizeof(note), "loss %.5f validation %.5f", smooth, t->result->validation);
-	qd_progress("train", (uint64_t)done, (uint64_t)o->steps, note);
-	return st;
-}
-
-static enum qd_status run_steps(struct trainer *t)
-{
-	double start = qd_now(), smooth = NAN, loss = 0;
-	enum qd_status st = QD_OK;
-
-	qt_set_grad(true);
-	while (st == QD_OK && t->optimizer.step < t->options->steps) {
-		st = train_step(t, &loss);
-		smooth = isnan(smooth) ? loss : 0.98 * smooth + 0.02 * loss;
-		if (st == QD_OK)
-			st = after_step(t, t->optimizer.step, loss, smooth);
-	}
-	t->result->seconds = qd_now() - start;
-	t->result->loss = t->late_steps > 0 ? t->late_loss / (double)t->late_steps : NAN;
-	return st;
+		snprintf(text, size, "loss %.5f validation %.5f", t->loop.smooth, t->loop.measure);
 }
 
 /* ---- writing ---- */
 
 static const struct qd_param *param_of(const struct trainer *t, const char *name)
 {
-	for (size_t i = 0; i < t->optimizer.n; i++)
-		if (strcmp(t->optimizer.params[i].name, name) == 0)
-			return &t->optimizer.params[i];
+	for (size_t i = 0; i < t->loop.optimizer.n; i++)
+		if (strcmp(t->loop.optimizer.params[i].name, name) == 0)
+			return &t->loop.optimizer.params[i];
 	return NULL;
 }
 
@@ -534,7 +408,7 @@ static enum qd_status write_model(struct trainer *t)
 	char *unet, *config, *from, *weights;
 	enum qd_status st;
 
-	QD_TRY(st, qd_output_folder_open(&folder, t->options->output, t->options->force));
+	QD_TRY(st, qd_output_folder_open(&folder, t->options->loop.output, t->options->loop.force));
 	unet = qd_arena_strf(&paths, "%s/unet", folder.temporary);
 	from = qd_arena_strf(&paths, "%s/config.json", t->model->folder);
 	config = qd_arena_strf(&paths, "%s/unet/config.json", folder.temporary);
@@ -553,52 +427,70 @@ out:
 }
 
 /* Parameters 2i and 2i + 1 are down and up of slot i. */
-static enum qd_status write_adapter(struct trainer *t)
+static enum qd_status write_trained_adapter(struct trainer *t)
 {
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < t->slots.n; i++) {
 		uint32_t at = qd_strmap_get(&t->adapter.by_path, t->slots.items[i].path);
 		struct qd_lora *lora = &t->adapter.loras[at];
-		QD_TRY(st,
-			read_param(&t->optimizer.params[2 * i], (size_t)(lora->rank * lora->in * lora->kh * lora->kw), lora->down));
-		QD_TRY(st, read_param(&t->optimizer.params[2 * i + 1], (size_t)(lora->out * lora->rank), lora->up));
+		QD_TRY(st, read_param(&t->loop.optimizer.params[2 * i], (size_t)(lora->rank * lora->in * lora->kh * lora->kw),
+				   lora->down));
+		QD_TRY(st, read_param(&t->loop.optimizer.params[2 * i + 1], (size_t)(lora->out * lora->rank), lora->up));
 	}
-	st = qd_adapter_write(&t->adapter, t->options->output, t->options->dtype, false, t->options->force);
+	st = qd_adapter_write(&t->adapter, t->options->loop.output, t->options->dtype, false, t->options->loop.force);
 out:
 	return st;
 }
 
-static void release(struct trainer *t)
+static enum qd_status write_trained(void *context)
 {
-	qd_optimizer_release(&t->optimizer);
+	struct trainer *t = context;
+	return trains_adapter(t) ? write_trained_adapter(t) : write_model(t);
+}
+
+/* ---- the whole ---- */
+
+static const struct qd_objective plain = { .name = "train",
+	.one_rate = true,
+	.identify = identify_training,
+	.loss = training_loss,
+	.measure = validation_loss,
+	.note = note_losses,
+	.write = write_trained };
+
+static void release_trainer(struct trainer *t)
+{
+	qd_loop_release(&t->loop);
 	qd_exec_free(t->exec);
 	qd_graph_release(&t->graph);
 	qd_slots_release(&t->slots);
 	qd_adapter_release(&t->adapter);
-	qd_dataset_release(&t->data);
 	qd_dataset_release(&t->validation);
-	qd_schedule_release(&t->schedule);
-	qd_batch_release(&t->batch);
-	qd_shuffle_release(&t->shuffle);
-	free(t->values);
-	free(t->checkpoint);
 }
 
 enum qd_status qd_train(const struct qd_model *model, const struct qd_modules *modules, const char *const *data, size_t n_data,
 	const struct qd_train_options *options, struct qd_train_result *result)
 {
-	struct trainer t = { .model = model, .modules = modules, .options = options, .result = result };
+	struct trainer t = { .model = model, .modules = modules, .options = options };
 	enum qd_status st;
 
 	*result = (struct qd_train_result){ .loss = NAN, .validation = NAN };
-	QD_TRY(st, prepare(&t, data, n_data));
+	QD_TRY(st, probe_output(&t));
+	QD_TRY(st, qd_loop_open(&t.loop, &plain, &t, &options->loop, model, data, n_data));
+	t.loop.optimizer.ema = options->ema;
+	t.noising = (struct qd_noising){ &t.loop.schedule, options->snr_gamma, options->prompt_dropout };
+	QD_TRY(st, check_data(&t, data[0]));
+	QD_TRY(st, build_graph(&t));
 	qt_set_bfloat16(options->bfloat16);
-	QD_TRY(st, run_steps(&t));
-	QD_TRY(st, trains_adapter(&t) ? write_adapter(&t) : write_model(&t));
-	qd_checkpoint_remove(t.checkpoint);
+	QD_TRY(st, qd_loop_run(&t.loop, t.loop.data.n));
+	*result = (struct qd_train_result){ .parameters = qd_optimizer_parameters(&t.loop.optimizer),
+		.resumed_at = t.loop.resumed_at,
+		.loss = t.loop.late_loss,
+		.validation = t.loop.measure,
+		.seconds = t.loop.seconds };
 out:
 	qt_set_bfloat16(false);
-	release(&t);
+	release_trainer(&t);
 	return st;
 }

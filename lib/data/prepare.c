@@ -182,7 +182,7 @@ static enum qd_status noise_of(const struct making *m, int64_t sample, float *ou
 static enum qd_status noised(const struct making *m, int64_t sample, float *out)
 {
 	size_t n = (size_t)qd_shape_elements(&m->source.shape[QD_FIELD_LATENTS]);
-	double a = m->schedule.alphas_cumprod[timestep_of(m, sample)], signal = sqrt(a), level = sqrt(1 - a);
+	struct qd_noise_level level = qd_noise_level_of(m->schedule.alphas_cumprod[timestep_of(m, sample)]);
 	float *noise = malloc(n * sizeof(*noise));
 	enum qd_status st = QD_OK;
 
@@ -191,7 +191,7 @@ static enum qd_status noised(const struct making *m, int64_t sample, float *out)
 	QD_TRY(st, noise_of(m, sample, noise));
 	QD_TRY(st, qd_prepare_row(&m->source, QD_FIELD_LATENTS, row_of(m, sample), out));
 	for (size_t i = 0; i < n; i++)
-		out[i] = (float)(signal * (double)out[i] + level * (double)noise[i]);
+		out[i] = (float)qd_noised(level, (double)out[i], (double)noise[i]);
 	if (m->source.has[QD_FIELD_CONDITION])
 		st = qd_prepare_row(&m->source, QD_FIELD_CONDITION, row_of(m, sample), out + n);
 out:

@@ -34,10 +34,4 @@ QD_SCHEDULER_LIST(QD_SCHEDULER_DECLARE)
 /* Timesteps by s->schedule's spacing, or `spacing` where it has none; `round`: linspace is rounded to whole steps. */
 QD_CHECK enum qd_status qd_spaced_timesteps(struct qd_scheduler *s, const char *spacing, bool round);
 
-/* x0 and the noise e that explain sample x and model output m, given abar: a = abar, b = 1 - abar. */
-struct qd_prediction_terms {
-	double x0_x, x0_m, e_x, e_m; /* x0 = x0_x x + x0_m m; e = e_x x + e_m m */
-};
-struct qd_prediction_terms qd_predict(enum qd_prediction prediction, double abar);
-
 #endif

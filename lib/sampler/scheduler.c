@@ -237,21 +237,6 @@ enum qd_status qd_spaced_timesteps(struct qd_scheduler *s, const char *spacing, 
 	return QD_OK;
 }
 
-struct qd_prediction_terms qd_predict(enum qd_prediction prediction, double abar)
-{
-	double a = sqrt(abar), b = sqrt(1 - abar);
-
-	switch (prediction) {
-	case QD_PREDICT_V:
-		return (struct qd_prediction_terms){ a, -b, b, a };
-	case QD_PREDICT_SAMPLE:
-		return (struct qd_prediction_terms){ 0, 1, 1 / b, -a / b };
-	case QD_PREDICT_EPSILON:
-		break;
-	}
-	return (struct qd_prediction_terms){ 1 / a, -b / a, 0, 1 };
-}
-
 /* ---- the table ---- */
 
 static bool is_called(const struct qd_scheduler_kind *kind, const char *text)

@@ -23,13 +23,14 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	double a = schedule->alphas_cumprod[t];
 	double before = p >= 0 ? schedule->alphas_cumprod[p] : schedule->set_alpha_to_one ? 1 : schedule->alphas_cumprod[0];
 	struct qd_prediction_terms terms = qd_predict(schedule->prediction, a);
-	double signal = sqrt(before), residue = sqrt(1 - before), limit = schedule->clip_sample ? schedule->clip_range : INFINITY;
+	struct qd_noise_level level = qd_noise_level_of(before);
+	double limit = schedule->clip_sample ? schedule->clip_range : INFINITY;
 
 	(void)noise;
 	for (size_t k = 0; k < n; k++) {
 		double x0 = terms.x0_x * (double)x[k] + terms.x0_m * (double)m[k];
 		double e = terms.e_x * (double)x[k] + terms.e_m * (double)m[k];
-		x[k] = (float)(signal * fmin(fmax(x0, -limit), limit) + residue * e);
+		x[k] = (float)qd_noised(level, fmin(fmax(x0, -limit), limit), e);
 	}
 	return QD_OK;
 }

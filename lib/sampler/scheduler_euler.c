@@ -84,26 +84,10 @@ static double input_scale(const struct qd_scheduler *s, int i)
 	return sqrt(s->sigmas[i] * s->sigmas[i] + 1);
 }
 
-/* x0 = x0_x x + x0_m m, by sigma. */
-static struct qd_prediction_terms terms_at(const struct qd_scheduler *s, double sigma)
-{
-	double square = sigma * sigma + 1;
-
-	switch (s->schedule->prediction) {
-	case QD_PREDICT_V:
-		return (struct qd_prediction_terms){ .x0_x = 1 / square, .x0_m = -sigma / sqrt(square) };
-	case QD_PREDICT_SAMPLE:
-		return (struct qd_prediction_terms){ .x0_m = 1 };
-	case QD_PREDICT_EPSILON:
-		break;
-	}
-	return (struct qd_prediction_terms){ .x0_x = 1, .x0_m = -sigma };
-}
-
 static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float *x, const float *m, const float *noise)
 {
 	double sigma = s->sigmas[i], move = (s->sigmas[i + 1] - sigma) / sigma;
-	struct qd_prediction_terms terms = terms_at(s, sigma);
+	struct qd_prediction_terms terms = qd_predict_sigma(s->schedule->prediction, sigma);
 
 	(void)noise;
 	for (size_t k = 0; k < n; k++) {

@@ -31,7 +31,7 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	bool last = i + 1 == s->steps;
 	double scaled = s->timesteps[i] * schedule->timestep_scaling, square = scaled * scaled + 0.25;
 	double skip = 0.25 / square, out = scaled / sqrt(square);
-	double next = last ? 1 : schedule->alphas_cumprod[(int)s->timesteps[i + 1]];
+	struct qd_noise_level next = qd_noise_level_of(last ? 1 : schedule->alphas_cumprod[(int)s->timesteps[i + 1]]);
 	double limit = schedule->clip_sample ? schedule->clip_range : INFINITY;
 	struct qd_prediction_terms terms = qd_predict(schedule->prediction, schedule->alphas_cumprod[(int)s->timesteps[i]]);
 
@@ -40,7 +40,7 @@ static enum qd_status step(const struct qd_scheduler *s, int i, size_t n, float 
 	for (size_t k = 0; k < n; k++) {
 		double x0 = fmin(fmax(terms.x0_x * (double)x[k] + terms.x0_m * (double)m[k], -limit), limit);
 		double d = out * x0 + skip * (double)x[k];
-		x[k] = (float)(last ? d : sqrt(next) * d + sqrt(1 - next) * (double)noise[k]);
+		x[k] = (float)(last ? d : qd_noised(next, d, (double)noise[k]));
 	}
 	return QD_OK;
 }

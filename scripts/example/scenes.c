@@ -177,9 +177,9 @@ static float noise_sample(const struct qd_schedule *schedule, uint64_t seed, uin
 	qd_random_init(&random, seed, qd_stream(QD_STREAM_EXAMPLE, (UINT64_C(1) << 48) - 1 - index));
 	/* Steps of the golden ratio spread over the schedule however many samples there are. */
 	int t = (int)(fmod((double)index * 0.6180339887498949 + 0.5, 1.0) * schedule->train_steps);
-	double a = schedule->alphas_cumprod[t];
+	struct qd_noise_level level = qd_noise_level_of(schedule->alphas_cumprod[t]);
 	for (int i = 0; i < PICTURE; i++)
-		out[i] = qd_f32_to_f16((float)(sqrt(a) * qd_f16_to_f32(in.latents[i]) + sqrt(1 - a) * qd_random_normal(&random)));
+		out[i] = qd_f32_to_f16((float)qd_noised(level, qd_f16_to_f32(in.latents[i]), qd_random_normal(&random)));
 	memcpy(out + PICTURE, in.condition, sizeof(uint16_t) * CONDITION);
 	return (float)t;
 }

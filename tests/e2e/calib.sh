@@ -135,7 +135,7 @@ refused "none" "$QUAD" calib --model m --data none -o o/x.safetensors
 head -c 60 images/rgb.png >images/cut.png
 rm images/metadata.jsonl
 expect 3 "cut.png' is not a readable PNG" "${calib[@]}" -o o/x.safetensors
-[ "$(wc -l <err)" -eq 1 ] || fault "a broken image takes more than one line"
+[ "$(grep -vc '^quad: warning: ' err)" -eq 1 ] || fault "a broken image takes more than one line"
 [ -d o/x.safetensors.partial ] || fault "what was done before the broken image is not kept"
 rm -r images/cut.png o/x.safetensors.partial
 refused "images of 33x33 pixels, the VAE needs multiples of 4" "${calib[@]}" --size 33 -o o/x.safetensors

@@ -47,6 +47,10 @@ rm o/same.safetensors
 expect 0 "" "${distill[@]}" --calib calib.safetensors --steps 2 -o o/e.safetensors --force
 expect 0 "" "${distill[@]}" --data data.safetensors --steps 2 --trajectory euler:4 --pool 16 --task-weight 0.001 -o o/e.safetensors --force
 
+# --pool says how many draws are learned from, whole batches of them; others judge.
+expect 0 '"draws": 12' "${distill[@]}" --data data.safetensors --steps 1 --pool 9 --json -o o/e.safetensors --force
+expect 0 "on 4 held-out draws, learned from 12" "${distill[@]}" --data data.safetensors --steps 1 --pool 12 -o o/e.safetensors --force
+
 # A run that is killed once its first checkpoint is there goes on and ends in the same bytes.
 mkdir o/k
 long=("${distill[@]}" --data data.safetensors --steps 12 --lr 1 --checkpoint-every 4)
@@ -57,10 +61,21 @@ while [ ! -e o/k/killed.safetensors.ckpt ] && kill -0 $victim 2>/dev/null; do sl
 kill -KILL $victim 2>/dev/null
 wait $victim 2>/dev/null
 if [ -e o/k/killed.safetensors.ckpt ]; then
+	cp o/k/killed.safetensors.ckpt state
 	expect 0 "resuming from 'o/k/killed.safetensors.ckpt' at step" "${long[@]}" -v -o o/k/killed.safetensors
 fi
 cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends elsewhere"
 [ "$(ls -A o/k)" = killed.safetensors ] || fault "leaves '$(ls -A o/k)' behind"
+
+# A state is of the noise schedule that it came about with.
+if [ -e state ]; then
+	cp state o/other.safetensors.ckpt
+	cp m/scheduler/scheduler_config.json schedule.json
+	sed -i 's/"beta_end": [0-9.]*/"beta_end": 0.013/' m/scheduler/scheduler_config.json
+	refused "'o/other.safetensors.ckpt' is of a run with other options" "${long[@]}" -o o/other.safetensors
+	cp schedule.json m/scheduler/scheduler_config.json
+	expect 0 "resuming from" "${long[@]}" -v -o o/other.safetensors
+fi
 
 expect 2 "quad distill: needs --data FILE" "${distill[@]}" -o o/x.safetensors
 expect 2 "quad distill: needs -o PATH" "${distill[@]}" --calib data.safetensors

@@ -53,6 +53,10 @@ kill -TERM $victim
 wait $victim
 [ "$(ls -A "$o/s")" = model.ckpt ] || fault "a signal leaves '$(ls -A "$o/s")' behind"
 refused "'$o/s/model.ckpt' is of a run with other options" "${long[@]}" -o "$o/s/model"
+cp "$work/base/scheduler/scheduler_config.json" "$work/schedule.json"
+sed -i 's/"beta_end": [0-9.]*/"beta_end": 0.013/' "$work/base/scheduler/scheduler_config.json"
+refused "'$o/s/model.ckpt' is of a run with other options" "${long[@]}" --steps 100000 -o "$o/s/model"
+cp "$work/schedule.json" "$work/base/scheduler/scheduler_config.json"
 
 expect 2 "quad train: needs --data FILE" "$QUAD" train --base "$work/base" -o "$o/x"
 expect 2 "exclude each other" "${train[@]}" --lora 2 --init-adapter "$o/lora.safetensors" -o "$o/x"

@@ -5,6 +5,7 @@
 #include <cmocka.h>
 
 #include "lib/math/math.h"
+#include "lib/torch/torch.h"
 #include "tests/unit/distill_help.h"
 #include "tests/unit/scratch.h"
 
@@ -13,12 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
 
 static const char unet[] =
 	"{\"in_channels\": 5, \"out_channels\": 2, \"sample_size\": 8, \"block_out_channels\": [8, 16], \"layers_per_block\": 1,\n"
@@ -72,6 +67,20 @@ void help_layers_close(struct help_layers *layers)
 	qd_model_release(&layers->model);
 }
 
+void help_training_open(struct help_training *training, const char *prediction)
+{
+	OK(qt_set_threads(1));
+	snprintf(training->base, sizeof(training->base), "%s", help_pipeline("base", prediction));
+	snprintf(training->data, sizeof(training->data), "%s", help_data("data", 16, 1, false));
+	help_layers_open(&training->layers, training->base);
+}
+
+int help_training_close(struct help_training *training)
+{
+	help_layers_close(&training->layers);
+	return qt_live() == 0 ? 0 : -1;
+}
+
 /* Rows of a wave each, of random frequency and phase. */
 static void waves(struct qd_tensor *t, struct qd_random *random)
 {
@@ -111,7 +120,7 @@ const char *help_data(const char *name, int64_t n, uint64_t seed, bool noisy)
 	return path;
 }
 
-static void fill(float *x, int64_t n, float size, struct qd_random *random)
+static void fill_random(float *x, int64_t n, float size, struct qd_random *random)
 {
 	for (int64_t i = 0; i < n; i++)
 		x[i] = (float)(2 * qd_random_uniform(random) - 1) * size;
@@ -131,11 +140,93 @@ const char *help_adapter(const char *name, const struct qd_modules *modules, int
 	qd_random_init(&random, seed, 0);
 	for (size_t i = 0; i < adapter.n; i++) {
 		struct qd_lora *lora = &adapter.loras[i];
-		fill(lora->down, rank * lora->in * lora->kh * lora->kw, size, &random);
-		fill(lora->up, rank * lora->out, size, &random);
+		fill_random(lora->down, rank * lora->in * lora->kh * lora->kw, size, &random);
+		fill_random(lora->up, rank * lora->out, size, &random);
 	}
 	OK(qd_adapter_write(&adapter, path, QD_F32, false, true));
 	qd_adapter_release(&adapter);
 	free(list);
 	return path;
+}
+
+/* ---- killed runs ---- */
+
+static struct {
+	char state[1024];
+	uint64_t done;
+} watched;
+
+static void keep_state(void *context, const char *what, uint64_t done, uint64_t total, const char *note)
+{
+	struct qd_mapping file;
+	(void)context;
+	(void)total;
+	(void)note;
+
+	if (strcmp(what, "teacher") == 0 || done != watched.done)
+		return;
+	OK(qd_mapping_open(&file, watched.state));
+	OK(qd_write_file(scratch_path("aside"), file.data, file.size, true));
+	qd_mapping_release(&file);
+}
+
+void help_watch_state(const char *output, uint64_t done)
+{
+	if (output != NULL)
+		snprintf(watched.state, sizeof(watched.state), "%s.ckpt", output);
+	watched.done = done;
+	qd_set_progress_hook(output != NULL ? keep_state : NULL, NULL);
+}
+
+void help_put_state(const char *output)
+{
+	struct qd_mapping aside;
+	char state[1024];
+
+	snprintf(state, sizeof(state), "%s.ckpt", output);
+	OK(qd_mapping_open(&aside, scratch_path("aside")));
+	OK(qd_write_file(state, aside.data, aside.size, true));
+	qd_mapping_release(&aside);
+}
+
+bool help_has_state(const char *output)
+{
+	char state[1024];
+
+	snprintf(state, sizeof(state), "%s.ckpt", output);
+	return qd_is_file(state);
+}
+
+/* ---- files and refusals ---- */
+
+bool help_same_file(const char *a, const char *b)
+{
+	char x[QD_HASH_TEXT], y[QD_HASH_TEXT];
+
+	OK(qd_hash_file(a, x));
+	OK(qd_hash_file(b, y));
+	return strcmp(x, y) == 0;
+}
+
+void help_edit(const char *folder, const char *name, const char *from, const char *to)
+{
+	struct qd_mapping file;
+	char path[1024], before[2048], after[2048];
+	const char *at;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	OK(qd_mapping_open(&file, path));
+	snprintf(before, sizeof(before), "%.*s", (int)file.size, (const char *)file.data);
+	qd_mapping_release(&file);
+	at = strstr(before, from);
+	assert_non_null(at);
+	snprintf(after, sizeof(after), "%.*s%s%s", (int)(at - before), before, to, at + strlen(from));
+	OK(qd_write_file(path, after, strlen(after), true));
+}
+
+void help_refused(enum qd_status st, enum qd_status want, const char *message)
+{
+	assert_int_equal(st, want);
+	if (strstr(qd_message(), message) == NULL)
+		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
 }

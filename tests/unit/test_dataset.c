@@ -187,7 +187,7 @@ static void close_noising(struct noising *n)
 
 static void check_noised(struct noising *n, enum qd_prediction prediction, double gamma)
 {
-	struct qd_objective objective = { &n->schedule, gamma, 0 };
+	struct qd_noising objective = { &n->schedule, gamma, 0 };
 	const float *sample = n->batch.sample.data, *target = n->batch.target.data, *root = n->batch.root_weight.data;
 	struct qd_random random;
 
@@ -237,13 +237,13 @@ static void test_noising(void **state)
 static void test_drawn_noise(void **state)
 {
 	struct noising n;
-	struct qd_objective objective;
+	struct qd_noising objective;
 	struct qd_random random;
 	double sum = 0, squares = 0, count = SAMPLES * CL * PIXELS;
 	(void)state;
 
 	open_noising(&n, false);
-	objective = (struct qd_objective){ .schedule = &n.schedule };
+	objective = (struct qd_noising){ .schedule = &n.schedule };
 	qd_random_init(&random, 5, 6);
 	OK(qd_batch_fill(&n.batch, &n.data, &objective, &random));
 	for (int i = 0; i < (int)count; i++) {
@@ -258,12 +258,12 @@ static void test_drawn_noise(void **state)
 static void test_prompt_dropout(void **state)
 {
 	struct noising n;
-	struct qd_objective objective;
+	struct qd_noising objective;
 	struct qd_random random;
 	(void)state;
 
 	open_noising(&n, false);
-	objective = (struct qd_objective){ .schedule = &n.schedule, .prompt_dropout = 1 };
+	objective = (struct qd_noising){ .schedule = &n.schedule, .prompt_dropout = 1 };
 	qd_random_init(&random, 5, 6);
 	OK(qd_batch_fill(&n.batch, &n.data, &objective, &random));
 	for (int i = 0; i < SAMPLES * TOKENS * FEATURES; i++)
@@ -279,7 +279,7 @@ static void test_stored_samples(void **state)
 	struct qd_dataset data;
 	struct qd_batch batch;
 	struct qd_schedule schedule = { .train_steps = STEPS };
-	struct qd_objective objective = { .schedule = &schedule };
+	struct qd_noising objective = { .schedule = &schedule };
 	const char *path;
 	(void)state;
 
@@ -311,7 +311,7 @@ static void test_loss_weights(void **state)
 {
 	double alphas[] = { 0.9, 0.5 }; /* snr 9 and 1 */
 	struct qd_schedule schedule = { .train_steps = 2, .alphas_cumprod = alphas };
-	struct qd_objective objective = { .schedule = &schedule, .snr_gamma = 5 };
+	struct qd_noising objective = { .schedule = &schedule, .snr_gamma = 5 };
 	static const double want[3][2] = { { 5.0 / 9, 1 }, { 0.5, 0.5 }, { 5, 1 } };
 	static const enum qd_prediction kinds[] = { QD_PREDICT_EPSILON, QD_PREDICT_V, QD_PREDICT_SAMPLE };
 	(void)state;

@@ -14,16 +14,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* A model, its data, and two adapters of ranks 2 and 4 under shared profiles: the first has room to spare in every slot. */
 static struct {
-	char base[512], data[512], noisy[512];
-	struct help_layers layers;
+	struct help_training on;
+	char noisy[512];
 	struct qd_adapter adapters[2];
 	struct qd_profile profile; /* W8A16 with int8 adapters, aligned */
 	struct qd_profile coarse;  /* float activations, int4 adapters, aligned: their rounding is most of the error */
@@ -41,23 +35,20 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 	options.method = QD_METHOD_ANCHOR;
 	options.anchor = "large";
 	memset(profile, 0, sizeof(*profile));
-	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
-	OK(qd_profile_build(profile, &all.layers.model, list, 2, &calibration, &options));
+	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
+	OK(qd_profile_build(profile, &all.on.layers.model, list, 2, &calibration, &options));
 	qd_dataset_release(&calibration);
 }
 
 static int open_all(void **state)
 {
 	(void)state;
-	OK(qt_set_threads(1));
-	snprintf(all.base, sizeof(all.base), "%s", help_pipeline("base", "epsilon"));
-	snprintf(all.data, sizeof(all.data), "%s", help_data("data", 16, 1, false));
+	help_training_open(&all.on, "epsilon");
 	snprintf(all.noisy, sizeof(all.noisy), "%s", help_data("noisy", 32, 2, true));
-	help_layers_open(&all.layers, all.base);
 	OK(qd_adapter_open(
-		&all.adapters[0], "small", help_adapter("small", &all.layers.modules, 2, 0.2F, 3), 1, &all.layers.modules));
+		&all.adapters[0], "small", help_adapter("small", &all.on.layers.modules, 2, 0.2F, 3), 1, &all.on.layers.modules));
 	OK(qd_adapter_open(
-		&all.adapters[1], "large", help_adapter("large", &all.layers.modules, 4, 0.1F, 4), 1, &all.layers.modules));
+		&all.adapters[1], "large", help_adapter("large", &all.on.layers.modules, 4, 0.1F, 4), 1, &all.on.layers.modules));
 	make_profile(&all.profile, QD_ALIGN_GAIN, 8, 16);
 	make_profile(&all.coarse, QD_ALIGN_GAIN, 4, 0);
 	return 0;
@@ -70,26 +61,25 @@ static int close_all(void **state)
 	qd_profile_release(&all.coarse);
 	for (size_t i = 0; i < 2; i++)
 		qd_adapter_release(&all.adapters[i]);
-	help_layers_close(&all.layers);
-	return qt_live() == 0 ? 0 : -1;
+	return help_training_close(&all.on);
 }
 
 static struct qd_distill_options small(const char *output)
 {
 	struct qd_distill_options o = qd_distill_options_default();
 
-	o.steps = 24;
-	o.batch = 4;
-	o.lr = 0.1;
-	o.output = output;
-	o.force = true;
+	o.loop.steps = 24;
+	o.loop.batch = 4;
+	o.loop.lr = 0.1;
+	o.loop.output = output;
+	o.loop.force = true;
 	return o;
 }
 
 static enum qd_status distill(
 	const struct qd_profile *profile, const char *data, const struct qd_distill_options *o, struct qd_distill_result *result)
 {
-	return qd_distill(&all.layers.model, profile, &all.adapters[0], &data, 1, o, result);
+	return qd_distill(&all.on.layers.model, profile, &all.adapters[0], &data, 1, o, result);
 }
 
 /* Codes of n numbers under the encoding of a tensor; every number must be exactly the code's. */
@@ -144,11 +134,11 @@ static void test_no_step(void **state)
 	char id[QD_HASH_TEXT];
 	(void)state;
 
-	o.steps = 0;
-	OK(distill(&all.profile, all.data, &o, &result));
+	o.loop.steps = 0;
+	OK(distill(&all.profile, all.on.data, &o, &result));
 	assert_int_equal(result.best_step, 0);
 	assert_true(result.after == result.before);
-	OK(qd_adapter_open(&written, "small", o.output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.on.layers.modules));
 	OK(qd_profile_encodings_id(&all.profile, id));
 	assert_non_null(written.encodings_id);
 	assert_string_equal(written.encodings_id, id);
@@ -174,9 +164,9 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	qt_tensor out[2], mse;
 	double error;
 
-	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.layers.model.config, QD_DATA_CALIBRATE));
+	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
 	sizes = qd_dataset_sizes(&data, data.n);
-	OK(qd_net_build(&net, &all.layers.model, &sizes, &profile->slots));
+	OK(qd_net_build(&net, &all.on.layers.model, &sizes, &profile->slots));
 	OK(qd_profile_apply(profile, &net));
 	OK(qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
 	OK(qd_exec_new(&exec[0], &net.graph, &(struct qd_exec_options){ 0 }));
@@ -211,7 +201,7 @@ static void check_better(const struct qd_profile *profile, const struct qd_disti
 	assert_true(result.after <= result.before);
 	if (!(result.after_db >= result.before_db + gain_db))
 		fail_msg("output SQNR went from %g to %g dB only", result.before_db, result.after_db);
-	OK(qd_adapter_open(&written, "small", o->output, 1, &all.layers.modules));
+	OK(qd_adapter_open(&written, "small", o->loop.output, 1, &all.on.layers.modules));
 	before = output_error(profile, &all.adapters[0]);
 	after = output_error(profile, &written);
 	if (!(after < before))
@@ -224,7 +214,32 @@ static void test_better(void **state)
 	struct qd_distill_options o = small(scratch_path("better.safetensors"));
 	(void)state;
 
-	check_better(&all.coarse, &o, all.data, 0.5);
+	check_better(&all.coarse, &o, all.on.data, 0.5);
+}
+
+/* `pool` draws are learned from, in whole batches or trajectories of four; of eight batches one judges. Without it there are as
+ * many in all as the steps take, at least 64. */
+static void test_pool_sizes(void **state)
+{
+	static const struct {
+		int64_t pool, steps, draws, held_out;
+		int trajectory_steps;
+	} cases[] = { { 8, 0, 8, 4, 0 }, { 9, 0, 12, 4, 0 }, { 1, 1, 4, 4, 0 }, { 28, 0, 28, 4, 0 }, { 32, 0, 32, 8, 0 },
+		{ 8, 1, 12, 12, 3 }, { 0, 0, 56, 8, 0 }, { 0, 24, 84, 12, 0 } };
+	(void)state;
+
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_distill_options o = small(scratch_path("sizes"));
+		struct qd_distill_result result;
+		o.pool = cases[i].pool;
+		o.loop.steps = cases[i].steps;
+		if (cases[i].trajectory_steps > 0)
+			o.trajectory = "ddim";
+		o.trajectory_steps = cases[i].trajectory_steps;
+		OK(distill(&all.coarse, all.on.data, &o, &result));
+		assert_int_equal(result.draws, cases[i].draws);
+		assert_int_equal(result.held_out, cases[i].held_out);
+	}
 }
 
 static void test_better_on_trajectories(void **state)
@@ -235,7 +250,7 @@ static void test_better_on_trajectories(void **state)
 
 	o.trajectory = "euler";
 	o.trajectory_steps = 3;
-	OK(distill(&all.coarse, all.data, &o, &result));
+	OK(distill(&all.coarse, all.on.data, &o, &result));
 	assert_int_equal((result.draws + result.held_out) % 12, 0);
 	assert_true(result.after_db >= result.before_db + 0.5);
 }
@@ -256,8 +271,8 @@ static void test_recovers_unaligned(void **state)
 	(void)state;
 
 	make_profile(&profile, QD_ALIGN_NONE, 4, 0);
-	o.lr = 0;
-	check_better(&profile, &o, all.data, 1);
+	o.loop.lr = 0;
+	check_better(&profile, &o, all.on.data, 1);
 	qd_profile_release(&profile);
 }
 
@@ -267,9 +282,9 @@ static void test_task_weight(void **state)
 	struct qd_distill_result with, without;
 	(void)state;
 
-	OK(distill(&all.coarse, all.data, &o, &without));
+	OK(distill(&all.coarse, all.on.data, &o, &without));
 	o.task_weight = 1e-3;
-	OK(distill(&all.coarse, all.data, &o, &with));
+	OK(distill(&all.coarse, all.on.data, &o, &with));
 	assert_true(with.before == without.before);
 	assert_true(with.after != without.after);
 	assert_true(with.after <= with.before);
@@ -285,52 +300,118 @@ static void test_repeats(void **state)
 	(void)state;
 
 	for (int i = 0; i < 3; i++) {
-		o.seed = (uint64_t)i / 2;
-		OK(distill(&all.coarse, all.data, &o, &result));
-		OK(qd_hash_file(o.output, hash[i]));
+		o.loop.seed = (uint64_t)i / 2;
+		OK(distill(&all.coarse, all.on.data, &o, &result));
+		OK(qd_hash_file(o.loop.output, hash[i]));
 	}
 	assert_string_equal(hash[0], hash[1]);
 	assert_string_not_equal(hash[0], hash[2]);
 }
 
-/* Copies the checkpoint aside as soon as it is there: what a killed run would have left. */
-static void copy_checkpoint(void *context, const char *what, uint64_t done, uint64_t total, const char *note)
+/* Leaves the state that a run has after eight updates, and its result. */
+static void leave_state(struct qd_distill_options *o, struct qd_distill_result *whole)
 {
-	struct qd_mapping file;
-	(void)total;
-	(void)note;
+	o->loop.checkpoint_every = 8;
+	help_watch_state(o->loop.output, 9);
+	OK(distill(&all.coarse, all.on.data, o, whole));
+	help_watch_state(NULL, 0);
+	assert_false(help_has_state(o->loop.output));
+	help_put_state(o->loop.output);
+}
 
-	if (strcmp(what, "distill") != 0 || done != 9)
-		return;
-	OK(qd_mapping_open(&file, context));
-	OK(qd_write_file(scratch_path("aside"), file.data, file.size, true));
-	qd_mapping_release(&file);
+static void check_resumes(struct qd_distill_options *o)
+{
+	struct qd_distill_result whole, rest;
+	char first[QD_HASH_TEXT], second[QD_HASH_TEXT];
+
+	leave_state(o, &whole);
+	OK(qd_hash_file(o->loop.output, first));
+	OK(distill(&all.coarse, all.on.data, o, &rest));
+	assert_int_equal(rest.resumed_at, 8);
+	assert_int_equal(rest.best_step, whole.best_step);
+	assert_true(rest.after == whole.after && rest.before == whole.before);
+	OK(qd_hash_file(o->loop.output, second));
+	assert_string_equal(first, second);
 }
 
 static void test_resumes(void **state)
 {
 	struct qd_distill_options o = small(scratch_path("resumed"));
-	struct qd_distill_result whole, rest;
-	char checkpoint[1024], first[QD_HASH_TEXT], second[QD_HASH_TEXT];
-	struct qd_mapping aside;
 	(void)state;
 
-	o.checkpoint_every = 8;
-	snprintf(checkpoint, sizeof(checkpoint), "%s.ckpt", o.output);
-	qd_set_progress_hook(copy_checkpoint, checkpoint);
-	OK(distill(&all.coarse, all.data, &o, &whole));
-	qd_set_progress_hook(NULL, NULL);
-	assert_false(qd_is_file(checkpoint));
-	OK(qd_hash_file(o.output, first));
-	OK(qd_mapping_open(&aside, scratch_path("aside")));
-	OK(qd_write_file(checkpoint, aside.data, aside.size, true));
-	OK(distill(&all.coarse, all.data, &o, &rest));
-	assert_int_equal(rest.resumed_at, 8);
-	assert_int_equal(rest.best_step, whole.best_step);
-	assert_true(rest.after == whole.after && rest.before == whole.before);
-	OK(qd_hash_file(o.output, second));
-	assert_string_equal(first, second);
-	qd_mapping_release(&aside);
+	check_resumes(&o);
+	o.trajectory = "ddim";
+	o.trajectory_steps = 2;
+	o.task_weight = 1e-3;
+	check_resumes(&o);
+}
+
+static void check_other_run(const struct qd_profile *profile, const char *data, const struct qd_distill_options *o)
+{
+	struct qd_distill_result result;
+
+	help_refused(distill(profile, data, o, &result), QD_EEXIST,
+		".ckpt' is of a run with other options: repeat those, remove it or give --force");
+	assert_true(help_has_state(o->loop.output));
+}
+
+/* Everything that shapes the bytes belongs to the run: options, data, profile, adapter, noise schedule, and along trajectories the
+ * sampler's part of that. */
+static void test_other_runs(void **state)
+{
+	static const char config[] = "scheduler/scheduler_config.json", spaced[] = "{\"timestep_spacing\": \"trailing\", ";
+	char output[512];
+	struct qd_distill_options o = small(output);
+	double *const numbers[] = { &o.loop.lr, &o.loop.beta1, &o.loop.beta2, &o.loop.eps, &o.loop.weight_decay, &o.loop.clip,
+		&o.lr_gain, &o.task_weight };
+	int64_t *const counts[] = { &o.loop.steps, &o.loop.batch, &o.loop.warmup, &o.loop.evaluate_every, &o.pool };
+	struct qd_profile other = all.coarse;
+	struct qd_adapter kept = all.adapters[0];
+	struct qd_distill_result result;
+	(void)state;
+
+	snprintf(output, sizeof(output), "%s", scratch_path("other"));
+	o.lr_gain = 0.01;
+	leave_state(&o, &result);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	for (size_t i = 0; i < QD_COUNT(numbers); i++) {
+		double before = *numbers[i];
+		*numbers[i] = before * 0.5 + 0.125;
+		check_other_run(&all.coarse, all.on.data, &o);
+		*numbers[i] = before;
+	}
+	for (size_t i = 0; i < QD_COUNT(counts); i++) {
+		(*counts[i])++;
+		check_other_run(&all.coarse, all.on.data, &o);
+		(*counts[i])--;
+	}
+	check_other_run(&all.coarse, all.noisy, &o);
+	check_other_run(&all.profile, all.on.data, &o);
+	other.options.align = QD_ALIGN_GAUGE;
+	check_other_run(&other, all.on.data, &o);
+	all.adapters[0].hash[strlen(kept.hash) - 1] ^= 1;
+	check_other_run(&all.coarse, all.on.data, &o);
+	all.adapters[0] = kept;
+	help_edit(all.on.base, config, "0.012", "0.013");
+	check_other_run(&all.coarse, all.on.data, &o);
+	help_edit(all.on.base, config, "0.013", "0.012");
+	help_edit(all.on.base, config, "{", spaced);
+	OK(distill(&all.coarse, all.on.data, &o, &result));
+	assert_int_equal(result.resumed_at, 8);
+	help_edit(all.on.base, config, spaced, "{");
+
+	o.loop.force = true;
+	o.trajectory = "ddim";
+	o.trajectory_steps = 2;
+	leave_state(&o, &result);
+	assert_int_equal(remove(output), 0);
+	o.loop.force = false;
+	help_edit(all.on.base, config, "{", spaced);
+	check_other_run(&all.coarse, all.on.data, &o);
+	help_edit(all.on.base, config, spaced, "{");
+	o.trajectory = "euler";
+	check_other_run(&all.coarse, all.on.data, &o);
 }
 
 /* ---- refusals ---- */
@@ -340,10 +421,8 @@ static void refused(const struct qd_profile *profile, const struct qd_distill_op
 {
 	struct qd_distill_result result;
 
-	assert_int_equal(distill(profile, data, o, &result), status);
-	if (strstr(qd_message(), message) == NULL)
-		fail_msg("says \"%s\" instead of \"%s\"", qd_message(), message);
-	assert_false(qd_is_file(o->output));
+	help_refused(distill(profile, data, o, &result), status, message);
+	assert_false(qd_is_file(o->loop.output));
 }
 
 static void test_refuses(void **state)
@@ -358,16 +437,15 @@ static void test_refuses(void **state)
 	o.trajectory = NULL;
 	refused(&all.profile, &o, scratch_path("nowhere"), QD_EIO, "nowhere");
 	other.base_hash[strlen(other.base_hash) - 1] ^= 1;
-	refused(&other, &o, all.data, QD_EINPUT, "base");
+	refused(&other, &o, all.on.data, QD_EINPUT, "base");
 	other = all.profile;
 	other.slots.n = 0;
 	other.n_entries = 0;
-	refused(&other, &o, all.data, QD_EINPUT, "");
-	o.output = all.data;
-	o.force = false;
+	refused(&other, &o, all.on.data, QD_EINPUT, "");
+	o.loop.output = all.on.data;
+	o.loop.force = false;
 	struct qd_distill_result result;
-	assert_int_equal(distill(&all.profile, all.data, &o, &result), QD_EEXIST);
-	assert_non_null(strstr(qd_message(), "already exists"));
+	help_refused(distill(&all.profile, all.on.data, &o, &result), QD_EEXIST, "already exists");
 }
 
 int main(void)
@@ -375,12 +453,14 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_no_step),
 		cmocka_unit_test(test_better),
+		cmocka_unit_test(test_pool_sizes),
 		cmocka_unit_test(test_better_on_trajectories),
 		cmocka_unit_test(test_better_from_calibration_file),
 		cmocka_unit_test(test_recovers_unaligned),
 		cmocka_unit_test(test_task_weight),
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_resumes),
+		cmocka_unit_test(test_other_runs),
 		cmocka_unit_test(test_refuses),
 	};
 	return cmocka_run_group_tests(tests, open_all, close_all);

@@ -1,7 +1,8 @@
 /*
- * A checkpoint is a safetensors file. Metadata: "quad.run" identifies the run, "quad.step" counts the updates made, "quad.best"
- * says step and measure of the kept state. Tensors, float32, for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments)
- * and, where one is kept, "P#kept". No state of a random generator is kept: what a step draws is a function of seed and step.
+ * The state of a training run, from which a killed one goes on: a checkpoint, which is a safetensors file. Metadata: "quad.run"
+ * identifies the run, "quad.step" counts the updates made, "quad.best" says step and measure of the kept state. Tensors, float32,
+ * for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments) and, where one is kept, "P#kept". No state of a random
+ * generator is kept: what a step draws is a function of seed and step.
  */
 #include "distill/internal.h"
 
@@ -22,7 +23,7 @@ static qt_tensor part_of(const struct qd_param *p, size_t part)
 	return parts[part];
 }
 
-char *qd_checkpoint_path(const char *output)
+char *qd_training_state_path(const char *output)
 {
 	char *path = NULL;
 	if (asprintf(&path, "%s.ckpt", output) < 0 && qd_fail(QD_ENOMEM, "out of memory for a path") != QD_OK)
@@ -30,7 +31,7 @@ char *qd_checkpoint_path(const char *output)
 	return path;
 }
 
-void qd_checkpoint_remove(const char *path)
+void qd_training_state_remove(const char *path)
 {
 	if (unlink(path) != 0 && errno != ENOENT)
 		qd_log(QD_LOG_WARNING, "cannot remove '%s': %s", path, strerror(errno));
@@ -42,7 +43,7 @@ struct listing {
 	const qt_tensor *handles;
 };
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_state(void *context, size_t i, void *buffer)
 {
 	const struct listing *l = context;
 	return qt_read(l->handles[i], buffer, l->tensors[i].bytes);
@@ -69,7 +70,7 @@ static enum qd_status list_parameter(
 	return QD_OK;
 }
 
-enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *path, const char *run)
+enum qd_status qd_training_state_write(const struct qd_optimizer *o, const char *path, const char *run)
 {
 	struct qd_arena arena = { 0 };
 	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS, sizeof(*tensors));
@@ -86,7 +87,7 @@ enum qd_status qd_checkpoint_write(const struct qd_optimizer *o, const char *pat
 	for (size_t i = 0; i < o->n; i++)
 		QD_TRY(st, list_parameter(&arena, &o->params[i], tensors, handles, &n));
 	struct listing listing = { tensors, handles };
-	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, fill, &listing));
+	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, fill_state, &listing));
 out:
 	qd_arena_release(&arena);
 	return st;
@@ -127,7 +128,7 @@ static enum qd_status read_state(struct qd_optimizer *o, const struct qd_safeten
 	return st;
 }
 
-enum qd_status qd_checkpoint_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found)
+enum qd_status qd_training_state_read(struct qd_optimizer *o, const char *path, const char *run, bool force, bool *found)
 {
 	struct qd_safetensors file = { 0 };
 	const char *of;
