@@ -81,7 +81,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
+static enum qd_status inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
 {
 	size_t width = 0, bytes = 0;
 	if (common->json)
@@ -184,11 +184,13 @@ static enum qd_status inspect_adapter(const char *path, const struct qd_common *
 
 /* ---- all of it ---- */
 
+/* What an export holds of an adapter: codes under the names of graph inputs. */
 static bool is_lora_input_file(const struct qd_safetensors *file)
 {
-	return file->n &&
-	       qd_starts_with(strrchr(file->tensors[0].name, '.') ? strrchr(file->tensors[0].name, '.') : "", ".lora_") &&
-	       file->tensors[0].dtype != QD_F32 && file->tensors[0].dtype != QD_F16 && file->tensors[0].dtype != QD_BF16;
+	const struct qd_tensor *first = file->tensors;
+
+	return file->n > 0 && qd_lora_tensor_of(first->name) != QD_LORA_NONE && first->dtype != QD_F32 && first->dtype != QD_F16 &&
+	       first->dtype != QD_BF16;
 }
 
 static enum qd_status inspect_file(const char *path, const struct qd_common *common)
@@ -208,7 +210,7 @@ static enum qd_status inspect_file(const char *path, const struct qd_common *com
 				path);
 	}
 	if (!fits)
-		QD_TRY(st, qd_inspect_tensors(&file, common));
+		QD_TRY(st, inspect_tensors(&file, common));
 out:
 	qd_safetensors_release(&file);
 	return st;

@@ -23,7 +23,6 @@ QD_CHECK enum qd_status qd_inspect_joint(const char *path, const struct qd_commo
 /* `family` names the architecture that `modules` belong to. */
 QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
-QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common);
 
 /* Of a model that came as one file: what else is in it. */
 void qd_print_beside(const struct qd_model *model);

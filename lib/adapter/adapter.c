@@ -35,6 +35,41 @@ uint32_t qd_reading_module(const struct qd_reading *r, const char *path)
 	return qd_strmap_get(&r->modules->by_path, path);
 }
 
+bool qd_reading_skips(struct qd_reading *r, const char *key)
+{
+	if (!qd_starts_with(key, "bundle_emb."))
+		return false;
+	r->adapter->embeddings++;
+	return true;
+}
+
+static enum qd_status fill_ldm(struct qd_reading *r)
+{
+	struct qd_ldm_layout layout;
+	char name[QD_PATH_TEXT];
+	enum qd_status st = QD_OK;
+
+	qd_modules_ldm_layout(&layout, r->modules);
+	for (size_t m = 0; st == QD_OK && m < r->modules->n; m++)
+		if (qd_ldm_path(&layout, r->modules->items[m].path, name))
+			st = qd_strmap_put(&r->ldm, name, (uint32_t)m);
+	return st;
+}
+
+enum qd_status qd_reading_any_module(struct qd_reading *r, const char *path, uint32_t *module)
+{
+	enum qd_status st = QD_OK;
+
+	*module = qd_reading_module(r, path);
+	if (*module != QD_NONE)
+		return QD_OK;
+	if (r->ldm.n == 0)
+		QD_TRY(st, fill_ldm(r));
+	*module = qd_strmap_get(&r->ldm, path);
+out:
+	return st;
+}
+
 static enum qd_status add_piece(struct qd_reading *r, const char *name, uint32_t module, uint32_t *at)
 {
 	struct qd_piece piece = { .name = qd_arena_strdup(&r->arena, name), .module = module, .scale = 1 };
@@ -144,15 +179,21 @@ bool qd_adapter_detect(const struct qd_safetensors *file)
 	return known || qd_refuse_algorithms(file) != QD_OK;
 }
 
+/* What a user loses by it is told at once: commands read adapters without printing their notes. */
 static enum qd_status note_ignored(struct qd_adapter *adapter)
 {
 	enum qd_status st = QD_OK;
 
-	if (adapter->text_tensors > 0)
+	if (adapter->text_tensors > 0) {
 		QD_TRY(st, qd_adapter_note(adapter, "%zu tensors of text encoders are not used: only the UNet is adapted",
 				   adapter->text_tensors));
-	if (adapter->embeddings > 0)
-		QD_TRY(st, qd_adapter_note(adapter, "%zu token embeddings (textual inversion) are not used", adapter->embeddings));
+		qd_log(QD_LOG_WARNING, "adapter '%s': %s", adapter->name, adapter->notes[adapter->n_notes - 1]);
+	}
+	if (adapter->embeddings > 0) {
+		QD_TRY(st, qd_adapter_note(adapter, "%zu tensors of token embeddings (textual inversion) are not used",
+				   adapter->embeddings));
+		qd_log(QD_LOG_WARNING, "adapter '%s': %s", adapter->name, adapter->notes[adapter->n_notes - 1]);
+	}
 out:
 	return st;
 }
@@ -196,6 +237,7 @@ void qd_reading_release(struct qd_reading *r)
 {
 	free(r->pieces);
 	qd_strmap_release(&r->by_name);
+	qd_strmap_release(&r->ldm);
 	json_decref(r->config_json);
 	qd_safetensors_release(&r->file);
 	qd_arena_release(&r->arena);

@@ -85,6 +85,8 @@ QD_CHECK enum qd_status qd_adapter_open(
 /* "NAME=PATH[@SCALE][+PATH[@SCALE]]...": several files join their ranks (exact in float). "PATH" alone takes the file's stem as
  * name. */
 QD_CHECK enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/* What follows "NAME=" in a spec; one without a name, or that is itself the path of something, whole. */
+const char *qd_adapter_spec_path(const char *spec);
 /*
  * The same two, but matrices stay in the mapped file: `down` and `up` of the layers are NULL until qd_adapter_load, everything else
  * is there and all is checked. Enough for attaching adapters to a graph. (Several files of one spec are joined, and thus read.)
@@ -160,8 +162,6 @@ void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *mod
 /* Adds the branches to `g`: values "<path>.lora_down_out", ".lora_gain_out", ".lora_up_out", ".lora_sum". y = W x + up(gain * down
  * x). The ids in `slots` are filled in. Uses of the layer's output become uses of the sum. */
 QD_CHECK enum qd_status qd_slots_attach(struct qd_slots *slots, struct qd_graph *g);
-/* Finds already attached slots by the names of the graph's inputs (an exported graph). */
-QD_CHECK enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_graph *g);
 /* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R and R floats. */
 QD_CHECK enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain);
 void qd_slots_release(struct qd_slots *slots);

@@ -1,5 +1,5 @@
 /*
- * From the pieces of a file to an adapter: every layer whole, every layer in the model (adapter_diff.c), every value finite.
+ * From the pieces of a file to an adapter: every layer whole, every layer in the model (diff.c), every value finite.
  *
  * Tucker's middle (LoCon's lora_mid) is collapsed here into a plain down: down'[i,c,y,x] = sum_j mid[i,j,y,x] down[j,c].
  */

@@ -232,7 +232,8 @@ static enum qd_status cloneofsimo_collect(struct qd_reading *r)
 	targets.new_order = has_new_order(r, &targets);
 	n = order_layers(r->modules, &targets, places);
 	for (size_t i = 0; i < r->file.n; i++)
-		QD_TRY(st, collect_one(r, &r->file.tensors[i], places, n, &highest));
+		if (!qd_reading_skips(r, r->file.tensors[i].name))
+			QD_TRY(st, collect_one(r, &r->file.tensors[i], places, n, &highest));
 	if (highest != r->n)
 		st = qd_fail(QD_EINPUT, "layers are numbered up to unet:%u but there are %zu of them", highest - 1, r->n);
 	else if (highest > 0 && highest != n)

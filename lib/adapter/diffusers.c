@@ -1,9 +1,12 @@
 /*
- * diffusers' pytorch_lora_weights.safetensors. A key is [prefix] path suffix; prefix is "unet.", "text_encoder.", "text_encoder_2."
- * or absent (the UNet's). The suffix may differ from key to key:
+ * diffusers' pytorch_lora_weights.safetensors, and files of its suffixes with a checkpoint's own names, as ComfyUI and several
+ * trainers write them. A key is [prefix] path suffix; prefix is "unet.", "diffusion_model.", "model.diffusion_model.",
+ * "text_encoder.", "text_encoder_2." or absent (the UNet's); the path is diffusers' or the original implementation's. The suffix may
+ * differ from key to key:
  *
  *   PATH.lora_A.weight, PATH.lora_B.weight                       down, up; an adapter's name may stand before ".weight"
  *   PATH.lora.down.weight, PATH.lora.up.weight
+ *   PATH.lora_down.weight, PATH.lora_up.weight, PATH.lora_mid.weight
  *   ATTN[.processor].to_{q,k,v}_lora.{down,up}.weight            of ATTN.to_q, ...
  *   ATTN[.processor].to_out_lora.{down,up}.weight                of ATTN.to_out.0
  *   PATH.lora_linear_layer.{down,up}.weight
@@ -22,14 +25,16 @@
 #include <string.h>
 
 /* Newer libraries leave "text_model." away, and what follows begins with "encoder.", which no UNet has. */
-static const char *const text_prefixes[] = { "text_encoder.", "text_encoder_2.", "text_encoder_3.", "text_model.", "encoder.",
-	"text_projection." };
+static const char *const text_prefixes[] = { "text_encoder.", "text_encoder_2.", "text_encoder_3.", "text_encoders.", "text_model.",
+	"encoder.", "text_projection.", "clip_l.", "clip_g.", "cond_stage_model.", "conditioner." };
+
+static const char *const unet_prefixes[] = { "unet.", "diffusion_model.", "model.diffusion_model." };
 
 static bool diffusers_detect(const struct qd_reading *r)
 {
 	const struct qd_safetensors *file = &r->file;
-	static const char *const signs[] = { ".lora_A", ".lora.down.", "_lora.down.", ".lora_linear_layer.", ".lora_B", ".lora.up.",
-		"_lora.up." };
+	static const char *const signs[] = { ".lora_A", ".lora_down.", ".lora_up.", ".lora.down.", "_lora.down.",
+		".lora_linear_layer.", ".lora_B", ".lora.up.", "_lora.up." };
 	for (size_t i = 0; i < file->n; i++)
 		for (size_t s = 0; s < QD_COUNT(signs); s++)
 			if (strstr(file->tensors[i].name, signs[s]) != NULL)
@@ -82,6 +87,9 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_lora_role *
 		{ ".to_out_lora.up.weight", ".to_out.0", QD_ROLE_UP },
 		{ ".lora_linear_layer.down.weight", "", QD_ROLE_DOWN },
 		{ ".lora_linear_layer.up.weight", "", QD_ROLE_UP },
+		{ ".lora_down.weight", "", QD_ROLE_DOWN },
+		{ ".lora_up.weight", "", QD_ROLE_UP },
+		{ ".lora_mid.weight", "", QD_ROLE_MID },
 		{ ".lora.down.weight", "", QD_ROLE_DOWN },
 		{ ".lora.up.weight", "", QD_ROLE_UP },
 		{ "_lora.down.weight", "", QD_ROLE_DOWN },
@@ -152,6 +160,9 @@ static enum qd_status diffusers_collect(struct qd_reading *r)
 		char buffer[QD_PATH_TEXT];
 		const char *path = buffer;
 		enum qd_lora_role role;
+		uint32_t module;
+		if (qd_reading_skips(r, tensor->name))
+			continue;
 		if (qd_starts_with(tensor->name, "base_model.model.")) {
 			st = qd_fail(QD_EINPUT, "key '%s' is PEFT's, whose scale is in adapter_config.json: no such file beside it",
 				tensor->name);
@@ -162,8 +173,11 @@ static enum qd_status diffusers_collect(struct qd_reading *r)
 			r->adapter->text_tensors++;
 			continue;
 		}
-		path += qd_starts_with(path, "unet.") ? strlen("unet.") : 0;
-		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), role, tensor));
+		for (size_t p = 0; p < QD_COUNT(unet_prefixes); p++)
+			if (qd_starts_with(buffer, unet_prefixes[p]))
+				path = buffer + strlen(unet_prefixes[p]);
+		QD_TRY(st, qd_reading_any_module(r, path, &module));
+		QD_TRY(st, qd_reading_put(r, path, module, role, tensor));
 	}
 out:
 	return st;
@@ -207,7 +221,7 @@ out:
 	return st;
 }
 
-const struct qd_dialect qd_dialect_diffusers = { .told_by = "keys with .lora_A., .lora.down. or _lora.down.",
+const struct qd_dialect qd_dialect_diffusers = { .told_by = "keys with .lora_A., .lora_down., .lora.down. or _lora.down.",
 	.detect = diffusers_detect,
 	.collect = diffusers_collect,
 	.scale = diffusers_scale };

@@ -37,6 +37,7 @@ struct qd_reading {
 	struct qd_strmap by_name;
 	struct qd_fields config; /* PEFT's: of adapter_config.json, or of the text in a diffusers file's header; json NULL: none */
 	json_t *config_json;     /* what they are fields of */
+	struct qd_strmap ldm;    /* layers by the original implementation's names; filled when one is first looked for */
 	struct qd_arena arena;   /* what is gone when the adapter is read */
 };
 
@@ -53,6 +54,14 @@ QD_CHECK enum qd_status qd_reading_put(
 	struct qd_reading *r, const char *name, uint32_t module, enum qd_lora_role role, const struct qd_tensor *tensor);
 /* The index of the module at `path` (diffusers spelling), or QD_NONE. */
 uint32_t qd_reading_module(const struct qd_reading *r, const char *path);
+/* The same for a path in diffusers' or the original implementation's spelling, behind "diffusion_model." or nothing; `*module` is
+ * QD_NONE when the model has no such layer. */
+QD_CHECK enum qd_status qd_reading_any_module(struct qd_reading *r, const char *path, uint32_t *module);
+/* What the original names depend on, from the paths of a model's layers. */
+struct qd_ldm_layout;
+void qd_modules_ldm_layout(struct qd_ldm_layout *layout, const struct qd_modules *modules);
+/* True for keys that trainers put beside an adapter in any dialect: embeddings learned with it ("bundle_emb."), which are counted. */
+bool qd_reading_skips(struct qd_reading *r, const char *key);
 /* Adds a line to the adapter's notes. */
 QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);
 /* The value of a tensor of one element. QD_EINPUT. */

@@ -50,22 +50,6 @@ static enum qd_status put_flat(struct qd_strmap *table, const char *path, uint32
 	return qd_strmap_put(table, flat, module);
 }
 
-/* What the original names depend on, from the paths of a model's layers. */
-static void layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules)
-{
-	*layout = (struct qd_ldm_layout){ 0 };
-	for (size_t m = 0; m < modules->n; m++) {
-		const char *path = modules->items[m].path;
-		int block, layer;
-		if (sscanf(path, "down_blocks.%d.resnets.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS) {
-			layout->blocks = block >= layout->blocks ? block + 1 : layout->blocks;
-			layout->layers[block] = layer >= layout->layers[block] ? layer + 1 : layout->layers[block];
-		}
-		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS)
-			layout->up_attention[block] = true;
-	}
-}
-
 /* flat(path) -> module, both spellings; diffusers' wins where they meet. */
 static enum qd_status fill_table(struct qd_strmap *table, const struct qd_modules *modules)
 {
@@ -73,7 +57,7 @@ static enum qd_status fill_table(struct qd_strmap *table, const struct qd_module
 	char ldm[QD_PATH_TEXT];
 	enum qd_status st = QD_OK;
 
-	layout_of(&layout, modules);
+	qd_modules_ldm_layout(&layout, modules);
 	for (size_t m = 0; m < modules->n; m++)
 		if (qd_ldm_path(&layout, modules->items[m].path, ldm))
 			QD_TRY(st, put_flat(table, ldm, (uint32_t)m));
@@ -107,10 +91,8 @@ static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *
 	enum qd_lora_role role = QD_ROLE_ALPHA;
 	enum qd_status st;
 
-	if (qd_starts_with(key, "bundle_emb.")) {
-		r->adapter->embeddings++;
+	if (qd_reading_skips(r, key))
 		return QD_OK;
-	}
 	QD_TRY(st, role_of(key, key + dot, &role));
 	if (after(key, text_prefixes, QD_COUNT(text_prefixes)) != NULL) {
 		r->adapter->text_tensors++;

@@ -5,9 +5,9 @@
  *   scale  := lora_alpha_m / r_m, with use_rslora lora_alpha_m / sqrt(r_m)
  *
  * lora_A is our down, lora_B our up. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
- * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression
- * matched as
- * (.*\.)?(K)$: K is the path or what follows one of its dots, "." in K is any character, and a leading ^ asks for the whole path.
+ * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression of
+ * Python's, matched with re.match as (.*\.)?(K)$: K is the path or what follows one of its dots, a leading ^ asks for the whole path.
+ * target_modules is a list of endings or a regular expression of whole paths.
  *
  * The same fields, flattened into one JSON object, stand in the header of files that diffusers writes. Writers store every field
  * they know, so a field is refused for its value and not for being there.
@@ -15,7 +15,12 @@
 #include "lib/adapter/internal.h"
 #include "lib/weights/weights.h"
 
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- what a configuration may say ---- */
@@ -66,22 +71,49 @@ enum qd_status qd_peft_config_check(const struct qd_reading *r)
 
 /* ---- scale ---- */
 
-/* 1 when pattern K hits the path, 0 when not, -1 when K is a regular expression beyond dots. */
-static int pattern_hits(const char *pattern, const char *path)
+/*
+ * Whether regular expression K, taken as (.*\.)?(K)$ or, where the whole text is meant, as (K)$, matches the path. Python's syntax is
+ * PCRE's but for corners that no module path needs.
+ */
+static bool pattern_hits(struct qd_fields *f, const char *field, const char *pattern, bool whole, const char *path)
 {
-	bool whole = pattern[0] == '^';
-	size_t n = strlen(path), k;
+	/* Enough for any path; an expression that needs more of it could take forever. */
+	enum { MOST_STEPS = 1000000 };
+	char *text = NULL;
+	int code, found = PCRE2_ERROR_NOMEMORY;
+	PCRE2_SIZE at = 0;
+	pcre2_code *compiled = NULL;
+	pcre2_match_data *match = NULL;
+	pcre2_match_context *context = pcre2_match_context_create(NULL);
 
-	pattern += whole;
-	k = strlen(pattern);
-	if (strpbrk(pattern, "\\*+?[](){}|^$") != NULL)
-		return -1;
-	if (k > n || (whole && k != n) || (k < n && path[n - k - 1] != '.'))
-		return 0;
-	for (size_t i = 0; i < k; i++)
-		if (pattern[i] != '.' && pattern[i] != path[n - k + i])
-			return 0;
-	return 1;
+	if (context == NULL || asprintf(&text, whole ? "(?:%s)$" : "(.*\\.)?(%s)$", pattern) < 0) {
+		text = NULL;
+		qd_fields_fail(f, QD_ENOMEM, "out of memory");
+		goto out;
+	}
+	pcre2_set_match_limit(context, MOST_STEPS);
+	compiled =
+		pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+	if (compiled == NULL) {
+		char reason[128] = "";
+		pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof(reason));
+		qd_fields_fail(f, QD_EINPUT, "'%s': field '%s' has '%s', which is no regular expression: %s", f->what, field,
+			pattern, reason);
+		goto out;
+	}
+	match = pcre2_match_data_create_from_pattern(compiled, NULL);
+	if (match != NULL)
+		found = pcre2_match(compiled, (PCRE2_SPTR)path, PCRE2_ZERO_TERMINATED, 0, 0, match, context);
+	if (found < 0 && found != PCRE2_ERROR_NOMATCH)
+		qd_fields_fail(f, found == PCRE2_ERROR_NOMEMORY ? QD_ENOMEM : QD_EUNSUPPORTED,
+			"'%s': field '%s' has '%s', which cannot be matched with '%s' in %d steps", f->what, field, pattern, path,
+			MOST_STEPS);
+out:
+	pcre2_match_data_free(match);
+	pcre2_code_free(compiled);
+	pcre2_match_context_free(context);
+	free(text);
+	return found >= 0;
 }
 
 /* The number that `patterns` (object) has for the path; `number` where none hits. */
@@ -94,15 +126,9 @@ static double pattern_value(struct qd_fields *f, const char *patterns, const cha
 		qd_field_refuse(f, QD_EINPUT, patterns, object, "an object of module paths and numbers");
 	json_object_foreach(object, key, value)
 	{
-		int hits = pattern_hits(key, path);
-		if (hits < 0)
-			qd_fields_fail(f, QD_EUNSUPPORTED,
-				"'%s': field '%s' has the regular expression '%s', only module paths and their endings are "
-				"supported",
-				f->what, patterns, key);
 		if (!json_is_number(value))
 			qd_fields_fail(f, QD_EINPUT, "'%s': '%s' of field '%s' is no number", f->what, key, patterns);
-		if (hits > 0)
+		if (pattern_hits(f, patterns, key, false, path))
 			return json_number_value(value);
 	}
 	return number;
@@ -141,6 +167,8 @@ static enum qd_status peft_collect(struct qd_reading *r)
 		char buffer[QD_PATH_TEXT];
 		const char *path = buffer;
 		enum qd_lora_role role;
+		if (qd_reading_skips(r, tensor->name))
+			continue;
 		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &role));
 		path += qd_starts_with(path, wrapper) ? sizeof(wrapper) - 1 : 0;
 		if (qd_diffusers_is_text(path)) {
@@ -153,12 +181,14 @@ out:
 	return st;
 }
 
-/* True when a list of target_modules selects the path; a regular expression is taken to select what was written. */
-static bool is_target(const json_t *targets, const char *path)
+/* True when target_modules, endings in a list or a regular expression of whole paths, selects the path; or is absent. */
+static bool is_target(struct qd_fields *f, const char *path)
 {
+	const json_t *targets = qd_field(f, "target_modules"), *entry;
 	size_t i;
-	const json_t *entry;
 
+	if (json_is_string(targets) && !qd_field_is(targets, "all-linear"))
+		return pattern_hits(f, "target_modules", json_string_value(targets), true, path);
 	if (!json_is_array(targets))
 		return true;
 	json_array_foreach(targets, i, entry)
@@ -173,15 +203,15 @@ static bool is_target(const json_t *targets, const char *path)
 
 static enum qd_status peft_scale(struct qd_reading *r)
 {
-	const json_t *targets = qd_field(&r->config, "target_modules");
 	size_t others = 0;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < r->n; i++) {
 		struct qd_piece *piece = &r->pieces[i];
 		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->tensor[QD_ROLE_DOWN]->shape.dim[0], &piece->scale));
-		others += !is_target(targets, piece->name);
+		others += !is_target(&r->config, piece->name);
 	}
+	QD_TRY(st, r->config.status);
 	if (others > 0)
 		st = qd_adapter_note(
 			r->adapter, "%zu layers are not in target_modules: used all the same (PEFT would drop them)", others);

@@ -74,13 +74,18 @@ out:
 	return st;
 }
 
-/* NAME, or the first path's stem; and where the files begin. */
-static enum qd_status split_name(struct spec_files *files, const char *spec, const char **name, const char **rest)
+const char *qd_adapter_spec_path(const char *spec)
 {
 	size_t before = strcspn(spec, "=/");
 
-	*rest = spec[before] == '=' && !exists(spec) ? spec + before + 1 : spec;
-	*name = *rest != spec ? qd_arena_strf(&files->arena, "%.*s", (int)before, spec) : NULL;
+	return spec[before] == '=' && !exists(spec) ? spec + before + 1 : spec;
+}
+
+/* NAME, or the first path's stem; and where the files begin. */
+static enum qd_status split_name(struct spec_files *files, const char *spec, const char **name, const char **rest)
+{
+	*rest = qd_adapter_spec_path(spec);
+	*name = *rest != spec ? qd_arena_strf(&files->arena, "%.*s", (int)(*rest - spec - 1), spec) : NULL;
 	if (*rest != spec && *name == NULL)
 		return QD_ENOMEM;
 	if (*name != NULL && **name == '\0')

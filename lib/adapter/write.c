@@ -7,10 +7,13 @@
  *             "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...
  *             quad.grid = adapter->encodings_id where there is one
  *
- * A reader computes up (alpha / R) down. A layer whose gains are one positive number g keeps its matrices and gets alpha = g R;
- * otherwise alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range evenly between the
- * two. With the gain kept, alpha = R, down is unchanged, and up carries the gain: up'[k] = g_k up[k], right for every reader. This
- * program reads what stands beside it instead: unet.PATH.lora_grid_up, the unchanged up, and unet.PATH.lora_gain [R] float32.
+ * A reader computes up (alpha / R) down. How a layer's gains g_k get into that:
+ *
+ *   one positive number g   alpha = g R, matrices as they are
+ *   any other               alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range
+ *                           evenly between the two
+ *   kept                    alpha = R, down as it is, up'[k] = g_k up[k], right for every reader. This program reads what stands
+ *                           beside it instead: unet.PATH.lora_grid_up, the unchanged up, and unet.PATH.lora_gain [R] float32
  */
 #include "lib/adapter/internal.h"
 

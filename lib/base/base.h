@@ -68,9 +68,6 @@ QD_CHECK enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...) QD_
 /* The message of this thread's last failure; "" before any. Valid until the next failure. */
 const char *qd_message(void);
 
-/* "EINPUT" and so on, for tests and logs. */
-const char *qd_status_name(enum qd_status code);
-
 /* The body of a function that owns something: `QD_TRY(st, call(...));` leaves through its one exit, `out:`. */
 #define QD_TRY(st, call)                                                                                                           \
 	do {                                                                                                                       \
@@ -188,9 +185,9 @@ void qd_outputs_abandon(void);
 
 /* ---- JSON: jansson, with bounds and messages ---- */
 /*
- * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order mark
- * is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference. QD_EIO,
- * QD_EINPUT (line and column).
+ * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order
+ * mark is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference.
+ * QD_EIO, QD_EINPUT (line and column).
  */
 QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
 /* The same with every number as a real: for files that may hold integers beyond 64 bits, which are otherwise QD_EINPUT. */
@@ -201,6 +198,22 @@ QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t
 QD_CHECK enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
+/* The same for a document whose reals are all qd_json_float's: each as its shortest text. */
+QD_CHECK enum qd_status qd_json_write_floats(const char *path, const json_t *value, bool force);
+/* A number whose text is that of qd_float_text; finite. NULL when memory is out. */
+json_t *qd_json_float(float x);
+/*
+ * Making documents: what cannot be made is NULL, and so is what it should have become part of, as json_pack has it too. One look at
+ * the whole is then enough. `item` is stolen; the list or object is released when it becomes NULL.
+ */
+void qd_json_append(json_t **list, json_t *item);
+void qd_json_set(json_t **object, const char *key, json_t *item);
+
+/* The shortest decimal that reads back as the same finite number ("0.1", "1e-09"), as float32 or through double. `text` has
+ * QD_NUMBER_TEXT bytes and is returned. */
+#define QD_NUMBER_TEXT 32
+char *qd_float_text(float x, char *text);
+char *qd_double_text(double x, char *text);
 
 /*
  * ---- JSON objects field by field (fields.c) ----

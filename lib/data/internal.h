@@ -27,19 +27,17 @@ QD_CHECK enum qd_status qd_prepare_store_get(
 void qd_prepare_store_remove(struct qd_prepare_store *store);
 void qd_prepare_store_release(struct qd_prepare_store *store);
 
-/* ---- one component in an executor (prepare_network.c) ---- */
+/* ---- one component that runs (prepare_network.c) ---- */
 struct qd_prepare_network {
 	struct qd_component component;
 	struct qd_graph graph;
-	struct qd_exec *exec;
+	struct qd_runner runner; /* zeroed until it is built */
 };
 /* Opens `root`/`name`, which must be of the given kind (either VAE for QD_COMPONENT_VAE). No graph yet. */
 QD_CHECK enum qd_status qd_prepare_network_open(
 	struct qd_prepare_network *part, const char *root, const char *name, enum qd_component_kind kind);
 /* Builds and loads it. */
 QD_CHECK enum qd_status qd_prepare_network_build(struct qd_prepare_network *part, const struct qd_component_sizes *sizes);
-/* Runs it and reads the output `name`, n values. */
-QD_CHECK enum qd_status qd_prepare_network_run(struct qd_prepare_network *part, const char *name, size_t n, float *out);
 void qd_prepare_network_release(struct qd_prepare_network *part);
 /* Adds what identifies the part's weights to a hash. */
 QD_CHECK enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out);

@@ -1,10 +1,10 @@
 /*
  * The making of calibration data, and its file.
  *
- * Sample i of N comes from row i mod n. Without trajectories its timestep is drawn from a stratum of its own, t = floor((p + u) T /
- * N) with p a random order of 0 ... N - 1 and u uniform, so that all noise levels are alike whatever N is; its noise e is drawn
- * (or given), and
+ * Sample i of N comes from row i mod n. Without trajectories its timestep is drawn from a stratum of its own, so that all noise
+ * levels are alike whatever N is: p is a random order of 0 ... N - 1, u uniform, the noise e drawn (or given), and
  *
+ *   t      = floor((p_i + u) T / N)
  *   sample = [ sqrt(abar_t) latents + sqrt(1 - abar_t) e, condition ]
  *
  * Data that has `sample` and `timestep` and no latents is passed on as it is. The file is written tensor by tensor from the

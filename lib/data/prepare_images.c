@@ -109,8 +109,9 @@ static enum qd_status encode(struct qd_prepare_images *m, const float *pixels, c
 	}
 	if (params == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_exec_bind_tensor(m->vae.exec, "x", &x));
-	QD_TRY(st, qd_prepare_network_run(&m->vae, "out", config.tiny ? n : 2 * n, params));
+	QD_TRY(st, qd_runner_feed(&m->vae.runner, &x));
+	QD_TRY(st, qd_runner_run(&m->vae.runner));
+	QD_TRY(st, qd_runner_read(&m->vae.runner, "out", config.tiny ? n : 2 * n, params));
 	if (config.tiny)
 		memcpy(latent, params, n * sizeof(*latent));
 	else
@@ -270,7 +271,7 @@ enum qd_status qd_prepare_images_encode(struct qd_prepare_images *m, struct qd_p
 		qd_progress("images", (uint64_t)i, (uint64_t)m->n, NULL);
 		if (qd_prepare_store_has(store, "image", i))
 			continue;
-		if (m->vae.exec == NULL)
+		if (m->vae.runner.graph == NULL)
 			QD_TRY(st, qd_prepare_network_build(&m->vae, &sizes));
 		QD_TRY(st, encode_row(m, i, store));
 	}

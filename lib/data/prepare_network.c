@@ -25,40 +25,16 @@ enum qd_status qd_prepare_network_open(
 
 enum qd_status qd_prepare_network_build(struct qd_prepare_network *part, const struct qd_component_sizes *sizes)
 {
-	struct qd_exec_options options = { 0 };
 	enum qd_status st = qd_component_graph(&part->graph, &part->component, sizes);
 
-	return st == QD_OK ? qd_exec_new(&part->exec, &part->graph, &options) : st;
-}
-
-enum qd_status qd_prepare_network_run(struct qd_prepare_network *part, const char *name, size_t n, float *out)
-{
-	const struct qd_graph *g = &part->graph;
-	qt_tensor *outputs = calloc(g->n_outputs, sizeof(*outputs));
-	bool grad = qt_get_grad();
-	enum qd_status st;
-
-	if (outputs == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	qt_set_grad(false);
-	QD_TRY(st, qd_exec_run(part->exec, outputs));
-	st = qd_fail(QD_EINPUT, "'%s' has no output '%s'", part->component.folder, name);
-	for (size_t i = 0; i < g->n_outputs; i++)
-		if (strcmp(g->values[g->outputs[i]].name, name) == 0)
-			st = qt_read(outputs[i], out, n * sizeof(float));
-out:
-	qt_set_grad(grad);
-	for (size_t i = 0; i < g->n_outputs; i++)
-		qt_free(outputs[i]);
-	free(outputs);
-	return st;
+	return st == QD_OK ? qd_runner_open(&part->runner, &part->graph, NULL) : st;
 }
 
 void qd_prepare_network_release(struct qd_prepare_network *part)
 {
 	if (part->component.folder == NULL)
 		return;
-	qd_exec_free(part->exec);
+	qd_runner_release(&part->runner);
 	qd_graph_release(&part->graph);
 	qd_component_release(&part->component);
 	*part = (struct qd_prepare_network){ 0 };

@@ -62,7 +62,8 @@ static enum qd_status kind_of_class(const char *what, const char *field, const j
 		QD_EUNSUPPORTED, "'%s': field '%s' is '%.80s', needs %s", what, field, name ? name : "no string", classes_text);
 }
 
-enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum qd_component_kind *kind)
+/* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
+static enum qd_status kind_of(const char *what, const json_t *json, enum qd_component_kind *kind)
 {
 	const json_t *class_name = json_object_get(json, "_class_name"), *model_type = json_object_get(json, "model_type");
 	const json_t *architecture = json_array_get(json_object_get(json, "architectures"), 0);
@@ -87,7 +88,7 @@ enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum q
 
 enum qd_status qd_component_config_parse(struct qd_component *component, const char *what, const json_t *json)
 {
-	enum qd_status st = qd_component_kind_of(what, json, &component->kind);
+	enum qd_status st = kind_of(what, json, &component->kind);
 	if (st != QD_OK)
 		return st;
 	switch (component->kind) {
@@ -205,7 +206,7 @@ enum qd_status qd_component_peek(const char *path, const char *name, enum qd_com
 	if (!qd_is_file(config))
 		goto out;
 	QD_TRY(st, qd_json_read(config, &json));
-	QD_TRY(st, qd_component_kind_of(config, json, kind));
+	QD_TRY(st, kind_of(config, json, kind));
 out:
 	json_decref(json);
 	free(config);

@@ -7,8 +7,6 @@
 
 #include "lib/network/network.h"
 
-/* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
-QD_CHECK enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum qd_component_kind *kind);
 /* Kind and configuration of `component`, which is zeroed. */
 QD_CHECK enum qd_status qd_component_config_parse(struct qd_component *component, const char *what, const json_t *json);
 

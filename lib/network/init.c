@@ -190,9 +190,9 @@ static void fill_lora(struct qd_lora *lora, uint64_t seed)
 {
 	char name[512];
 	int64_t inputs = lora->in * lora->kh * lora->kw;
-	snprintf(name, sizeof(name), "%s.lora_down", lora->path);
+	snprintf(name, sizeof(name), "%s%s", lora->path, qd_lora_suffix(QD_LORA_DOWN));
 	fill_matrix(lora->down, (size_t)(lora->rank * inputs), inputs, name, seed);
-	snprintf(name, sizeof(name), "%s.lora_up", lora->path);
+	snprintf(name, sizeof(name), "%s%s", lora->path, qd_lora_suffix(QD_LORA_UP));
 	fill_matrix(lora->up, (size_t)(lora->out * lora->rank), lora->rank, name, seed);
 }
 

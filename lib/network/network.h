@@ -1,7 +1,11 @@
 /*
- * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in config.json:
- * UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
+ * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in
+ * config.json: UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
  * CLIPTextModelWithProjection (from token ids to the UNet's context); what they cost to run, and random weights for them.
+ *
+ * A component more: its graph and its configuration in files of their own; its kind, its configuration's struct and its place in
+ * struct qd_component below; rows and cases in component.c (kind and fields that give it away, reading, building), its sizes in
+ * component_init.c, and what cmd/inspect_component.c tells of it.
  *
  * Dimension letters: N batch, C channels, H W pixels, h w latent pixels, Z latent channels, L tokens, D features of the encoder
  * (context features), P features of its projection, R rank, O I output and input features, kh kw kernel.
@@ -173,7 +177,6 @@ struct qd_component_sizes {
 	int64_t batch;
 	int64_t height, width; /* UNet and decoder: of the latents; encoder: of the image */
 	int64_t tokens;        /* UNet and text encoders */
-	bool attention_mask;   /* text encoders: take an attention_mask whatever the configuration says */
 	int64_t clip_skip;     /* text encoders: > 0 adds the output clip_skip_<n> */
 };
 /*
@@ -225,7 +228,5 @@ QD_CHECK enum qd_status qd_component_init(
  */
 void qd_vae_sample(
 	const struct qd_vae_config *config, size_t n, size_t pixels, const float *params, const float *noise, float *latents);
-/* What the decoder takes for latents of the UNet: the inverse of normalizing and scaling. `z` may be `latents`, f32 [N,Z,h,w]. */
-void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z);
 
 #endif

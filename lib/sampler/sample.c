@@ -1,4 +1,4 @@
-/* The sampling loop: for each step i, out_i = model(scale_i(x) ++ condition, t_i), x = step_i(x, out_i). See sample.h. */
+/* The sampling loop: for each step i, out_i = model(scale_i(x) ++ condition, t_i), x = step_i(x, out_i). */
 #include "lib/sampler/sampler.h"
 #include "lib/math/math.h"
 

@@ -1,6 +1,6 @@
 /*
- * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to a
- * model (OLSS), and the one sampling loop.
+ * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to
+ * a model (OLSS), and the one sampling loop.
  *
  * Dimension letters: N samples, Cl latent channels, Cc condition channels, C = Cl + Cc channels of the model's `sample` input, H W
  * pixels; k steps of a fitted sampler, T steps of the reference it was fitted to.
@@ -29,7 +29,6 @@ struct qd_schedule {
 	double timestep_scaling;     /* of its boundary conditions */
 	bool final_sigma_min;        /* Euler ends at the table's smallest sigma, not at 0 */
 	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
-	char class_name[64];
 };
 /* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook).
  * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */

@@ -129,11 +129,10 @@ static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_
 	static const char *const finals[] = { "zero", "sigma_min", NULL };
 	const char *name = json_string_value(qd_field(f, "_class_name"));
 
-	snprintf(s->class_name, sizeof(s->class_name), "%s", name != NULL ? name : "");
 	s->prediction = (enum qd_prediction)qd_field_choice(f, "prediction_type", qd_prediction_names, QD_PREDICT_EPSILON);
 	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[qd_field_choice(f, "timestep_spacing", spacings, 3)]);
 	s->steps_offset = stable_diffusion ? 1 : (int)qd_field_number(f, "steps_offset", 0, 1e6, 0);
-	s->clip_sample = !stable_diffusion && qd_field_bool(f, "clip_sample", strcmp(s->class_name, "LCMScheduler") != 0);
+	s->clip_sample = !stable_diffusion && qd_field_bool(f, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
 	s->clip_range = qd_field_number(f, "clip_sample_range", 0, 1e6, 1);
 	s->set_alpha_to_one = qd_field_bool(f, "set_alpha_to_one", f->json != NULL);
 	s->karras = qd_field_bool(f, "use_karras_sigmas", false);

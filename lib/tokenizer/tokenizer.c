@@ -2,10 +2,10 @@
  * Prompts to ids, in the order of CLIPTokenizer of transformers 5:
  *
  *   1. special strings that are not "normalized" are cut out of the raw text, the longest at the leftmost place
- *   2. the rest is normalized (tokenizer_text.c), and the other special strings are cut out
+ *   2. the rest is normalized (text.c), and the other special strings are cut out
  *   3. what is between them falls into pieces: <|startoftext|> and <|endoftext|>, 's 't 're 've 'm 'll 'd, runs of letters, single
  *      numbers, runs of anything else but spaces; the first of these that fits at a place, as long as it can be
- *   4. a piece's UTF-8 bytes become symbols, the last one its word-ending form, and are merged (tokenizer_merge.c)
+ *   4. a piece's UTF-8 bytes become symbols, the last one its word-ending form, and are merged (merge.c)
  *   5. start, as many ids as leave room for the end, end, pads
  *
  * A special string that is found only in step 3 (no special string of this tokenizer) is then cut into "<|", the word and "|>".

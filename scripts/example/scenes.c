@@ -7,7 +7,8 @@
  *   latents               [n, 12, 32, 32]  what the model must make: the picture in [-1, 1], 2 x 2 pixels packed into channels,
  *                                          latents[c * 4 + dy * 2 + dx][y][x] = picture[c][2 y + dy][2 x + dx]
  *   condition             [n, 13, 32, 32]  as in Stable Diffusion inpainting: mask (1: to be made), then a picture packed likewise,
- * 0 under the mask encoder_hidden_states [n, 8, 48]       the prompt: one vector per word, fixed functions of word and position
+ *                                          0 under the mask
+ *   encoder_hidden_states [n, 8, 48]       the prompt: one vector per word, fixed functions of word and position
  *
  * and with --schedule, for calibration, as the model sees them on its way from noise:
  *   sample                [n, 25, 32, 32]  noised latents, then the condition

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: every field of PEFT's configuration that changes what the file means, where it stands (adapter_config.json,
+ * lib/adapter: every field of PEFT's configuration that changes what the file means, where it stands (adapter_config.json,
  * the header of diffusers files), and which tensors belong to text encoders.
  */
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what is refused, and with which words. Files are made here; the golden files that the reference
+ * lib/adapter: what is refused, and with which words. Files are made here; the golden files that the reference
  * implementations were tried on follow.
  */
 #include <setjmp.h>
@@ -132,7 +132,7 @@ static void refuses_what_is_no_lora(void **state)
 		{ "something",
 			"not a LoRA file: key 'something' is of no known adapter format: peft (adapter_config.json beside it), "
 			"cloneofsimo (keys MODEL:N:up and metadata), kohya (keys that begin with lora_unet_, lora_te or lycoris_), "
-			"diffusers (keys with .lora_A., .lora.down. or _lora.down.)",
+			"diffusers (keys with .lora_A., .lora_down., .lora.down. or _lora.down.)",
 			QD_EINPUT },
 	};
 
@@ -383,10 +383,10 @@ static void refuses_configurations(void **state)
 			"field 'init_lora_weights' is \"loftq\", needs one that leaves the base weights alone", QD_EUNSUPPORTED },
 		{ "{\"r\": 4}", "'adapter_config.json' gives '" ATT ".to_q' rank 4, its tensors have rank 2", QD_EINPUT },
 		{ "{\"r\": \"2\"}", "'adapter_config.json': field 'r' is \"2\", needs a number", QD_EINPUT },
-		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q|k)\": 2}}",
-			"field 'rank_pattern' has the regular expression 'to_(q|k)', only module paths and their endings are "
-			"supported",
-			QD_EUNSUPPORTED },
+		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q\": 2}}",
+			"'adapter_config.json': field 'rank_pattern' has 'to_(q', which is no regular expression: missing closing "
+			"parenthesis",
+			QD_EINPUT },
 		{ "{\"r\": 2, \"alpha_pattern\": {\"to_q\": \"x\"}}",
 			"'adapter_config.json': 'to_q' of field 'alpha_pattern' is no number", QD_EINPUT },
 		{ "{\"r\": 2, \"alpha_pattern\": 5}",

@@ -1,5 +1,5 @@
 /*
- * lib/model, schedulers: the noise schedule, the lists of timesteps and sigmas, and whole runs, against numbers of the reference
+ * lib/sampler, schedulers: the noise schedule, the lists of timesteps and sigmas, and whole runs, against numbers of the reference
  * implementation for Stable Diffusion 1.5's schedule.
  */
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /*
- * lib/model, OLSS: the fit against the published algorithm written out in long double over the recorded vectors themselves (the
+ * lib/sampler, OLSS: the fit against the published algorithm written out in long double over the recorded vectors themselves (the
  * library sees only their inner products), the sampler against its formula, its file, and what it wins on a model that is not
  * linear.
  */

@@ -1,5 +1,5 @@
 /*
- * lib/model, UNet configurations: defaults, every published variant, what is refused and how, and the way back to JSON.
+ * lib/network, UNet configurations: defaults, every published variant, what is refused and how, and the way back to JSON.
  */
 #include <setjmp.h>
 #include <stdarg.h>
