@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STREAM_POOL qd_stream(QD_STREAM_POOL, 0)
-
 static enum qd_status allocate_pool(struct qd_pool *pool, const struct qd_batch *batch, int64_t n, size_t out_row)
 {
 	size_t draws = (size_t)n;
@@ -81,7 +79,7 @@ static enum qd_status make_drawn(
 
 	for (int64_t first = 0; st == QD_OK && first < pool->n; first += batch->n) {
 		struct qd_random random;
-		qd_random_init(&random, t->seed, STREAM_POOL + (uint64_t)first);
+		qd_random_init(&random, t->seed, qd_stream(QD_STREAM_POOL, (uint64_t)first));
 		qd_shuffle_take(shuffle, first, batch->n, batch->index);
 		st = qd_batch_fill(batch, t->data, t->noising, &random);
 		if (st == QD_OK)
@@ -142,7 +140,7 @@ static enum qd_status make_trajectories(
 	QD_TRY(st, qd_scheduler_new(&scheduler, t->noising->schedule, t->trajectory, t->trajectory_steps));
 	for (int64_t first = 0; first < pool->n; first += batch->n * scheduler.steps) {
 		struct qd_random random;
-		qd_random_init(&random, t->seed, STREAM_POOL + (uint64_t)first);
+		qd_random_init(&random, t->seed, qd_stream(QD_STREAM_POOL, (uint64_t)first));
 		qd_shuffle_take(shuffle, first / scheduler.steps, batch->n, batch->index);
 		/* fills in the condition's channels, which every step shares */
 		QD_TRY(st, qd_batch_fill(batch, t->data, t->noising, &random));

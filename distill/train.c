@@ -3,8 +3,7 @@
  * the one that is quantized and shipped; what is trained is put in place of its weights, or bound to its adapter inputs, as leaves.
  * Weights that stay frozen record no gradient, so backward computes input gradients only, and none before the first adapted layer.
  *
- * An update draws from generator streams STREAM_STEP + step, validation from STREAM_VALIDATION + batch, fresh adapters from
- * STREAM_INIT; passes over the data use the streams below 2^62 (shuffle.c).
+ * Updates, validation, fresh adapters and passes over the data draw from streams of their own (enum qd_stream).
  */
 #include "distill/internal.h"
 
@@ -15,10 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define STREAM_STEP qd_stream(QD_STREAM_STEP, 0)
-#define STREAM_VALIDATION qd_stream(QD_STREAM_VALIDATION, 0)
-#define STREAM_INIT qd_stream(QD_STREAM_FRESH, 0)
 
 struct qd_train_options qd_train_options_default(void)
 {
@@ -63,7 +58,7 @@ static void start_adapter(struct qd_adapter *adapter, uint64_t seed)
 {
 	struct qd_random random;
 
-	qd_random_init(&random, seed, STREAM_INIT);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_FRESH, 0));
 	for (size_t i = 0; i < adapter->n; i++) {
 		struct qd_lora *lora = &adapter->loras[i];
 		int64_t fan_in = lora->in * lora->kh * lora->kw;
@@ -243,7 +238,7 @@ static enum qd_status training_loss(void *context, int64_t step, const int64_t *
 	struct qd_random random;
 	enum qd_status st;
 
-	qd_random_init(&random, t->options->loop.seed, STREAM_STEP + (uint64_t)step);
+	qd_random_init(&random, t->options->loop.seed, qd_stream(QD_STREAM_STEP, (uint64_t)step));
 	memcpy(batch->index, index, (size_t)batch->n * sizeof(*index));
 	st = qd_batch_fill(batch, &t->loop.data, &t->noising, &random);
 	return st == QD_OK ? batch_loss(t, loss) : st;
@@ -266,7 +261,7 @@ static enum qd_status validation_loss(void *context, double *mean)
 	QD_TRY(st, use_parameters(t, true));
 	for (int64_t b = 0; b < batches; b++) {
 		struct qd_random random;
-		qd_random_init(&random, t->options->loop.seed, STREAM_VALIDATION + (uint64_t)b);
+		qd_random_init(&random, t->options->loop.seed, qd_stream(QD_STREAM_VALIDATION, (uint64_t)b));
 		for (int64_t i = 0; i < batch->n; i++)
 			batch->index[i] = (b * batch->n + i) % t->validation.n;
 		QD_TRY(st, qd_batch_fill(batch, &t->validation, &noising, &random));

@@ -46,19 +46,19 @@ enum qd_status qd_modules_of(struct qd_modules *modules, const struct qd_graph *
 	enum qd_status st = QD_OK;
 	*modules = (struct qd_modules){ 0 };
 	modules->items = qd_arena_array(&modules->arena, count_layers(g), sizeof(*modules->items));
-	if (!modules->items)
+	if (modules->items == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	for (size_t i = 0; i < g->n_order; i++) {
 		const struct qd_node *node = &g->nodes[g->order[i]];
 		const struct qd_value *weight = layer_weight(g, node);
-		if (!weight)
+		if (weight == NULL)
 			continue;
 		struct qd_module *m = &modules->items[modules->n];
 		*m = describe(node, weight);
 		m->node = g->order[i];
 		int length = (int)(strlen(weight->name) - strlen(suffix));
 		m->path = qd_arena_strf(&modules->arena, "%.*s", length, weight->name);
-		if (!m->path)
+		if (m->path == NULL)
 			QD_TRY(st, QD_ENOMEM);
 		QD_TRY(st, qd_strmap_put(&modules->by_path, m->path, (uint32_t)modules->n));
 		modules->n++;

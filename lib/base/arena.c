@@ -44,7 +44,7 @@ static void *no_memory(size_t bytes)
 
 static struct qd_arena_block *new_block(struct qd_arena *arena, size_t bytes)
 {
-	size_t size = arena->head ? arena->head->size * 2 : FIRST_BLOCK;
+	size_t size = arena->head != NULL ? arena->head->size * 2 : FIRST_BLOCK;
 	if (size > LARGEST_BLOCK)
 		size = LARGEST_BLOCK;
 	if (size < bytes)
@@ -54,7 +54,7 @@ static struct qd_arena_block *new_block(struct qd_arena *arena, size_t bytes)
 		return no_memory(bytes);
 	total &= ~(size_t)(ALIGNMENT - 1);
 	struct qd_arena_block *block = aligned_alloc(ALIGNMENT, total);
-	if (!block)
+	if (block == NULL)
 		return no_memory(bytes);
 	*block = (struct qd_arena_block){ .next = arena->head, .size = total - sizeof(*block) };
 	arena->head = block;
@@ -64,12 +64,12 @@ static struct qd_arena_block *new_block(struct qd_arena *arena, size_t bytes)
 static void *take(struct qd_arena *arena, size_t bytes, size_t alignment)
 {
 	struct qd_arena_block *block = arena->head;
-	size_t start = block ? (block->used + alignment - 1) & ~(alignment - 1) : 0;
-	if (!block || start > block->size || bytes > block->size - start) {
+	size_t start = block != NULL ? (block->used + alignment - 1) & ~(alignment - 1) : 0;
+	if (block == NULL || start > block->size || bytes > block->size - start) {
 		block = new_block(arena, bytes);
 		start = 0;
 	}
-	if (!block)
+	if (block == NULL)
 		return NULL;
 	block->used = start + bytes;
 	return (unsigned char *)(block + 1) + start;
@@ -78,7 +78,7 @@ static void *take(struct qd_arena *arena, size_t bytes, size_t alignment)
 void *qd_arena_alloc(struct qd_arena *arena, size_t bytes)
 {
 	void *data = take(arena, bytes, ALIGNMENT);
-	return data ? memset(data, 0, bytes) : NULL;
+	return data != NULL ? memset(data, 0, bytes) : NULL;
 }
 
 void *qd_arena_array(struct qd_arena *arena, size_t n, size_t size)
@@ -93,7 +93,7 @@ char *qd_arena_strdup(struct qd_arena *arena, const char *text)
 {
 	size_t bytes = strlen(text) + 1;
 	char *copy = take(arena, bytes, 1);
-	return copy ? memcpy(copy, text, bytes) : NULL;
+	return copy != NULL ? memcpy(copy, text, bytes) : NULL;
 }
 
 char *qd_arena_strf(struct qd_arena *arena, const char *fmt, ...)
@@ -103,7 +103,7 @@ char *qd_arena_strf(struct qd_arena *arena, const char *fmt, ...)
 	va_copy(again, args);
 	int n = vsnprintf(NULL, 0, fmt, args);
 	char *text = n < 0 ? no_memory(0) : take(arena, (size_t)n + 1, 1);
-	if (text)
+	if (text != NULL)
 		vsnprintf(text, (size_t)n + 1, fmt, again);
 	va_end(again);
 	va_end(args);
@@ -112,7 +112,7 @@ char *qd_arena_strf(struct qd_arena *arena, const char *fmt, ...)
 
 void qd_arena_release(struct qd_arena *arena)
 {
-	while (arena->head) {
+	while (arena->head != NULL) {
 		struct qd_arena_block *next = arena->head->next;
 		free(arena->head);
 		arena->head = next;
@@ -134,7 +134,7 @@ enum qd_status qd_grow(void *items_address, size_t *cap, size_t need, size_t ele
 	void *items; /* the caller's pointer has a type of its own: it is read and written as bytes */
 	memcpy(&items, items_address, sizeof(items));
 	items = realloc(items, bytes);
-	if (!items)
+	if (items == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory (%zu bytes)", bytes);
 	memcpy(items_address, &items, sizeof(items));
 	*cap = wanted;

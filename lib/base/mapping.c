@@ -29,7 +29,7 @@ static void note_mapping(const struct qd_mapping *mapping)
 	if (mapped.n == mapped.cap) {
 		size_t cap = mapped.cap ? 2 * mapped.cap : 16;
 		struct qd_mapping *files = realloc(mapped.files, cap * sizeof(*files));
-		if (files) {
+		if (files != NULL) {
 			mapped.files = files;
 			mapped.cap = cap;
 		}

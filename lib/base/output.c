@@ -51,7 +51,7 @@ enum qd_status qd_output_open(struct qd_output *out, const char *path, bool forc
 	QD_TRY(st, look_at_target(path, force, &direct));
 	out->path = strdup(path);
 	out->buffer = malloc(BUFFER_BYTES);
-	if (!out->path || !out->buffer)
+	if (out->path == NULL || out->buffer == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (direct)
 		out->fd = open(path, O_WRONLY | O_TRUNC | O_CLOEXEC);
@@ -130,20 +130,20 @@ static enum qd_status close_output(struct qd_output *out)
 enum qd_status qd_output_commit(struct qd_output *out)
 {
 	enum qd_status st = drain(out);
-	if (st == QD_OK && out->pending && fsync(out->fd) != 0)
+	if (st == QD_OK && out->pending != NULL && fsync(out->fd) != 0)
 		st = write_failed(out);
 	if (st == QD_OK)
 		st = close_output(out);
-	if (st == QD_OK && out->pending)
+	if (st == QD_OK && out->pending != NULL)
 		st = qd_pending_rename(&out->pending, out->path, out->force);
 	return st;
 }
 
 void qd_output_release(struct qd_output *out)
 {
-	if (out->path && out->fd >= 0)
+	if (out->path != NULL && out->fd >= 0)
 		close(out->fd);
-	if (out->pending)
+	if (out->pending != NULL)
 		qd_pending_remove(out->pending);
 	free(out->path);
 	free(out->temporary);
@@ -168,7 +168,7 @@ out:
 static enum qd_status look_at_folder(const char *path, bool force)
 {
 	struct stat info;
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
 	if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it has no name of its own", path);
 	if (stat(path, &info) != 0) {
@@ -188,7 +188,7 @@ enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *p
 	*out = (struct qd_output_folder){ .force = force };
 	enum qd_status st = QD_OK;
 	out->path = strdup(path);
-	if (!out->path)
+	if (out->path == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	for (size_t n = strlen(out->path); n > 1 && out->path[n - 1] == '/'; n--)
 		out->path[n - 1] = '\0';
@@ -208,7 +208,7 @@ enum qd_status qd_output_folder_commit(struct qd_output_folder *out)
 
 void qd_output_folder_release(struct qd_output_folder *out)
 {
-	if (out->pending)
+	if (out->pending != NULL)
 		qd_pending_remove(out->pending);
 	free(out->path);
 	free(out->temporary);

@@ -84,7 +84,7 @@ static void remove_tree(int parent, const char *name, int depth)
 void qd_outputs_abandon(void)
 {
 	int saved = errno;
-	for (struct qd_pending *pending = all; pending; pending = pending->next) {
+	for (struct qd_pending *pending = all; pending != NULL; pending = pending->next) {
 		if (pending->kind == QD_PENDING_FILE)
 			unlink(pending->path);
 		else if (pending->kind == QD_PENDING_FOLDER)
@@ -100,11 +100,11 @@ static struct qd_pending *take_record(void)
 {
 	pthread_mutex_lock(&lock);
 	struct qd_pending *pending = all;
-	while (pending && pending->taken)
+	while (pending != NULL && pending->taken)
 		pending = pending->next;
-	if (pending) {
+	if (pending != NULL) {
 		pending->taken = true;
-	} else if ((pending = calloc(1, sizeof(*pending)))) {
+	} else if ((pending = calloc(1, sizeof(*pending))) != NULL) {
 		pending->taken = true;
 		pending->next = all;
 		all = pending;
@@ -130,7 +130,7 @@ static bool temporary_name(char *out, const char *path)
 	unsigned char random[6];
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
 		return false;
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
 	int n = snprintf(out, PATH_MAX, "%.*s.%s.", (int)(name - path), path, name);
 	if (n < 0 || n > PATH_MAX - 7)
 		return false;
@@ -160,7 +160,7 @@ enum qd_status qd_pending_create(struct qd_pending **out, enum qd_pending_kind k
 {
 	*out = NULL;
 	struct qd_pending *pending = take_record();
-	if (!pending)
+	if (pending == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	sigset_t before;
 	block_signals(&before);
@@ -173,7 +173,7 @@ enum qd_status qd_pending_create(struct qd_pending **out, enum qd_pending_kind k
 		return qd_fail(QD_EIO, "cannot create '%s': %s", path, strerror(error));
 	}
 	*temporary = strdup(pending->path);
-	if (!*temporary) {
+	if (*temporary == NULL) {
 		if (kind == QD_PENDING_FILE) {
 			close(*fd);
 			*fd = -1;
@@ -232,8 +232,8 @@ static enum qd_status sync_parent(const char *path)
 {
 	char folder[PATH_MAX];
 	const char *slash = strrchr(path, '/');
-	int n = slash ? snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path)
-		      : snprintf(folder, sizeof(folder), ".");
+	int n = slash != NULL ? snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path)
+			      : snprintf(folder, sizeof(folder), ".");
 	if (n < 0 || n >= PATH_MAX)
 		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
 	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);

@@ -75,7 +75,7 @@ void qd_set_log_hook(qd_log_hook hook, void *context)
 
 void qd_log(enum qd_log_level level, const char *fmt, ...)
 {
-	if (!hooks.log)
+	if (hooks.log == NULL)
 		return;
 	char text[MESSAGE_BYTES];
 	va_list args;
@@ -94,7 +94,7 @@ void qd_set_progress_hook(qd_progress_hook hook, void *context)
 
 void qd_progress(const char *what, uint64_t done, uint64_t total, const char *note)
 {
-	if (hooks.progress)
+	if (hooks.progress != NULL)
 		hooks.progress(hooks.progress_context, what, done, total, note);
 }
 

@@ -22,7 +22,7 @@ static uint32_t hash_key(const char *key)
 static uint32_t find_slot(const struct qd_strmap *map, const char *key, uint32_t hash)
 {
 	uint32_t mask = map->cap - 1, slot = hash & mask;
-	while (map->entries[slot].key && (map->entries[slot].hash != hash || strcmp(map->entries[slot].key, key) != 0))
+	while (map->entries[slot].key != NULL && (map->entries[slot].hash != hash || strcmp(map->entries[slot].key, key) != 0))
 		slot = (slot + 1) & mask;
 	return slot;
 }
@@ -32,7 +32,7 @@ uint32_t qd_strmap_get(const struct qd_strmap *map, const char *key)
 	if (!map->cap)
 		return QD_NONE;
 	const struct qd_strmap_entry *entry = &map->entries[find_slot(map, key, hash_key(key))];
-	return entry->key ? entry->value : QD_NONE;
+	return entry->key != NULL ? entry->value : QD_NONE;
 }
 
 static enum qd_status rehash(struct qd_strmap *map)
@@ -41,11 +41,11 @@ static enum qd_status rehash(struct qd_strmap *map)
 		return qd_fail(QD_ENOMEM, "out of memory (%u map entries)", map->n);
 	struct qd_strmap bigger = { .cap = map->cap ? map->cap * 2 : 16 };
 	bigger.entries = calloc(bigger.cap, sizeof(*bigger.entries));
-	if (!bigger.entries)
+	if (bigger.entries == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory (%u map entries)", bigger.cap);
 	for (uint32_t i = 0; i < map->cap; i++) {
 		const struct qd_strmap_entry *entry = &map->entries[i];
-		if (entry->key)
+		if (entry->key != NULL)
 			bigger.entries[find_slot(&bigger, entry->key, entry->hash)] = *entry;
 	}
 	free(map->entries);
@@ -61,9 +61,9 @@ enum qd_status qd_strmap_put(struct qd_strmap *map, const char *key, uint32_t va
 		return st;
 	uint32_t hash = hash_key(key);
 	struct qd_strmap_entry *entry = &map->entries[find_slot(map, key, hash)];
-	if (!entry->key) {
+	if (entry->key == NULL) {
 		const char *copy = qd_arena_strdup(&map->keys, key);
-		if (!copy)
+		if (copy == NULL)
 			return QD_ENOMEM;
 		*entry = (struct qd_strmap_entry){ .key = copy, .hash = hash };
 		map->n++;
@@ -77,10 +77,10 @@ void qd_strmap_remove(struct qd_strmap *map, const char *key)
 	if (!map->cap)
 		return;
 	uint32_t mask = map->cap - 1, hole = find_slot(map, key, hash_key(key));
-	if (!map->entries[hole].key)
+	if (map->entries[hole].key == NULL)
 		return;
 	map->n--;
-	for (uint32_t slot = (hole + 1) & mask; map->entries[slot].key; slot = (slot + 1) & mask) {
+	for (uint32_t slot = (hole + 1) & mask; map->entries[slot].key != NULL; slot = (slot + 1) & mask) {
 		uint32_t home = map->entries[slot].hash & mask;
 		/* An entry may fill the hole when the hole lies on its way from its home slot to where it is. */
 		if (((slot - home) & mask) >= ((slot - hole) & mask)) {

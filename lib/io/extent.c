@@ -26,7 +26,7 @@ enum qd_status qd_extent_add(struct qd_extent *range, const struct qd_tensor *te
 	size_t total = (size_t)qd_shape_elements(&tensor->shape), width = qd_dtype_bits(tensor->dtype) / 8;
 	float *piece = malloc(PIECE * sizeof(*piece));
 	enum qd_status st = QD_OK;
-	if (!piece)
+	if (piece == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t first = 0; first < total; first += PIECE) {
 		size_t n = total - first < PIECE ? total - first : PIECE;

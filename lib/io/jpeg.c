@@ -106,9 +106,9 @@ static int orientation(const struct jpeg_marker_struct *marker)
 	size_t bytes, at, entries;
 	bool big;
 
-	while (marker && (marker->marker != EXIF || marker->data_length < 14 || memcmp(marker->data, "Exif\0", 6) != 0))
+	while (marker != NULL && (marker->marker != EXIF || marker->data_length < 14 || memcmp(marker->data, "Exif\0", 6) != 0))
 		marker = marker->next;
-	if (!marker)
+	if (marker == NULL)
 		return 1;
 	tiff = marker->data + 6;
 	bytes = marker->data_length - 6;

@@ -23,7 +23,7 @@ enum qd_status qd_image_new(struct qd_image *image, int width, int height)
 	if (width < 1 || height < 1 || width > QD_MAX_IMAGE_SIDE || height > QD_MAX_IMAGE_SIDE)
 		return qd_fail(QD_EINPUT, "image of %d x %d pixels, needs 1 to %d", width, height, QD_MAX_IMAGE_SIDE);
 	image->rgb = calloc((size_t)width * (size_t)height, 3);
-	if (!image->rgb)
+	if (image->rgb == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory (image of %d x %d pixels)", width, height);
 	image->width = width;
 	image->height = height;

@@ -130,7 +130,7 @@ static enum qd_status prepare_rows(struct reader *r)
 			r->source.left);
 	r->pixels = malloc((size_t)r->width * r->height * 4);
 	r->rows = malloc(r->height * sizeof(*r->rows));
-	if (!r->pixels || !r->rows)
+	if (r->pixels == NULL || r->rows == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory (image of %u x %u pixels)", r->width, r->height);
 	for (size_t y = 0; y < r->height; y++)
 		r->rows[y] = r->pixels + y * r->width * 4;
@@ -144,8 +144,8 @@ enum qd_status qd_png_parse(const void *data, size_t bytes, struct qd_image *ima
 
 	errno = 0;
 	r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.failure, on_error, on_warning);
-	r.info = r.png ? png_create_info_struct(r.png) : NULL;
-	if (!r.info)
+	r.info = r.png != NULL ? png_create_info_struct(r.png) : NULL;
+	if (r.info == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (!read_header(&r))
 		QD_TRY(st, qd_fail(failure_status(), "%s", r.failure.text));
@@ -185,8 +185,8 @@ enum qd_status qd_image_write(const char *path, const struct qd_image *image, bo
 	png_infop info = NULL;
 	enum qd_status st;
 	png_structp png = png_create_write_struct(PNG_LIBPNG_VER_STRING, &failure, on_error, on_warning);
-	info = png ? png_create_info_struct(png) : NULL;
-	if (!info)
+	info = png != NULL ? png_create_info_struct(png) : NULL;
+	if (info == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_output_open(&output, path, force));
 	errno = 0;

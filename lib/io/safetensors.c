@@ -66,7 +66,7 @@ static enum qd_status check_text(const char *text, size_t bytes)
 static enum qd_status read_dtype(const json_t *member, enum qd_dtype *out)
 {
 	const char *name = json_string_value(json_object_get(member, "dtype"));
-	if (!name)
+	if (name == NULL)
 		return qd_fail(QD_EINPUT, "'dtype' is missing or not a string");
 	*out = qd_dtype_by_name(name);
 	if (*out == QD_DTYPE_COUNT)
@@ -118,7 +118,7 @@ static enum qd_status read_entry(struct qd_arena *arena, const char *name, const
 	QD_TRY(st, read_offsets(member, entry));
 	QD_TRY(st, qd_shape_bytes(&entry->tensor.shape, entry->tensor.dtype, &entry->tensor.bytes));
 	entry->tensor.name = qd_arena_strdup(arena, name);
-	if (!entry->tensor.name)
+	if (entry->tensor.name == NULL)
 		return QD_ENOMEM;
 out:
 	return qd_prefix(st, "tensor '%s'", name);
@@ -131,7 +131,7 @@ static enum qd_status read_metadata(struct qd_safetensors *file, json_t *member)
 	if (!json_is_object(member))
 		return qd_fail(QD_EINPUT, "'__metadata__' is not an object");
 	file->metadata = qd_arena_array(&file->arena, json_object_size(member) * 2, sizeof(*file->metadata));
-	if (!file->metadata)
+	if (file->metadata == NULL)
 		return QD_ENOMEM;
 	const char *key;
 	json_t *value;
@@ -142,7 +142,7 @@ static enum qd_status read_metadata(struct qd_safetensors *file, json_t *member)
 		const char **pair = file->metadata + 2 * file->n_metadata++;
 		pair[0] = qd_arena_strdup(&file->arena, key);
 		pair[1] = qd_arena_strdup(&file->arena, json_string_value(value));
-		if (!pair[0] || !pair[1])
+		if (pair[0] == NULL || pair[1] == NULL)
 			return QD_ENOMEM;
 	}
 	return QD_OK;
@@ -189,7 +189,7 @@ static enum qd_status check_layout(const struct entry *entries, size_t n, uint64
 static enum qd_status keep_entries(struct qd_safetensors *file, const struct entry *entries, size_t n, const unsigned char *data)
 {
 	file->tensors = qd_arena_array(&file->arena, n, sizeof(*file->tensors));
-	if (!file->tensors)
+	if (file->tensors == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		file->tensors[i] = entries[i].tensor;
@@ -207,7 +207,7 @@ static enum qd_status keep_entries(struct qd_safetensors *file, const struct ent
 static enum qd_status read_header(struct qd_safetensors *file, json_t *header, const unsigned char *data, size_t data_bytes)
 {
 	struct entry *entries = calloc(json_object_size(header) + 1, sizeof(*entries));
-	if (!entries)
+	if (entries == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	enum qd_status st = QD_OK;
 	size_t n = 0;
@@ -276,7 +276,7 @@ enum qd_status qd_safetensors_parse(struct qd_safetensors *file, const char *nam
 	*file = (struct qd_safetensors){ 0 };
 	enum qd_status st;
 	file->path = strdup(name);
-	if (!file->path)
+	if (file->path == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	st = qd_prefix(parse(file, data, bytes), "'%s'", name);
 out:
@@ -308,7 +308,7 @@ const struct qd_tensor *qd_safetensors_find(const struct qd_safetensors *file, c
 enum qd_status qd_safetensors_get(const struct qd_safetensors *file, const char *name, const struct qd_tensor **out)
 {
 	*out = qd_safetensors_find(file, name);
-	return *out ? QD_OK : qd_fail(QD_EINPUT, "'%s' has no tensor '%s'", file->path, name);
+	return *out != NULL ? QD_OK : qd_fail(QD_EINPUT, "'%s' has no tensor '%s'", file->path, name);
 }
 
 const char *qd_safetensors_metadata(const struct qd_safetensors *file, const char *key)

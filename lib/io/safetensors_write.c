@@ -37,8 +37,9 @@ static int by_reference_order(const void *left, const void *right)
 
 static enum qd_status check_tensor(const struct qd_tensor *tensor, qd_fill fill)
 {
-	if (!tensor->name || !*tensor->name || strcmp(tensor->name, "__metadata__") == 0)
-		return qd_fail(QD_EINPUT, "a tensor is named '%s', needs a name of its own", tensor->name ? tensor->name : "");
+	if (tensor->name == NULL || !*tensor->name || strcmp(tensor->name, "__metadata__") == 0)
+		return qd_fail(
+			QD_EINPUT, "a tensor is named '%s', needs a name of its own", tensor->name != NULL ? tensor->name : "");
 	if (tensor->dtype >= QD_DTYPE_COUNT)
 		return qd_fail(QD_EINPUT, "tensor '%s' has no element type", tensor->name);
 	size_t bytes;
@@ -48,7 +49,7 @@ static enum qd_status check_tensor(const struct qd_tensor *tensor, qd_fill fill)
 	if (bytes != tensor->bytes)
 		return qd_fail(
 			QD_EINPUT, "tensor '%s' has %zu bytes, its shape and type need %zu", tensor->name, tensor->bytes, bytes);
-	if (bytes && !tensor->data && !fill)
+	if (bytes && tensor->data == NULL && fill == NULL)
 		return qd_fail(QD_EINPUT, "tensor '%s' has no data", tensor->name);
 	return QD_OK;
 }
@@ -71,9 +72,9 @@ static enum qd_status sort_tensors(const struct qd_tensor *tensors, size_t n, qd
 static enum qd_status set_new(json_t *object, const char *what, const char *key, json_t *value)
 {
 	enum qd_status st = QD_OK;
-	if (value && json_object_get(object, key))
+	if (value != NULL && json_object_get(object, key) != NULL)
 		st = qd_fail(QD_EINPUT, "%s '%s' is given twice", what, key);
-	else if (!value || json_object_set(object, key, value) != 0)
+	else if (value == NULL || json_object_set(object, key, value) != 0)
 		st = qd_json_starved() ? qd_fail(QD_ENOMEM, "out of memory")
 				       : qd_fail(QD_EINPUT, "%s '%s' is not valid UTF-8", what, key);
 	json_decref(value);
@@ -85,7 +86,7 @@ static enum qd_status add_metadata(json_t *header, const char *const *metadata, 
 	if (!n)
 		return QD_OK;
 	json_t *object = json_object();
-	enum qd_status st = object ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	enum qd_status st = object != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t i = 0; st == QD_OK && i < n; i++)
 		st = set_new(object, "metadata", metadata[2 * i], json_string(metadata[2 * i + 1]));
 	if (st == QD_OK && json_object_set(header, "__metadata__", object) != 0)
@@ -108,7 +109,7 @@ static enum qd_status build_header(const struct place *places, size_t n, const c
 {
 	json_t *header = json_object();
 	enum qd_status st;
-	if (!header)
+	if (header == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, add_metadata(header, metadata, n_metadata));
 	uint64_t at = 0;
@@ -143,7 +144,7 @@ out:
 static enum qd_status write_filled(struct qd_output *output, const struct place *place, qd_fill fill, void *context)
 {
 	void *buffer = calloc(1, place->tensor->bytes);
-	if (!buffer)
+	if (buffer == NULL)
 		return qd_fail(QD_ENOMEM, "tensor '%s': out of memory (%zu bytes)", place->tensor->name, place->tensor->bytes);
 	enum qd_status st = fill(context, place->index, buffer);
 	if (st == QD_OK)
@@ -156,7 +157,7 @@ static enum qd_status write_data(struct qd_output *output, const struct place *p
 {
 	if (!place->tensor->bytes)
 		return QD_OK;
-	if (!place->tensor->data)
+	if (place->tensor->data == NULL)
 		return write_filled(output, place, fill, context);
 	return qd_output_write(output, place->tensor->data, place->tensor->bytes);
 }
@@ -168,7 +169,7 @@ enum qd_status qd_safetensors_write(const char *path, const struct qd_tensor *te
 	char *header = NULL;
 	enum qd_status st;
 	struct place *places = calloc(n + 1, sizeof(*places));
-	if (!places)
+	if (places == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_prefix(sort_tensors(tensors, n, fill, places), "cannot write '%s'", path));
 	QD_TRY(st, qd_prefix(build_header(places, n, metadata, n_metadata, &header), "cannot write '%s'", path));

@@ -120,7 +120,7 @@ QD_CLONES static void write_bf16(unsigned char *restrict to, size_t n, const flo
 
 static const char *name_of(const struct qd_tensor *tensor)
 {
-	return tensor->name ? tensor->name : "(unnamed)";
+	return tensor->name != NULL ? tensor->name : "(unnamed)";
 }
 
 enum qd_status qd_tensor_to_f32(const struct qd_tensor *tensor, float *out)
@@ -173,7 +173,7 @@ enum qd_status qd_tensor_new(struct qd_tensor *tensor, const char *name, enum qd
 	if (qd_add_overflow(bytes, 64, &room))
 		return qd_fail(QD_ENOMEM, "tensor '%s': out of memory (%zu bytes)", name_of(tensor), bytes);
 	tensor->data = aligned_alloc(64, room & ~(size_t)63); /* never zero bytes, so never NULL without reason */
-	if (!tensor->data)
+	if (tensor->data == NULL)
 		return qd_fail(QD_ENOMEM, "tensor '%s': out of memory (%zu bytes)", name_of(tensor), bytes);
 	memset(tensor->data, 0, bytes);
 	tensor->shape = *shape;
@@ -250,7 +250,7 @@ enum qd_status qd_tensor_check_finite(const struct qd_tensor *tensor, const char
 			at++;
 		enum qd_status st = qd_fail(QD_EINPUT, "tensor '%s' is infinite or not a number at element %zu", name_of(tensor),
 			tensor->dtype == QD_C64 ? at / 2 : at);
-		return where ? qd_prefix(st, "%s", where) : st;
+		return where != NULL ? qd_prefix(st, "%s", where) : st;
 	}
 	return QD_OK;
 }

@@ -193,7 +193,7 @@ static bool forward_init(struct forward *f, const struct qd_attention *a)
 	f->head = -1;
 	f->wide = has_wide_registers();
 	f->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
-	if (!f->memory)
+	if (f->memory == NULL)
 		return false;
 	f->keys = f->memory;
 	f->values = f->keys + keys * (size_t)a->d;
@@ -244,7 +244,7 @@ QD_VECTOR static void forward_block(
 	for (size_t i = 0; i < rows; i++) {
 		scale_row(f->o + i * ldo, ldo, 1.0f / f->l[i]);
 		memcpy(out + (int64_t)(first + i) * a->out.row, f->o + i * ldo, (size_t)a->dv * sizeof(float));
-		if (logsum)
+		if (logsum != NULL)
 			logsum[first + i] = f->m[i] + logf(f->l[i]);
 	}
 }
@@ -275,7 +275,8 @@ enum qd_status qd_attention_f32(
 			}
 			if (ready)
 				forward_block(&f, a, q + head_at(&a->q, batch, head), first, rows,
-					out + head_at(&a->out, batch, head), logsum ? logsum + i / blocks * a->queries : NULL);
+					out + head_at(&a->out, batch, head),
+					logsum != NULL ? logsum + i / blocks * a->queries : NULL);
 		}
 		failed = !ready;
 		free(f.memory);
@@ -303,7 +304,7 @@ static bool backward_init(struct backward *b, const struct qd_attention *a)
 	for (size_t i = 0; i < QD_COUNT(sizes); i++)
 		need += sizes[i];
 	b->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
-	if (!b->memory)
+	if (b->memory == NULL)
 		return false;
 	need = 0;
 	for (size_t i = 0; i < QD_COUNT(sizes); i++) {

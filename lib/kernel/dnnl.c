@@ -73,7 +73,7 @@ static void start(void)
 static enum qd_status ready(void)
 {
 	pthread_once(&once, start);
-	return stream ? QD_OK : qd_fail(QD_EUNSUPPORTED, "oneDNN does not start");
+	return stream != NULL ? QD_OK : qd_fail(QD_EUNSUPPORTED, "oneDNN does not start");
 }
 
 static enum qd_status checked(dnnl_status_t status, const char *what)
@@ -119,9 +119,9 @@ static void making_release(struct making *m)
 	layout_release(&m->w);
 	layout_release(&m->bias);
 	layout_release(&m->y);
-	if (m->attr)
+	if (m->attr != NULL)
 		dnnl_primitive_attr_destroy(m->attr);
-	if (m->desc)
+	if (m->desc != NULL)
 		dnnl_primitive_desc_destroy(m->desc);
 }
 
@@ -177,7 +177,7 @@ static enum qd_status make_layouts(struct qd_dnnl *d, struct making *m)
 	DNNL_TRY(st, layout_make(&m->y, f.rank, f.y, dnnl_f32, f.image), "layout");
 	DNNL_TRY(st, layout_make(&m->bias, f.bias_rank, f.bias, dnnl_f32, f.vector), "layout");
 	DNNL_TRY(st, layout_make(&d->plain, f.rank, f.w, type, f.plain), "layout");
-	if (m->options->like)
+	if (m->options->like != NULL)
 		DNNL_TRY(st, layout_copy(&m->w, REF(m->options->like->packed)), "layout");
 	else
 		DNNL_TRY(st, layout_make(&m->w, f.rank, f.w, type, dnnl_format_tag_any), "layout");
@@ -209,7 +209,7 @@ static enum qd_status make_attributes(struct making *m)
 		DNNL_TRY(st, dnnl_post_ops_append_binary(ops, dnnl_binary_add, REF(m->y)), "product");
 	DNNL_TRY(st, dnnl_primitive_attr_set_post_ops(m->attr, ops), "product");
 out:
-	if (ops)
+	if (ops != NULL)
 		dnnl_post_ops_destroy(ops);
 	return st;
 }
@@ -283,7 +283,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	enum qd_status st;
 
 	*out = NULL;
-	if (!d)
+	if (d == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	QD_TRY(st, ready());
 	QD_TRY(st, make_layouts(d, &m));
@@ -301,12 +301,12 @@ out:
 
 void qd_dnnl_free(struct qd_dnnl *d)
 {
-	if (!d)
+	if (d == NULL)
 		return;
 	for (size_t i = 0; i < OPERANDS; i++)
-		if (d->memory[i])
+		if (d->memory[i] != NULL)
 			dnnl_memory_destroy(d->memory[i]);
-	if (d->primitive)
+	if (d->primitive != NULL)
 		dnnl_primitive_destroy(d->primitive);
 	layout_release(&d->plain);
 	layout_release(&d->packed);
@@ -338,13 +338,13 @@ enum qd_status qd_dnnl_pack(struct qd_dnnl *d, const void *w, void *packed)
 	DNNL_TRY(st, dnnl_primitive_execute(reorder, stream, QD_COUNT(args), args), "reordering");
 	DNNL_TRY(st, dnnl_stream_wait(stream), "reordering");
 out:
-	if (reorder)
+	if (reorder != NULL)
 		dnnl_primitive_destroy(reorder);
-	if (desc)
+	if (desc != NULL)
 		dnnl_primitive_desc_destroy(desc);
-	if (from)
+	if (from != NULL)
 		dnnl_memory_destroy(from);
-	if (to)
+	if (to != NULL)
 		dnnl_memory_destroy(to);
 	return st;
 }
@@ -356,7 +356,7 @@ enum qd_status qd_dnnl_run(
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < OPERANDS; i++)
-		if (d->memory[i])
+		if (d->memory[i] != NULL)
 			DNNL_TRY(st, dnnl_memory_set_data_handle(d->memory[i], (void *)(uintptr_t)handles[i]), "product");
 	DNNL_TRY(st, dnnl_primitive_execute(d->primitive, stream, d->n_args, d->args), "product");
 	DNNL_TRY(st, dnnl_stream_wait(stream), "product");

@@ -32,7 +32,7 @@ void *qd_large_alloc(size_t bytes)
 
 void qd_large_free(void *memory, size_t bytes)
 {
-	if (memory && bytes >= 2 * HUGE_PAGE)
+	if (memory != NULL && bytes >= 2 * HUGE_PAGE)
 		(void)munmap(memory, pages(bytes));
 	else
 		free(memory);

@@ -52,7 +52,7 @@ static void fold(const struct qd_group_norm *g, const float *k, const double *su
 					s += sums[2 * i * g->channels + c];
 					q += sums[(2 * i + 1) * g->channels + c];
 				}
-				double mean = (double)k[c] + (shift ? (double)shift[c] : 0) + s / pixels,
+				double mean = (double)k[c] + (shift != NULL ? (double)shift[c] : 0) + s / pixels,
 				       away = mean - total / (double)size;
 				if (pass == 0)
 					total += mean;
@@ -61,7 +61,7 @@ static void fold(const struct qd_group_norm *g, const float *k, const double *su
 			}
 		double mean = total / (double)size, factor = 1 / sqrt(spread / (double)size + (double)g->eps);
 		for (int64_t c = group * size; c < (group + 1) * size; c++) {
-			double a = factor * (double)scale[c], lift = shift ? (double)shift[c] : 0;
+			double a = factor * (double)scale[c], lift = shift != NULL ? (double)shift[c] : 0;
 			folded[c] = (float)a;
 			folded[g->channels + c] = (float)((double)bias[c] + (lift - mean) * a);
 		}
@@ -104,7 +104,7 @@ enum qd_status qd_group_norm_f32(
 	float *parts = malloc((n_sums + n_folded) * sizeof(*parts)), *folded = parts + n_sums;
 	enum qd_status st = QD_OK;
 
-	if (!sums || !parts) {
+	if (sums == NULL || parts == NULL) {
 		st = qd_fail(QD_ENOMEM, "out of memory for group normalization");
 		goto out;
 	}
@@ -118,7 +118,7 @@ enum qd_status qd_group_norm_f32(
 #pragma omp single
 		for (int64_t n = 0; n < g->n; n++)
 			fold(g, x + n * g->pixels * c, sums + 2 * n * slices * c, slices, scale, bias,
-				shift ? shift + (g->shift_per_sample ? n * c : 0) : NULL, folded + 2 * n * c);
+				shift != NULL ? shift + (g->shift_per_sample ? n * c : 0) : NULL, folded + 2 * n * c);
 #pragma omp for schedule(static)
 		for (int64_t i = 0; i < g->n * slices; i++) {
 			int64_t n = i / slices, first = i % slices * per, end = first + per < g->pixels ? first + per : g->pixels;
@@ -154,10 +154,10 @@ QD_VECTOR static void layer_norm_row(int64_t channels, float eps, const float *x
 	factor = 1.0f / sqrtf(deviation / (float)channels + eps);
 	for (c = 0; c < whole; c += QD_LANES) {
 		vec v = (load(x + c) - mean) * factor * load(scale + c);
-		store(y + c, bias ? v + load(bias + c) : v);
+		store(y + c, bias != NULL ? v + load(bias + c) : v);
 	}
 	for (; c < (size_t)channels; c++)
-		y[c] = (x[c] - mean) * factor * scale[c] + (bias ? bias[c] : 0.0f);
+		y[c] = (x[c] - mean) * factor * scale[c] + (bias != NULL ? bias[c] : 0.0f);
 }
 
 void qd_layer_norm_f32(int64_t rows, int64_t channels, float eps, const float *x, const float *scale, const float *bias, float *y)

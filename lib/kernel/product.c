@@ -99,7 +99,7 @@ enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_s
 	enum qd_status st;
 
 	*out = NULL;
-	if (!p)
+	if (p == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	p->spec = *spec;
 	p->bfloat16 = wants_bfloat16(spec);
@@ -118,16 +118,16 @@ out:
 
 static size_t weight_bytes(const struct qd_product *p)
 {
-	return p->winograd ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
+	return p->winograd != NULL ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
 }
 
 void qd_product_free(struct qd_product *p)
 {
-	if (!p)
+	if (p == NULL)
 		return;
-	if (p->high)
+	if (p->high != NULL)
 		qd_large_free(p->high, weight_bytes(p));
-	if (p->low)
+	if (p->low != NULL)
 		qd_large_free(p->low, weight_bytes(p));
 	for (size_t i = 0; i < QD_COUNT(p->steps); i++)
 		qd_dnnl_free(p->steps[i]);
@@ -197,7 +197,7 @@ static enum qd_status pack_halves(struct qd_product *p, const float *w, size_t n
 	uint16_t *high = qd_large_alloc(2 * n * sizeof(*high)), *low = high + n;
 	enum qd_status st;
 
-	if (!high)
+	if (high == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for packing weights");
 	split(n, w, high, low);
 	QD_TRY(st, qd_dnnl_pack(p->steps[0], high, p->high));
@@ -215,19 +215,19 @@ enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 	float *copy = NULL;
 	enum qd_status st = QD_OK;
 
-	if (!p->high)
+	if (p->high == NULL)
 		p->high = qd_large_alloc(bytes);
-	if (!p->low && p->bfloat16)
+	if (p->low == NULL && p->bfloat16)
 		p->low = qd_large_alloc(bytes);
-	if (!p->high || (p->bfloat16 && !p->low))
+	if (p->high == NULL || (p->bfloat16 && p->low == NULL))
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %zu bytes of weights", bytes));
 	if (w->dtype != QD_F32 || (uintptr_t)w->data % sizeof(float) != 0) {
 		plain = copy = qd_large_alloc(n * sizeof(*copy));
-		if (!copy)
+		if (copy == NULL)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for packing weights"));
 		QD_TRY(st, to_float(w, copy));
 	}
-	if (p->winograd)
+	if (p->winograd != NULL)
 		QD_TRY(st, qd_winograd_pack(p->winograd, plain, p->high));
 	else
 		QD_TRY(st, p->bfloat16 ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
@@ -260,7 +260,7 @@ static size_t own_scratch_bytes(const struct qd_product *p)
 {
 	size_t most = 0;
 
-	for (size_t i = 0; i < QD_COUNT(p->steps) && p->steps[i]; i++)
+	for (size_t i = 0; i < QD_COUNT(p->steps) && p->steps[i] != NULL; i++)
 		if (most < qd_dnnl_scratch_bytes(p->steps[i]))
 			most = qd_dnnl_scratch_bytes(p->steps[i]);
 	return qd_whole_lines(most);
@@ -275,7 +275,7 @@ size_t qd_product_scratch_bytes(const struct qd_product *p)
 {
 	size_t half = qd_whole_lines(x_elements(&p->spec) * sizeof(uint16_t));
 
-	return p->winograd ? qd_winograd_scratch_bytes(p->winograd) : own_scratch_bytes(p) + (p->bfloat16 ? 2 * half : 0);
+	return p->winograd != NULL ? qd_winograd_scratch_bytes(p->winograd) : own_scratch_bytes(p) + (p->bfloat16 ? 2 * half : 0);
 }
 
 static enum qd_status run_halves(
@@ -300,7 +300,7 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 
 	enum qd_status st;
 
-	if (p->winograd)
+	if (p->winograd != NULL)
 		return qd_winograd_run(p->winograd, x, p->high, bias, other, y, scratch);
 	QD_TRY(st, p->bfloat16 ? run_halves(p, x, bias, other, y, scratch)
 			       : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch));

@@ -62,7 +62,7 @@ enum qd_status qd_winograd_new(struct qd_winograd **out, const struct qd_product
 	enum qd_status st;
 
 	*out = NULL;
-	if (!winograd)
+	if (winograd == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a convolution");
 	winograd->spec = *spec;
 	winograd->rows = spec->n * spec->height / 2;
@@ -79,7 +79,7 @@ out:
 
 void qd_winograd_free(struct qd_winograd *winograd)
 {
-	if (!winograd)
+	if (winograd == NULL)
 		return;
 	qd_dnnl_free(winograd->product);
 	free(winograd);
@@ -136,7 +136,7 @@ enum qd_status qd_winograd_pack(struct qd_winograd *winograd, const float *w, vo
 	float *u = qd_large_alloc(bytes);
 	enum qd_status st = QD_OK;
 
-	if (!u)
+	if (u == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for packing weights");
 	for (int r = 0; r < 4; r++) {
 		transform_kernels(r, n, w, u);
@@ -198,7 +198,7 @@ QD_VECTOR static void transform_output(
 	int64_t channels, const float *m, int64_t step, const float *bias, const float *const other[4], float *const to[4])
 {
 	for (int64_t c = 0; c < channels; c += QD_LANES) {
-		vec t[2][4], y[4], b = bias ? load(bias + c) : all(0.0f);
+		vec t[2][4], y[4], b = bias != NULL ? load(bias + c) : all(0.0f);
 		for (int j = 0; j < 4; j++) {
 			const float *at = m + j * step + c;
 			vec m0 = load(at), m1 = load(at + 4 * step), m2 = load(at + 8 * step), m3 = load(at + 12 * step);
@@ -229,9 +229,9 @@ static void transform_outputs(
 			int64_t h = row / high * s->height + row % high * 2 + k / 2,
 				at = (h * s->width + column * 2 + k % 2) * s->out;
 			to[k] = y + at;
-			more[k] = other ? other + at : NULL;
+			more[k] = other != NULL ? other + at : NULL;
 		}
-		transform_output(s->out, m + i * s->out, tiles(winograd) * s->out, bias, other ? more : NULL, to);
+		transform_output(s->out, m + i * s->out, tiles(winograd) * s->out, bias, other != NULL ? more : NULL, to);
 	}
 }
 

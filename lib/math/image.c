@@ -92,7 +92,7 @@ static enum qd_status planes_init(struct planes *p, int width, int height, const
 	p->w = p->W - (size_t)win->size + 1;
 	size_t whole = p->H * p->W, inner = p->h * p->w;
 	double *memory = malloc((3 * whole + p->H * p->w + 5 * inner) * sizeof(double));
-	if (!memory)
+	if (memory == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	p->x = memory;
 	p->y = p->x + whole;
@@ -186,7 +186,7 @@ enum qd_status qd_frechet_distance(const float *a, size_t n, const float *b, siz
 		return qd_fail(QD_EINPUT, "sets of %zu and %zu features, need at least 2 of each", n, m);
 	size_t square = d * d;
 	double *memory = malloc((4 * square + 3 * d) * sizeof(double));
-	if (!memory)
+	if (memory == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	double *cov_a = memory, *cov_b = cov_a + square, *s = cov_b + square, *t = s + square;
 	double *mean_a = t + square, *mean_b = mean_a + d, *w = mean_b + d, root = 0, sum = 0;

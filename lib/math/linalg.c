@@ -23,7 +23,7 @@ enum qd_status qd_gram_add(const float *x, size_t m, size_t n, double *g)
 {
 	double *block = malloc(m * GRAM_BLOCK * sizeof(*block));
 
-	if (!block)
+	if (block == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for products of %zu vectors", m);
 	for (size_t first = 0; first < n; first += GRAM_BLOCK) {
 		size_t width = n - first < GRAM_BLOCK ? n - first : GRAM_BLOCK;
@@ -53,7 +53,7 @@ enum qd_status qd_eigen_symmetric(double *a, size_t n, double *w)
 	enum qd_status st = QD_OK;
 	double *work = malloc((size_t)room * sizeof(*work));
 	int *iwork = malloc((size_t)integers * sizeof(*iwork));
-	if (!work || !iwork)
+	if (work == NULL || iwork == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	dsyevd_("V", "U", &size, a, &size, w, work, &room, iwork, &integers, &info, 1, 1);
 	if (info != 0)

@@ -98,7 +98,7 @@ enum qd_status qd_paired_t_test(const double *a, const double *b, size_t n, doub
 	double value = mean / error;
 	if (mean == 0)
 		value = 0;
-	if (t)
+	if (t != NULL)
 		*t = value;
 	*p = qd_student_two_sided(value, (double)(n - 1));
 	return QD_OK;

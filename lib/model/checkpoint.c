@@ -38,7 +38,7 @@ static const char *prefix_of(const struct qd_safetensors *file)
 		if (qd_starts_with(file->tensors[i].name, unet_prefix))
 			return unet_prefix;
 	}
-	return qd_safetensors_find(file, first_conv) ? "" : NULL;
+	return qd_safetensors_find(file, first_conv) != NULL ? "" : NULL;
 }
 
 bool qd_checkpoint_detect(const struct qd_safetensors *file)
@@ -61,7 +61,7 @@ void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpo
 	memset(contents, 0, QD_CHECKPOINT_SECTIONS * sizeof(*contents));
 	for (size_t i = 0; i < file->n; i++) {
 		const struct qd_tensor *tensor = &file->tensors[i];
-		struct qd_checkpoint_content *c = &contents[section_of(tensor->name, prefix && !*prefix)];
+		struct qd_checkpoint_content *c = &contents[section_of(tensor->name, prefix != NULL && !*prefix)];
 		if (c->tensors++ == 0)
 			c->first = tensor->name;
 		c->bytes += tensor->bytes;
@@ -75,10 +75,12 @@ static enum qd_status refuse(const struct qd_safetensors *file)
 {
 	for (size_t i = 0; i < file->n; i++) {
 		const char *name = file->tensors[i].name;
-		if (strstr(name, "lora_") || strstr(name, ".lora.") || strstr(name, "hada_") || strstr(name, "lokr_"))
+		if (strstr(name, "lora_") != NULL || strstr(name, ".lora.") != NULL || strstr(name, "hada_") != NULL ||
+			strstr(name, "lokr_") != NULL)
 			return qd_fail(QD_EINPUT, "'%s' is an adapter (tensor '%s'), needs a model", file->path, name);
 	}
-	if (qd_safetensors_find(file, "conv_in.weight") && qd_safetensors_find(file, "time_embedding.linear_1.weight"))
+	if (qd_safetensors_find(file, "conv_in.weight") != NULL &&
+		qd_safetensors_find(file, "time_embedding.linear_1.weight") != NULL)
 		return qd_fail(QD_EINPUT,
 			"'%s' holds a UNet under diffusers' names (tensor 'conv_in.weight'), needs the folder with its config.json",
 			file->path);
@@ -94,13 +96,13 @@ static const char *config_beside(struct qd_arena *arena, const char *path)
 	static const char ending[] = ".safetensors";
 	size_t n = strlen(path) - (qd_ends_with(path, ending) ? sizeof(ending) - 1 : 0);
 	const char *config = qd_arena_strf(arena, "%.*s.config.json", (int)n, path);
-	return config && qd_is_file(config) ? config : NULL;
+	return config != NULL && qd_is_file(config) ? config : NULL;
 }
 
 static enum qd_status read_config(struct qd_unet_config *config, struct qd_weights *weights, const char *prefix)
 {
 	const char *beside = config_beside(&weights->arena, weights->path);
-	return beside ? qd_unet_config_read(config, beside) : qd_checkpoint_infer(config, &weights->files[0], prefix);
+	return beside != NULL ? qd_unet_config_read(config, beside) : qd_checkpoint_infer(config, &weights->files[0], prefix);
 }
 
 /* ---- weights ---- */
@@ -141,7 +143,7 @@ static enum qd_status take(const struct qd_weights *weights, const struct qd_ldm
 		return qd_fail(QD_EUNSUPPORTED, "'%s': '%s' has no name in a single-file checkpoint, needs a diffusers folder",
 			file->path, needed->name);
 	const struct qd_tensor *tensor = qd_safetensors_find(file, name);
-	if (!tensor)
+	if (tensor == NULL)
 		return qd_fail(QD_EINPUT, "'%s' has no tensor '%s', needs one of %s", file->path, name,
 			qd_shape_text(&needed->shape, text));
 	if (!fits(&tensor->shape, &needed->shape))
@@ -172,7 +174,7 @@ static enum qd_status add(struct qd_weights *weights, struct qd_tensor *tensor, 
 {
 	enum qd_status st;
 	tensor->name = qd_arena_strdup(&weights->arena, name);
-	if (!tensor->name)
+	if (tensor->name == NULL)
 		return QD_ENOMEM;
 	QD_TRY(st, qd_strmap_put(&weights->by_name, tensor->name, (uint32_t)weights->n));
 	QD_PUSH(st, weights->tensors, weights->n, weights->cap, tensor);
@@ -199,13 +201,13 @@ static enum qd_status rename_all(
 	struct qd_ldm_layout layout;
 	size_t n = 0;
 	enum qd_status st = QD_OK;
-	if (!tensors || !used)
+	if (tensors == NULL || used == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	layout_of(&layout, config);
 	for (size_t i = 0; i < g->n_values; i++) {
 		const struct qd_value *needed = &g->values[i];
 		struct qd_tensor tensor;
-		if (needed->kind != QD_WEIGHT || needed->data.data)
+		if (needed->kind != QD_WEIGHT || needed->data.data != NULL)
 			continue;
 		QD_TRY(st, take(weights, &layout, prefix, needed, &tensor));
 		/* names differ, so there are no more weights than tensors */
@@ -225,7 +227,7 @@ static enum qd_status open_file(struct qd_weights *weights, const char *path)
 	QD_TRY(st, qd_refuse_pickle(path));
 	weights->path = qd_arena_strdup(&weights->arena, path);
 	weights->files = qd_arena_array(&weights->arena, 1, sizeof(*weights->files));
-	if (!weights->path || !weights->files)
+	if (weights->path == NULL || weights->files == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	QD_TRY(st, qd_safetensors_open(&weights->files[0], path));
 	weights->n_files = 1;
@@ -254,7 +256,7 @@ enum qd_status qd_checkpoint_open(struct qd_unet_config *config, struct qd_weigh
 	*weights = (struct qd_weights){ 0 };
 	QD_TRY(st, open_file(weights, path));
 	const char *prefix = prefix_of(&weights->files[0]);
-	if (!prefix)
+	if (prefix == NULL)
 		QD_TRY(st, refuse(&weights->files[0]));
 	QD_TRY(st, read_config(config, weights, prefix));
 	QD_TRY(st, qd_unet_parameters(config, &g, &parameters, &tensors));

@@ -48,7 +48,7 @@ static const struct qd_tensor *find(const struct reader *r, const char *fmt, ...
 /* Size of an axis; 0 where the tensor is absent or has fewer. */
 static int64_t size_of(const struct qd_tensor *tensor, int axis)
 {
-	return tensor && axis < tensor->shape.rank ? tensor->shape.dim[axis] : 0;
+	return tensor != NULL && axis < tensor->shape.rank ? tensor->shape.dim[axis] : 0;
 }
 
 /* ---- transformers ---- */
@@ -57,14 +57,14 @@ static int64_t size_of(const struct qd_tensor *tensor, int axis)
 static int64_t read_transformer(const struct reader *r, struct found *f, const char *at)
 {
 	int64_t depth = 0;
-	if (!find(r, "%s.norm.weight", at))
+	if (find(r, "%s.norm.weight", at) == NULL)
 		return -1;
-	while (find(r, "%s.transformer_blocks.%lld.norm1.weight", at, (long long)depth))
+	while (find(r, "%s.transformer_blocks.%lld.norm1.weight", at, (long long)depth) != NULL)
 		depth++;
 	if (f->context == 0)
 		f->context = size_of(find(r, "%s.transformer_blocks.0.attn2.to_k.weight", at), 1);
 	const struct qd_tensor *proj = find(r, "%s.proj_in.weight", at);
-	f->linear = f->linear || (proj && proj->shape.rank == 2);
+	f->linear = f->linear || (proj != NULL && proj->shape.rank == 2);
 	return depth;
 }
 
@@ -99,9 +99,9 @@ static enum qd_status walk_down(const struct reader *r, struct found *f)
 	f->levels = 1;
 	for (int n = 1;; n++) {
 		enum qd_status st = QD_OK;
-		if (find(r, "input_blocks.%d.0.in_layers.2.weight", n))
+		if (find(r, "input_blocks.%d.0.in_layers.2.weight", n) != NULL)
 			st = read_layer(r, f, n);
-		else if (!find(r, "input_blocks.%d.0.op.weight", n))
+		else if (find(r, "input_blocks.%d.0.op.weight", n) == NULL)
 			return QD_OK;
 		else if (++f->levels > QD_MAX_BLOCKS)
 			st = too_many(r, "levels");
@@ -249,7 +249,7 @@ static enum qd_status check_ends(const struct reader *r)
 {
 	static const char *const names[] = { "input_blocks.0.0.weight", "out.2.weight", "time_embed.0.weight" };
 	for (size_t i = 0; i < QD_COUNT(names); i++) {
-		if (!find(r, "%s", names[i]))
+		if (find(r, "%s", names[i]) == NULL)
 			return qd_fail(
 				QD_EINPUT, "'%s' has no tensor '%s%s', needs it for a UNet", r->file->path, r->prefix, names[i]);
 	}

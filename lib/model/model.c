@@ -97,7 +97,7 @@ static enum qd_status open_file(struct qd_model *model, const char *path)
 	const char *slash = strrchr(path, '/');
 	enum qd_status st;
 	QD_TRY(st, copy(&model->folder, "%s", path));
-	QD_TRY(st, copy(&model->root, "%.*s", slash > path ? (int)(slash - path) : 1, slash ? path : "."));
+	QD_TRY(st, copy(&model->root, "%.*s", slash > path ? (int)(slash - path) : 1, slash != NULL ? path : "."));
 	if (qd_ends_with(path, ".onnx")) {
 		model->root[pipeline_prefix(model->root) > 0 ? pipeline_prefix(model->root) : strlen(model->root)] = '\0';
 		return open_onnx(model, path);
@@ -155,7 +155,7 @@ void qd_model_release(struct qd_model *model)
 
 enum qd_status qd_model_graph(struct qd_graph *g, const struct qd_model *model, const struct qd_sizes *sizes)
 {
-	if (model->onnx)
+	if (model->onnx != NULL)
 		return qd_onnx_unet_graph(g, model->onnx, &model->config, &model->weights, sizes);
 	return qd_unet_graph(g, &model->config, &model->weights, sizes);
 }
@@ -163,7 +163,7 @@ enum qd_status qd_model_graph(struct qd_graph *g, const struct qd_model *model, 
 /* What a file was exported for wins. */
 static struct qd_sizes allowed_sizes(const struct qd_model *model, struct qd_sizes sizes)
 {
-	if (!model->onnx)
+	if (model->onnx == NULL)
 		return sizes;
 	struct qd_sizes fixed = qd_onnx_unet_sizes(model->onnx);
 	return (struct qd_sizes){ fixed.batch < 0 ? sizes.batch : fixed.batch, fixed.height < 0 ? sizes.height : fixed.height,
@@ -203,7 +203,7 @@ static enum qd_status config_text(const struct qd_model *model, char **out)
 static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
 {
 	const struct qd_tensor **sorted = calloc(weights->n + 1, sizeof(*sorted));
-	if (!sorted)
+	if (sorted == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	if (weights->n)
 		memcpy(sorted, weights->tensors, weights->n * sizeof(*sorted));

@@ -8,14 +8,14 @@ static enum qd_status copy_slots(struct qd_slots *to, const struct qd_slots *fro
 {
 	enum qd_status st = QD_OK;
 	to->items = qd_arena_array(&to->arena, from->n, sizeof(*to->items));
-	if (!to->items)
+	if (to->items == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	for (size_t i = 0; i < from->n; i++) {
 		struct qd_slot *slot = &to->items[i];
 		*slot = from->items[i];
 		slot->down = slot->up = slot->gain = slot->weight = slot->base = slot->sum = QD_NONE;
 		slot->path = qd_arena_strdup(&to->arena, from->items[i].path);
-		if (!slot->path)
+		if (slot->path == NULL)
 			QD_TRY(st, QD_ENOMEM);
 		QD_TRY(st, qd_strmap_put(&to->by_path, slot->path, (uint32_t)i));
 		to->n++;

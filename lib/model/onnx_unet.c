@@ -41,8 +41,8 @@ bool qd_onnx_is_unet(const struct qd_onnx_file *file)
 	size_t n;
 	if (qd_onnx_inputs(file, inputs, MOST_INPUTS, &n) != QD_OK || has_lora(inputs, n))
 		return false;
-	return find_input(inputs, n, "sample") && find_input(inputs, n, "timestep") &&
-	       find_input(inputs, n, "encoder_hidden_states") && qd_onnx_has_constant(file, "conv_in.weight");
+	return find_input(inputs, n, "sample") != NULL && find_input(inputs, n, "timestep") != NULL &&
+	       find_input(inputs, n, "encoder_hidden_states") != NULL && qd_onnx_has_constant(file, "conv_in.weight");
 }
 
 static enum qd_status check_inputs(const struct qd_onnx_unet *u)

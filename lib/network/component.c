@@ -51,15 +51,15 @@ const char *qd_component_kind_name(enum qd_component_kind kind)
 static enum qd_status kind_of_class(const char *what, const char *field, const json_t *value, enum qd_component_kind *kind)
 {
 	const char *name = json_string_value(value);
-	if (name && qd_starts_with(name, "Flax"))
+	if (name != NULL && qd_starts_with(name, "Flax"))
 		name += strlen("Flax");
-	for (size_t i = 0; name && i < QD_COUNT(classes); i++) {
+	for (size_t i = 0; name != NULL && i < QD_COUNT(classes); i++) {
 		*kind = classes[i].kind;
 		if (strcmp(name, classes[i].class_name) == 0)
 			return QD_OK;
 	}
-	return qd_fail(
-		QD_EUNSUPPORTED, "'%s': field '%s' is '%.80s', needs %s", what, field, name ? name : "no string", classes_text);
+	return qd_fail(QD_EUNSUPPORTED, "'%s': field '%s' is '%.80s', needs %s", what, field, name != NULL ? name : "no string",
+		classes_text);
 }
 
 /* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
@@ -67,9 +67,9 @@ static enum qd_status kind_of(const char *what, const json_t *json, enum qd_comp
 {
 	const json_t *class_name = json_object_get(json, "_class_name"), *model_type = json_object_get(json, "model_type");
 	const json_t *architecture = json_array_get(json_object_get(json, "architectures"), 0);
-	if (class_name)
+	if (class_name != NULL)
 		return kind_of_class(what, "_class_name", class_name, kind);
-	if (architecture)
+	if (architecture != NULL)
 		return kind_of_class(what, "architectures", architecture, kind);
 	*kind = QD_COMPONENT_TEXT;
 	if (json_is_string(model_type) && strcmp(json_string_value(model_type), "clip_text_model") == 0)
@@ -79,7 +79,7 @@ static enum qd_status kind_of(const char *what, const json_t *json, enum qd_comp
 			json_string_value(model_type));
 	for (size_t i = 0; i < QD_COUNT(marks); i++) {
 		*kind = marks[i].kind;
-		if (json_object_get(json, marks[i].field))
+		if (json_object_get(json, marks[i].field) != NULL)
 			return QD_OK;
 	}
 	*kind = QD_COMPONENT_UNET;
@@ -133,11 +133,12 @@ static enum qd_status locate(struct qd_component *component, const char *path, c
 		return qd_fail(QD_EINPUT, "'%s' is no folder, needs one with config.json", path);
 	if (qd_is_component(path)) {
 		component->folder = strdup(path);
-		return component->folder ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+		return component->folder != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 	}
-	st = join(&component->folder, path, name ? name : "unet");
+	st = join(&component->folder, path, name != NULL ? name : "unet");
 	if (st == QD_OK && !qd_is_component(component->folder))
-		st = qd_fail(QD_EINPUT, "'%s' has no config.json, needs it or '%s/config.json'", path, name ? name : "unet");
+		st = qd_fail(
+			QD_EINPUT, "'%s' has no config.json, needs it or '%s/config.json'", path, name != NULL ? name : "unet");
 	return st;
 }
 
@@ -145,7 +146,8 @@ static enum qd_status locate(struct qd_component *component, const char *path, c
 static void find_projection(struct qd_component *component, const json_t *json)
 {
 	const struct qd_tensor *tensor = qd_weights_find(&component->weights, "text_projection.weight");
-	if (component->kind == QD_COMPONENT_TEXT && !json_object_get(json, "architectures") && tensor && tensor->shape.rank == 2)
+	if (component->kind == QD_COMPONENT_TEXT && json_object_get(json, "architectures") == NULL && tensor != NULL &&
+		tensor->shape.rank == 2)
 		component->text.projection = tensor->shape.dim[0];
 }
 

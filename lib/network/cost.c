@@ -83,7 +83,7 @@ enum qd_status qd_graph_cost(const struct qd_graph *g, struct qd_cost *cost)
 	uint64_t *freed = calloc(g->n_order + 1, sizeof(*freed));
 	enum qd_status st = QD_OK;
 	*cost = (struct qd_cost){ 0 };
-	if (!inside || !last || !freed)
+	if (inside == NULL || last == NULL || freed == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	for (size_t i = 0; i < g->n_order; i++) {
 		const struct qd_node *node = &g->nodes[g->order[i]];

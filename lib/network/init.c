@@ -67,7 +67,7 @@ static enum qd_status fill_randomly(void *context, size_t i, void *buffer)
 #pragma omp for schedule(static)
 		for (int64_t first = 0; first < total; first += CHUNK) {
 			size_t n = (size_t)(total - first < CHUNK ? total - first : CHUNK);
-			enum qd_status own = scratch ? fill_part(f, i, (size_t)first, n, buffer, scratch) : QD_ENOMEM;
+			enum qd_status own = scratch != NULL ? fill_part(f, i, (size_t)first, n, buffer, scratch) : QD_ENOMEM;
 			if (own != QD_OK) {
 #pragma omp critical
 				st = own;
@@ -102,7 +102,7 @@ static struct rule rule_of(const struct qd_graph *g, const struct qd_value *valu
 /* Weights of a graph built without bytes: the constants that have none. */
 static bool is_parameter(const struct qd_value *value)
 {
-	return value->kind == QD_WEIGHT && !value->data.data;
+	return value->kind == QD_WEIGHT && value->data.data == NULL;
 }
 
 /* What is written: the parameters of all graphs, with their rules. */
@@ -209,10 +209,10 @@ enum qd_status qd_lora_init(
 	QD_TRY(st, qd_unet_parameters(config, &g, &parameters, &tensors));
 	QD_TRY(st, qd_modules_of(&modules, &g));
 	chosen = calloc(modules.n + 1, sizeof(*chosen));
-	if (!chosen)
+	if (chosen == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	for (size_t i = 0; i < modules.n; i++) {
-		if (strstr(modules.items[i].path, "attentions."))
+		if (strstr(modules.items[i].path, "attentions.") != NULL)
 			chosen[n++] = &modules.items[i];
 	}
 	if (n == 0)

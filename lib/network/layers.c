@@ -15,9 +15,9 @@ const char *qd_layers_path(struct qd_layers *l, const char *fmt, ...)
 	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
 	const char *kept = qd_arena_strdup(&l->g->arena, text);
-	if (!kept)
+	if (kept == NULL)
 		qd_graph_stop(l->g, QD_ENOMEM);
-	return kept ? kept : "";
+	return kept != NULL ? kept : "";
 }
 
 int64_t qd_layers_dim(const struct qd_layers *l, qd_id value, int axis)
@@ -46,8 +46,8 @@ static enum qd_status stored_weight(
 	const struct qd_layers *l, const char *name, const struct qd_shape *shape, struct qd_tensor *out)
 {
 	char found[QD_SHAPE_TEXT], need[QD_SHAPE_TEXT];
-	const struct qd_tensor *tensor = l->find ? l->find(l->weights, name) : qd_weights_find(l->weights, name);
-	if (!tensor)
+	const struct qd_tensor *tensor = l->find != NULL ? l->find(l->weights, name) : qd_weights_find(l->weights, name);
+	if (tensor == NULL)
 		return qd_fail(
 			QD_EINPUT, "'%s' has no tensor '%s', needs one of %s", l->weights->path, name, qd_shape_text(shape, need));
 	if (!same_layout(&tensor->shape, shape))
@@ -66,7 +66,7 @@ qd_id qd_layers_weight(struct qd_layers *l, const char *path, const char *leaf, 
 	if (l->g->status != QD_OK)
 		return QD_NONE;
 	const char *name = qd_layers_path(l, "%s.%s", path, leaf);
-	if (l->weights) {
+	if (l->weights != NULL) {
 		enum qd_status st = stored_weight(l, name, &shape, &tensor);
 		if (st != QD_OK)
 			return qd_graph_stop(l->g, st);

@@ -46,14 +46,15 @@ static enum qd_status add_tensor(struct qd_weights *weights, const struct qd_ten
 	char *rest;
 	struct qd_tensor *renamed = qd_arena_array(&weights->arena, 1, sizeof(*renamed));
 	long number = strtol(tensor->name, &rest, 10) - parts[part].shift;
-	if (!renamed)
+	if (renamed == NULL)
 		return QD_ENOMEM;
 	if (rest == tensor->name || *rest != '.' || number < 0 || number > 1000)
 		return qd_fail(
 			QD_EINPUT, "'%s': tensor '%s', needs names that begin with a layer's number", weights->path, tensor->name);
 	*renamed = *tensor;
 	renamed->name = qd_arena_strf(&weights->arena, "%s.layers.%ld%s", parts[part].part, number, rest);
-	enum qd_status st = renamed->name ? qd_strmap_put(&weights->by_name, renamed->name, (uint32_t)weights->n) : QD_ENOMEM;
+	enum qd_status st =
+		renamed->name != NULL ? qd_strmap_put(&weights->by_name, renamed->name, (uint32_t)weights->n) : QD_ENOMEM;
 	if (st == QD_OK)
 		st = qd_grow(&weights->tensors, &weights->cap, weights->n + 1, sizeof(*weights->tensors));
 	if (st == QD_OK)
@@ -65,7 +66,7 @@ static enum qd_status open_part(struct qd_weights *weights, const char *folder, 
 {
 	struct qd_safetensors *file = &weights->files[weights->n_files];
 	char *path = qd_arena_strf(&weights->arena, "%s/%s_%s.safetensors", folder, stem, parts[part].part);
-	enum qd_status st = path ? qd_safetensors_open(file, path) : QD_ENOMEM;
+	enum qd_status st = path != NULL ? qd_safetensors_open(file, path) : QD_ENOMEM;
 	if (st != QD_OK)
 		return st;
 	weights->n_files++;
@@ -86,13 +87,13 @@ enum qd_status qd_original_taesd_open(struct qd_component *component)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_tiny_vae_config_parse(&component->vae, component->folder, defaults));
 	weights->files = qd_arena_array(&weights->arena, QD_COUNT(parts), sizeof(*weights->files));
-	if (!weights->files)
+	if (weights->files == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	for (size_t i = 0; i < QD_COUNT(parts); i++)
 		QD_TRY(st, open_part(weights, component->folder, stem, i));
 	/* TAESD for other models differs in the number of latent channels alone. */
 	const struct qd_tensor *first = qd_weights_find(weights, "decoder.layers.0.weight");
-	if (first && first->shape.rank == 4 && first->shape.dim[1] >= 1 && first->shape.dim[1] <= QD_MAX_LATENTS)
+	if (first != NULL && first->shape.rank == 4 && first->shape.dim[1] >= 1 && first->shape.dim[1] <= QD_MAX_LATENTS)
 		component->vae.latent_channels = first->shape.dim[1];
 	weights->path = component->folder;
 out:

@@ -34,7 +34,7 @@ struct text {
 static const struct qd_tensor *find_weight(const struct qd_weights *weights, const char *name)
 {
 	const struct qd_tensor *tensor = qd_weights_find(weights, name);
-	if (!tensor && qd_starts_with(name, prefix))
+	if (tensor == NULL && qd_starts_with(name, prefix))
 		tensor = qd_weights_find(weights, name + strlen(prefix));
 	return tensor;
 }
@@ -74,7 +74,7 @@ static qd_id causal_mask(struct text *t)
 {
 	size_t n = (size_t)t->sizes->tokens;
 	float *mask = qd_arena_array(&t->g->arena, n * n, sizeof(*mask));
-	if (!mask)
+	if (mask == NULL)
 		return qd_graph_stop(t->g, QD_ENOMEM);
 	for (size_t i = 0; i < n; i++)
 		for (size_t j = i + 1; j < n; j++)
@@ -156,7 +156,7 @@ static qd_id pooled(struct text *t, qd_id last)
 {
 	int64_t n = t->sizes->batch;
 	int64_t *first = qd_arena_array(&t->g->arena, (size_t)n, sizeof(*first));
-	if (!first)
+	if (first == NULL)
 		return qd_graph_stop(t->g, QD_ENOMEM);
 	for (int64_t i = 0; i < n; i++)
 		first[i] = i * t->sizes->tokens;
@@ -217,7 +217,7 @@ enum qd_status qd_text_graph(struct qd_graph *g, const struct qd_text_config *co
 		return st;
 	qd_graph_init(g, "text_encoder");
 	qd_id *states = qd_arena_array(&g->arena, (size_t)config->layers + 1, sizeof(*states));
-	if (!states)
+	if (states == NULL)
 		return QD_ENOMEM;
 	t.ids = qd_graph_input(g, "input_ids", QD_I64, QD_SHAPE(sizes->batch, sizes->tokens));
 	t.mask = causal_mask(&t);
@@ -254,5 +254,5 @@ enum qd_status qd_text_check_ids(const struct qd_text_config *config, const stru
 			st = qd_fail(QD_EINPUT, "tensor '%s' has id %lld at element %lld, needs 0 to %lld", ids->name,
 				(long long)id, (long long)i, (long long)config->vocabulary - 1);
 	}
-	return where ? qd_prefix(st, "'%s'", where) : st;
+	return where != NULL ? qd_prefix(st, "'%s'", where) : st;
 }

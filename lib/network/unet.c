@@ -30,7 +30,7 @@ static qd_id sinusoid(struct qd_unet *u, const char *path, qd_id t, int64_t feat
 	const struct qd_unet_config *c = u->config;
 	int64_t half = features / 2;
 	float *f = qd_arena_array(&u->g->arena, (size_t)half, sizeof(*f));
-	if (!f)
+	if (f == NULL)
 		return qd_graph_stop(u->g, QD_ENOMEM);
 	for (int64_t k = 0; k < half; k++)
 		f[k] = expf(-logf(10000.0F) * (float)k / (float)((double)half - c->freq_shift));

@@ -24,10 +24,10 @@ static const struct qd_tensor *find_weight(const struct qd_weights *weights, con
 		const char *now, *before;
 	} renamed[] = { { ".to_q.", ".query." }, { ".to_k.", ".key." }, { ".to_v.", ".value." }, { ".to_out.0.", ".proj_attn." } };
 	const struct qd_tensor *tensor = qd_weights_find(weights, name);
-	for (size_t i = 0; i < QD_COUNT(renamed) && !tensor; i++) {
+	for (size_t i = 0; i < QD_COUNT(renamed) && tensor == NULL; i++) {
 		char before[256];
 		const char *at = strstr(name, renamed[i].now);
-		if (!at)
+		if (at == NULL)
 			continue;
 		snprintf(
 			before, sizeof(before), "%.*s%s%s", (int)(at - name), name, renamed[i].before, at + strlen(renamed[i].now));

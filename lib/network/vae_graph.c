@@ -44,7 +44,7 @@ void qd_vae_sample(
 		size_t sample = i / size, channel = i % size / pixels;
 		const float *mean = params + (config->tiny ? i : i + sample * size);
 		float z = *mean;
-		if (noise && !config->tiny)
+		if (noise != NULL && !config->tiny)
 			z += expf(0.5F * fminf(fmaxf(mean[size], least_log_variance), most_log_variance)) * noise[i];
 		if (config->normalized)
 			z = (z - (float)config->mean[channel]) / (float)config->std[channel];

@@ -87,7 +87,8 @@ static enum qd_status search_init(struct search *s, const struct qd_olss_gram *g
 	s->w = calloc(room, sizeof(double));
 	s->length = calloc(room, sizeof(double));
 	s->values = calloc(room, sizeof(double));
-	if (!s->columns || !s->path || !s->best || !s->a || !s->b || !s->w || !s->length || !s->values)
+	if (s->columns == NULL || s->path == NULL || s->best == NULL || s->a == NULL || s->b == NULL || s->w == NULL ||
+		s->length == NULL || s->values == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a search of %d steps", most);
 	return QD_OK;
 }

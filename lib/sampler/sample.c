@@ -23,7 +23,7 @@ static enum qd_status buffers_new(struct buffers *b, const struct qd_sampling *s
 	b->out = malloc(latent * sizeof(float));
 	b->uncond = malloc(latent * sizeof(float));
 	b->noise = malloc(latent * sizeof(float));
-	if (!b->input || !b->out || !b->uncond || !b->noise)
+	if (b->input == NULL || b->out == NULL || b->uncond == NULL || b->noise == NULL)
 		return qd_fail(QD_ENOMEM, "cannot hold the buffers of %lld samples", (long long)s->n);
 	return QD_OK;
 }

@@ -271,10 +271,10 @@ enum qd_status qd_tokenizer_read_vocabulary(
 	struct merging m = { .merges = &t->merges, .vocabulary = vocabulary };
 	enum qd_status st;
 
-	vocabulary->path = files->tokenizer ? files->tokenizer_path : files->vocab_path;
+	vocabulary->path = files->tokenizer != NULL ? files->tokenizer_path : files->vocab_path;
 	if (files->tokenizer != NULL)
 		QD_TRY(st, check_model(model, files->tokenizer_path));
-	QD_TRY(st, read_symbols(vocabulary, files->tokenizer ? json_object_get(model, "vocab") : files->vocab));
+	QD_TRY(st, read_symbols(vocabulary, files->tokenizer != NULL ? json_object_get(model, "vocab") : files->vocab));
 	QD_TRY(st, find_byte_symbols(t, vocabulary));
 	if (files->tokenizer != NULL)
 		QD_TRY(st, read_merge_list(&m, json_object_get(model, "merges"), files->tokenizer_path));

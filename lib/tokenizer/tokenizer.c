@@ -75,7 +75,7 @@ out:
 /* The length of the first of `words` (NULL at the end) that the text begins with, or 0. */
 static size_t begins_with(const int32_t *points, size_t n, const char *const *words)
 {
-	for (; *words; words++) {
+	for (; *words != NULL; words++) {
 		size_t length = strlen(*words), i = 0;
 		while (i < length && i < n && points[i] == (*words)[i])
 			i++;

@@ -26,8 +26,8 @@ static struct qd_product_spec conv_spec(const struct qd_graph *g, const struct q
 		      *y = g->values[node->out[0]].shape.dim;
 	const struct qd_attr *strides = qd_node_attr(node, "strides"), *pads = qd_node_attr(node, "pads"),
 			     *dilations = qd_node_attr(node, "dilations");
-	const int64_t *stride = strides ? strides->ints : ones, *pad = pads ? pads->ints : zeros,
-		      *dilation = dilations ? dilations->ints : ones;
+	const int64_t *stride = strides != NULL ? strides->ints : ones, *pad = pads != NULL ? pads->ints : zeros,
+		      *dilation = dilations != NULL ? dilations->ints : ones;
 
 	return (struct qd_product_spec){ .n = x[0],
 		.height = x[2],
@@ -74,11 +74,11 @@ static enum qd_status make_scratch(struct qd_inference *inference)
 
 	for (size_t s = 0; s < inference->plan->n; s++) {
 		const struct qd_product *product = inference->steps[s].product;
-		size_t bytes = product ? qd_product_scratch_bytes(product) : 0;
+		size_t bytes = product != NULL ? qd_product_scratch_bytes(product) : 0;
 		most = bytes > most ? bytes : most;
 	}
 	inference->scratch = aligned_alloc(64, (most + 64) / 64 * 64);
-	return inference->scratch ? QD_OK : qd_fail(QD_ENOMEM, "out of memory for %zu bytes to work in", most);
+	return inference->scratch != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory for %zu bytes to work in", most);
 }
 
 enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph *g, const struct qd_plan *plan)
@@ -87,9 +87,9 @@ enum qd_status qd_inference_new(struct qd_inference **out, const struct qd_graph
 	enum qd_status st = QD_OK;
 
 	*out = NULL;
-	if (inference)
+	if (inference != NULL)
 		inference->steps = calloc(plan->n + 1, sizeof(*inference->steps));
-	if (!inference || !inference->steps)
+	if (inference == NULL || inference->steps == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %zu steps", plan->n));
 	inference->g = g;
 	inference->plan = plan;
@@ -105,9 +105,9 @@ out:
 
 void qd_inference_free(struct qd_inference *inference)
 {
-	if (!inference)
+	if (inference == NULL)
 		return;
-	for (size_t s = 0; inference->plan && s < inference->plan->n; s++)
+	for (size_t s = 0; inference->plan != NULL && s < inference->plan->n; s++)
 		qd_product_free(inference->steps[s].product);
 	free(inference->scratch);
 	free(inference->steps);
@@ -157,8 +157,8 @@ static enum qd_status product(struct qd_inference *inference, size_t s, const qt
 	if (qd_inference_packs(inference, s))
 		return qt_product(inference->steps[s].product, &inference->g->values[node->out[0]].shape, in[0], in[2], in[3],
 			inference->scratch, out);
-	QD_TRY(st, plain_product(inference, step, in, in[3] ? &alone : out));
-	if (in[3])
+	QD_TRY(st, plain_product(inference, step, in, in[3] != NULL ? &alone : out));
+	if (in[3] != NULL)
 		QD_TRY(st, qt_binary(QT_ADD, alone, in[3], out));
 out:
 	qt_free(alone);

@@ -25,10 +25,10 @@ static int threads; /* asked for before it was loaded; 0: not */
 static enum qd_status find(const char *name, function *f)
 {
 	function found = __atomic_load_n(f, __ATOMIC_RELAXED);
-	if (found)
+	if (found != NULL)
 		return QD_OK;
 	void *address = dlsym(library, name);
-	if (!address)
+	if (address == NULL)
 		return qd_fail(QD_ETORCH, "the library that executes graphs is of another version: it has no '%s'", name);
 	memcpy(&found, &address, sizeof(found)); /* C does not convert data pointers to functions, POSIX promises the bytes */
 	__atomic_store_n(f, found, __ATOMIC_RELAXED);
@@ -45,7 +45,7 @@ static enum qd_status set_threads(int n)
 static void load(void)
 {
 	void *handle = dlopen("libquad-torch.so", RTLD_NOW | RTLD_LOCAL);
-	if (!handle) {
+	if (handle == NULL) {
 		snprintf(failure, sizeof(failure), "cannot load the library that executes graphs: %s", dlerror());
 		return;
 	}
@@ -76,7 +76,7 @@ int64_t qt_live(void)
 void qt_free(qt_tensor x)
 {
 	static function f;
-	if (x && ready("qt_free", &f) == QD_OK)
+	if (x != NULL && ready("qt_free", &f) == QD_OK)
 		((void (*)(qt_tensor))f)(x);
 }
 

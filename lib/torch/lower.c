@@ -31,8 +31,9 @@ enum qd_status qd_lower_CONV(const struct qd_lower *l)
 	const struct qd_attr *strides = qd_node_attr(l->node, "strides"), *pads = qd_node_attr(l->node, "pads"),
 			     *dilations = qd_node_attr(l->node, "dilations");
 
-	return qt_conv2d(l->in[0], l->in[1], optional(l, 2), strides ? strides->ints : ones, pads ? pads->ints : zeros,
-		dilations ? dilations->ints : ones, qd_node_int(l->node, "group", 1), l->out);
+	return qt_conv2d(l->in[0], l->in[1], optional(l, 2), strides != NULL ? strides->ints : ones,
+		pads != NULL ? pads->ints : zeros, dilations != NULL ? dilations->ints : ones, qd_node_int(l->node, "group", 1),
+		l->out);
 }
 
 enum qd_status qd_lower_MATMUL(const struct qd_lower *l)
@@ -70,12 +71,12 @@ enum qd_status qd_lower_GEMM(const struct qd_lower *l)
 	qt_tensor bias = optional(l, 2);
 	enum qd_status st;
 
-	if (!trans_a && trans_b && alpha == 1 && beta == 1 && (!bias || input(l, 2)->shape.rank == 1))
+	if (!trans_a && trans_b && alpha == 1 && beta == 1 && (bias == NULL || input(l, 2)->shape.rank == 1))
 		return qt_linear(l->in[0], l->in[1], bias, l->out);
 	QD_TRY(st, transposed(l->in[0], trans_a, &a));
 	QD_TRY(st, transposed(l->in[1], trans_b, &b));
 	QD_TRY(st, qt_matmul(a, b, &product));
-	if (!bias) {
+	if (bias == NULL) {
 		QD_TRY(st, scaled(product, alpha, l->out));
 		goto out;
 	}
@@ -177,9 +178,9 @@ enum qd_status qd_lower_CLIP(const struct qd_lower *l)
 	double low = -INFINITY, high = INFINITY;
 	enum qd_status st = QD_OK;
 
-	if (optional(l, 1))
+	if (optional(l, 1) != NULL)
 		QD_TRY(st, qt_item(l->in[1], &low));
-	if (optional(l, 2))
+	if (optional(l, 2) != NULL)
 		QD_TRY(st, qt_item(l->in[2], &high));
 	QD_TRY(st, qt_clamp(l->in[0], low, high, l->out));
 out:
@@ -279,10 +280,10 @@ static enum qd_status read_scale(qt_tensor scale, qt_tensor zero, float **out, s
 	QD_TRY(st, qt_shape(scale, &shape));
 	*n = (size_t)qd_shape_elements(&shape);
 	*out = calloc(*n ? *n : 1, 2 * sizeof(float));
-	if (!*out)
+	if (*out == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for scales");
 	QD_TRY(st, qt_read(scale, *out, *n * sizeof(float)));
-	if (zero) {
+	if (zero != NULL) {
 		QD_TRY(st, qt_cast(zero, QD_F32, &plain));
 		QD_TRY(st, qt_read(plain, *out + *n, *n * sizeof(float)));
 	}

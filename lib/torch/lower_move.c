@@ -15,7 +15,7 @@ static const struct qd_value *input(const struct qd_lower *l, size_t i)
 
 static bool given(const struct qd_lower *l, size_t i)
 {
-	return i < l->node->n_in && l->in[i];
+	return i < l->node->n_in && l->in[i] != NULL;
 }
 
 static const struct qd_value *output(const struct qd_lower *l)
@@ -63,7 +63,7 @@ enum qd_status qd_lower_TRANSPOSE(const struct qd_lower *l)
 
 	for (size_t i = 0; i < rank; i++)
 		reversed[i] = (int64_t)(rank - 1 - i);
-	return qt_permute(l->in[0], rank, perm ? perm->ints : reversed, l->out);
+	return qt_permute(l->in[0], rank, perm != NULL ? perm->ints : reversed, l->out);
 }
 
 /* ---- parts ---- */
@@ -150,7 +150,7 @@ out:
 static void source_indices(int64_t in, int64_t out, const float *scale, int64_t *from)
 {
 	for (int64_t i = 0; i < out; i++) {
-		from[i] = scale ? (int64_t)floorf((float)i / *scale) : i * in / out;
+		from[i] = scale != NULL ? (int64_t)floorf((float)i / *scale) : i * in / out;
 		if (from[i] > in - 1)
 			from[i] = in - 1;
 	}
@@ -193,12 +193,12 @@ static enum qd_status resize_indices(const struct qd_lower *l, int64_t **from)
 	for (int i = 0; i < out->rank; i++)
 		total += out->dim[i];
 	*from = calloc((size_t)total, sizeof(**from));
-	if (!*from)
+	if (*from == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for indices");
 	if (!given(l, 3) || qd_shape_elements(&input(l, 3)->shape) == 0)
 		QD_TRY(st, qd_graph_constant(l->g, l->node->in[2], &scales));
 	for (int64_t i = 0, at = 0; i < out->rank; at += out->dim[i++])
-		source_indices(in->dim[i], out->dim[i], scales.data ? (const float *)scales.data + i : NULL, *from + at);
+		source_indices(in->dim[i], out->dim[i], scales.data != NULL ? (const float *)scales.data + i : NULL, *from + at);
 out:
 	qd_tensor_release(&scales);
 	return st;

@@ -13,7 +13,7 @@ const struct qd_node *qd_plan_hidden(const struct qd_planner *p, qd_id value, en
 {
 	const struct qd_value *v = value == QD_NONE ? NULL : &p->g->values[value];
 
-	if (!v || v->kind != QD_RESULT || v->encoding || p->uses[value] != uses || p->g->nodes[v->producer].op != op)
+	if (v == NULL || v->kind != QD_RESULT || v->encoding != NULL || p->uses[value] != uses || p->g->nodes[v->producer].op != op)
 		return NULL;
 	return &p->g->nodes[v->producer];
 }
@@ -33,7 +33,7 @@ const struct qd_node *qd_plan_silu(const struct qd_planner *p, const struct qd_n
 	for (size_t i = 0; i < 2; i++) {
 		const struct qd_node *sigmoid = hidden_producer(p, mul->in[i], QD_OP_SIGMOID);
 		*x = mul->in[1 - i];
-		if (sigmoid && sigmoid->in[0] == *x)
+		if (sigmoid != NULL && sigmoid->in[0] == *x)
 			return sigmoid;
 	}
 	return NULL;
@@ -43,7 +43,7 @@ static bool match_silu(struct qd_planner *p, const struct qd_node *mul, struct q
 {
 	const struct qd_node *sigmoid = qd_plan_silu(p, mul, &step->own_in[0]);
 
-	if (!sigmoid)
+	if (sigmoid == NULL)
 		return false;
 	qd_plan_swallow(p, sigmoid);
 	step->kind = QD_STEP_SILU;
@@ -56,7 +56,7 @@ static bool scalar_constant(const struct qd_graph *g, qd_id value, float *out)
 {
 	const struct qd_value *v = &g->values[value];
 
-	return v->kind == QD_WEIGHT && !v->encoding && v->dtype == QD_F32 && qd_shape_elements(&v->shape) == 1 &&
+	return v->kind == QD_WEIGHT && v->encoding == NULL && v->dtype == QD_F32 && qd_shape_elements(&v->shape) == 1 &&
 	       qd_tensor_to_f32(&v->data, out) == QD_OK;
 }
 
@@ -78,22 +78,22 @@ static bool match_attention(struct qd_planner *p, const struct qd_node *last, st
 	const struct qd_node *softmax = hidden_producer(p, last->in[0], QD_OP_SOFTMAX), *mul = NULL, *scores = NULL;
 	float scale = 1.0f;
 
-	if (!softmax)
+	if (softmax == NULL)
 		return false;
 	int64_t axis = qd_node_int(softmax, "axis", -1);
 	if (axis != -1 && axis != p->g->values[softmax->in[0]].shape.rank - 1)
 		return false;
 	mul = hidden_producer(p, softmax->in[0], QD_OP_MUL);
-	for (size_t i = 0; mul && i < 2 && !scores; i++)
+	for (size_t i = 0; mul != NULL && i < 2 && scores == NULL; i++)
 		if (scalar_constant(p->g, mul->in[1 - i], &scale))
 			scores = hidden_producer(p, mul->in[i], QD_OP_MATMUL);
-	if (!mul)
+	if (mul == NULL)
 		scores = hidden_producer(p, softmax->in[0], QD_OP_MATMUL);
-	if (!scores || !attention_shapes(p->g, scores->in[0], scores->in[1], last->in[1]))
+	if (scores == NULL || !attention_shapes(p->g, scores->in[0], scores->in[1], last->in[1]))
 		return false;
 	qd_plan_swallow(p, softmax);
 	qd_plan_swallow(p, scores);
-	if (mul)
+	if (mul != NULL)
 		qd_plan_swallow(p, mul);
 	step->kind = QD_STEP_ATTENTION;
 	step->scale = scale;
@@ -113,7 +113,7 @@ static bool match_fake_quantize(struct qd_planner *p, const struct qd_node *dequ
 {
 	const struct qd_node *quantize = hidden_producer(p, dequantize->in[0], QD_OP_QUANTIZE);
 
-	if (!quantize || quantize->in[1] != dequantize->in[1] || zero_point(quantize) != zero_point(dequantize) ||
+	if (quantize == NULL || quantize->in[1] != dequantize->in[1] || zero_point(quantize) != zero_point(dequantize) ||
 		qd_node_int(quantize, "axis", 1) != qd_node_int(dequantize, "axis", 1))
 		return false;
 	qd_plan_swallow(p, quantize);
@@ -186,7 +186,7 @@ enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, enum
 	p.swallowed = calloc(g->n_nodes + 1, sizeof(*p.swallowed));
 	plan->steps = calloc(n + 1, sizeof(*plan->steps));
 	plan->last_use = calloc(g->n_values + 1, sizeof(*plan->last_use));
-	if (!p.uses || !p.swallowed || !plan->steps || !plan->last_use) {
+	if (p.uses == NULL || p.swallowed == NULL || plan->steps == NULL || plan->last_use == NULL) {
 		st = qd_fail(QD_ENOMEM, "out of memory for an execution plan of %zu nodes", n);
 		goto out;
 	}
@@ -199,7 +199,7 @@ enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, enum
 		if (!p.swallowed[g->order[i]])
 			plan->steps[plan->n++] = plan->steps[i];
 	for (size_t i = 0; i < plan->n; i++)
-		if (!plan->steps[i].in)
+		if (plan->steps[i].in == NULL)
 			plan->steps[i].in = plan->steps[i].own_in;
 	find_last_uses(plan, g);
 out:

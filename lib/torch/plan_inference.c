@@ -55,7 +55,7 @@ static bool plain_conv(const struct qd_planner *p, const struct qd_node *node)
 {
 	const struct qd_attr *pads = qd_node_attr(node, "pads");
 
-	for (size_t i = 0; pads && i < pads->n_ints; i++)
+	for (size_t i = 0; pads != NULL && i < pads->n_ints; i++)
 		if (pads->ints[i] < 0)
 			return false;
 	return shape_of(p, node->in[0])->rank == 4 && qd_node_int(node, "group", 1) == 1 &&
@@ -74,9 +74,9 @@ static const struct qd_node *hidden_product(const struct qd_planner *p, qd_id va
 {
 	const struct qd_node *node = qd_plan_hidden(p, value, QD_OP_GEMM, 1);
 
-	if (!node)
+	if (node == NULL)
 		node = qd_plan_hidden(p, value, QD_OP_CONV, 1);
-	return node && is_product(p, node) ? node : NULL;
+	return node != NULL && is_product(p, node) ? node : NULL;
 }
 
 /* Of two products the later one takes the sum: the earlier one's result waits less long. */
@@ -86,7 +86,8 @@ static bool match_sum(struct qd_planner *p, const struct qd_node *add, struct qd
 
 	for (size_t i = 2; i-- > 0;) {
 		const struct qd_node *product = hidden_product(p, add->in[i]);
-		if (!product || !qd_shape_equal(shape_of(p, add->in[0]), shape) || !qd_shape_equal(shape_of(p, add->in[1]), shape))
+		if (product == NULL || !qd_shape_equal(shape_of(p, add->in[0]), shape) ||
+			!qd_shape_equal(shape_of(p, add->in[1]), shape))
 			continue;
 		qd_plan_swallow(p, product);
 		set_inputs(step, QD_STEP_PRODUCT, p, product, add->in[1 - i]);
@@ -111,12 +112,12 @@ static bool match_gate(struct qd_planner *p, const struct qd_node *mul, struct q
 {
 	const struct qd_node *gelu = NULL, *value = NULL, *gate;
 
-	for (size_t i = 0; i < 2 && !(gelu && value); i++) {
+	for (size_t i = 0; i < 2 && !(gelu != NULL && value != NULL); i++) {
 		gelu = qd_plan_hidden(p, mul->in[i], QD_OP_GELU, 1);
 		value = qd_plan_hidden(p, mul->in[1 - i], QD_OP_SLICE, 1);
 	}
-	gate = gelu && value ? qd_plan_hidden(p, gelu->in[0], QD_OP_SLICE, 1) : NULL;
-	if (!gate || gate->in[0] != value->in[0] || !is_float(p, value->in[0]) ||
+	gate = gelu != NULL && value != NULL ? qd_plan_hidden(p, gelu->in[0], QD_OP_SLICE, 1) : NULL;
+	if (gate == NULL || gate->in[0] != value->in[0] || !is_float(p, value->in[0]) ||
 		strcmp(qd_node_string(gelu, "approximate", "none"), "none") != 0)
 		return false;
 	int64_t width = shape_of(p, value->in[0])->dim[1] / 2;
@@ -138,7 +139,7 @@ static const struct qd_node *channel_shift(const struct qd_planner *p, const str
 {
 	const struct qd_node *add = qd_plan_hidden(p, norm->in[0], QD_OP_ADD, 1);
 
-	for (size_t i = 0; add && i < 2; i++) {
+	for (size_t i = 0; add != NULL && i < 2; i++) {
 		const struct qd_shape *a = shape_of(p, add->in[i]), *t = shape_of(p, add->in[1 - i]);
 		*x = add->in[i];
 		*shift = add->in[1 - i];
@@ -157,7 +158,7 @@ static bool match_group_norm(struct qd_planner *p, const struct qd_node *norm, s
 		return false;
 	set_inputs(step, QD_STEP_GROUP_NORM, p, norm, QD_NONE);
 	const struct qd_node *add = channel_shift(p, norm, &x, &shift);
-	if (!add)
+	if (add == NULL)
 		return true;
 	qd_plan_swallow(p, add);
 	step->own_in[0] = x;
@@ -171,9 +172,9 @@ static bool match_activated_norm(struct qd_planner *p, const struct qd_node *mul
 	qd_id x;
 	const struct qd_node *sigmoid = qd_plan_silu(p, mul, &x), *norm = NULL;
 
-	if (sigmoid)
+	if (sigmoid != NULL)
 		norm = qd_plan_hidden(p, x, QD_OP_GROUP_NORM, 2);
-	if (!norm || !match_group_norm(p, norm, step))
+	if (norm == NULL || !match_group_norm(p, norm, step))
 		return false;
 	qd_plan_swallow(p, sigmoid);
 	qd_plan_swallow(p, norm);

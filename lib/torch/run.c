@@ -32,7 +32,7 @@ static void drop(qt_tensor *slot)
 
 static void drop_all(const struct qd_exec *exec, qt_tensor *slots)
 {
-	for (size_t i = 0; slots && i < exec->g->n_values; i++)
+	for (size_t i = 0; slots != NULL && i < exec->g->n_values; i++)
 		drop(&slots[i]);
 }
 
@@ -43,17 +43,17 @@ enum qd_status qd_exec_new(struct qd_exec **out, const struct qd_graph *g, const
 	enum qd_status st = QD_OK;
 
 	*out = NULL;
-	if (!exec)
+	if (exec == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for an executor");
 	exec->g = g;
 	exec->stale = true;
-	if (options)
+	if (options != NULL)
 		exec->options = *options;
 	exec->now = calloc(n, sizeof(*exec->now));
 	exec->kept = calloc(n, sizeof(*exec->kept));
 	exec->given = calloc(n, sizeof(*exec->given));
 	exec->steady = calloc(n, sizeof(*exec->steady));
-	if (!exec->now || !exec->kept || !exec->given || !exec->steady)
+	if (exec->now == NULL || exec->kept == NULL || exec->given == NULL || exec->steady == NULL)
 		st = qd_fail(QD_ENOMEM, "out of memory for an executor of %zu values", g->n_values);
 	if (st == QD_OK)
 		st = qd_plan_init(&exec->plans[0], g, exec->options.see_all ? QD_PLAN_NODES : QD_PLAN_GROUPS);
@@ -67,7 +67,7 @@ enum qd_status qd_exec_new(struct qd_exec **out, const struct qd_graph *g, const
 
 void qd_exec_free(struct qd_exec *exec)
 {
-	if (!exec)
+	if (exec == NULL)
 		return;
 	drop_all(exec, exec->now);
 	drop_all(exec, exec->kept);
@@ -163,7 +163,7 @@ static enum qd_status choose_plan(struct qd_exec *exec)
 	struct qd_plan *plan = &exec->plans[inference];
 	enum qd_status st = QD_OK;
 
-	if (inference && !exec->inference) {
+	if (inference && exec->inference == NULL) {
 		qd_plan_release(plan);
 		QD_TRY(st, qd_plan_init(plan, exec->g, QD_PLAN_INFERENCE));
 		QD_TRY(st, qd_inference_new(&exec->inference, exec->g, plan));
@@ -180,7 +180,7 @@ static void refresh(struct qd_exec *exec)
 	const struct qd_graph *g = exec->g;
 
 	for (size_t i = 0; i < g->n_values; i++)
-		exec->steady[i] = g->values[i].kind == QD_WEIGHT && !exec->given[i];
+		exec->steady[i] = g->values[i].kind == QD_WEIGHT && exec->given[i] == NULL;
 	for (size_t s = 0; s < exec->plan->n; s++) {
 		const struct qd_step *step = &exec->plan->steps[s];
 		const struct qd_node *node = &g->nodes[step->node];
@@ -200,7 +200,7 @@ static enum qd_status show(const struct qd_exec *exec, qd_id id, qt_tensor *tens
 {
 	const struct qd_value *v = &exec->g->values[id];
 
-	if (!exec->options.hook || v->dtype != QD_F32)
+	if (exec->options.hook == NULL || v->dtype != QD_F32)
 		return QD_OK;
 	return qd_prefix(exec->options.hook(exec->options.hook_context, exec->g, id, tensor), "value '%s'", v->name);
 }
@@ -212,12 +212,12 @@ static enum qd_status fetch(struct qd_exec *exec, qd_id id, qt_tensor *out)
 	qt_tensor *slot = exec->steady[id] ? &exec->kept[id] : &exec->now[id];
 	enum qd_status st = QD_OK;
 
-	*out = exec->now[id] ? exec->now[id] : exec->kept[id];
-	if (*out)
+	*out = exec->now[id] != NULL ? exec->now[id] : exec->kept[id];
+	if (*out != NULL)
 		return QD_OK;
-	if (v->kind == QD_INPUT && !exec->given[id])
+	if (v->kind == QD_INPUT && exec->given[id] == NULL)
 		return qd_fail(QD_EINPUT, "input '%s' is not bound", v->name);
-	QD_TRY(st, exec->given[id] ? qt_retain(exec->given[id], slot) : load(exec, id, slot));
+	QD_TRY(st, exec->given[id] != NULL ? qt_retain(exec->given[id], slot) : load(exec, id, slot));
 	QD_TRY(st, show(exec, id, slot));
 	*out = *slot;
 out:
@@ -280,7 +280,7 @@ out:
 static bool is_kept(const struct qd_exec *exec, const struct qd_node *node)
 {
 	for (size_t i = 0; i < node->n_out; i++)
-		if (!exec->kept[node->out[i]])
+		if (exec->kept[node->out[i]] == NULL)
 			return false;
 	return true;
 }
@@ -316,7 +316,8 @@ static enum qd_status pack(struct qd_exec *exec, size_t s)
 
 	if (exec->steady[weight] && qd_inference_is_packed(exec->inference, s))
 		return QD_OK;
-	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook && v->encoding) && !exec->kept[weight]) {
+	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook != NULL && v->encoding != NULL) &&
+		exec->kept[weight] == NULL) {
 		QD_TRY(st, qd_inference_pack(exec->inference, s, &v->data));
 		qd_mapping_forget(v->data.data, v->data.bytes);
 		goto out;
@@ -352,7 +353,7 @@ static enum qd_status run_step(struct qd_exec *exec, size_t s)
 	bool gradient = false;
 	enum qd_status st = QD_OK;
 
-	if (!in)
+	if (in == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a node's operands");
 	for (size_t i = 0; i < step->n_in; i++) {
 		if (step->in[i] == QD_NONE)
@@ -367,7 +368,7 @@ static enum qd_status run_step(struct qd_exec *exec, size_t s)
 	QD_TRY(st, compute(exec, s, in, results));
 	QD_TRY(st, settle(exec, step, gradient, results));
 out:
-	for (size_t i = 0; in && i < node->n_out; i++)
+	for (size_t i = 0; in != NULL && i < node->n_out; i++)
 		qt_free(results[i]);
 	free(in);
 	return qd_prefix(st, "node '%s' (%s)", node->name, qd_op(node->op)->name);

@@ -47,7 +47,7 @@ static enum qd_status open_single(struct qd_weights *weights, const char *path)
 {
 	weights->files = qd_arena_array(&weights->arena, 1, sizeof(*weights->files));
 	weights->path = path;
-	if (!weights->files)
+	if (weights->files == NULL)
 		return QD_ENOMEM;
 	return open_file(weights, path);
 }
@@ -56,9 +56,9 @@ static enum qd_status open_single(struct qd_weights *weights, const char *path)
 static enum qd_status check_shard_name(const char *index, const char *tensor, const json_t *shard)
 {
 	const char *name = json_string_value(shard);
-	if (!name)
+	if (name == NULL)
 		return qd_fail(QD_EINPUT, "'%s': the shard of '%s' is no string", index, tensor);
-	if (strchr(name, '/') || strchr(name, '\\') || !qd_ends_with(name, ".safetensors"))
+	if (strchr(name, '/') != NULL || strchr(name, '\\') != NULL || !qd_ends_with(name, ".safetensors"))
 		return qd_fail(
 			QD_EINPUT, "'%s': shard '%s' of '%s', needs the bare name of a .safetensors file", index, name, tensor);
 	return QD_OK;
@@ -79,7 +79,7 @@ static enum qd_status open_shards(
 		if (qd_strmap_get(opened, name) != QD_NONE)
 			continue;
 		const char *path = qd_arena_strf(&weights->arena, "%s/%s", folder, name);
-		st = path ? qd_strmap_put(opened, name, (uint32_t)weights->n_files) : QD_ENOMEM;
+		st = path != NULL ? qd_strmap_put(opened, name, (uint32_t)weights->n_files) : QD_ENOMEM;
 		if (st == QD_OK)
 			st = qd_prefix(open_file(weights, path), "'%s'", index);
 		if (st != QD_OK)
@@ -96,7 +96,7 @@ static enum qd_status check_map(const struct qd_weights *weights, const char *in
 	json_object_foreach(map, tensor, shard)
 	{
 		const char *name = json_string_value(shard);
-		if (!qd_safetensors_find(&weights->files[qd_strmap_get(opened, name)], tensor))
+		if (qd_safetensors_find(&weights->files[qd_strmap_get(opened, name)], tensor) == NULL)
 			return qd_fail(QD_EINPUT, "'%s': shard '%s' has no tensor '%s'", index, name, tensor);
 	}
 	return QD_OK;
@@ -114,7 +114,7 @@ static enum qd_status open_index(struct qd_weights *weights, const char *folder,
 	/* No more shards than tensors. */
 	weights->files = qd_arena_array(&weights->arena, json_object_size(map), sizeof(*weights->files));
 	weights->path = index;
-	if (!weights->files)
+	if (weights->files == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	QD_TRY(st, open_shards(weights, folder, index, map, &opened));
 	QD_TRY(st, check_map(weights, index, map, &opened));
@@ -144,13 +144,13 @@ static enum qd_status open_variant(
 {
 	struct qd_arena *arena = &weights->arena;
 	const char *indices[] = {
-		variant ? qd_arena_strf(arena, "%s.safetensors.index.%s.json", stem, variant)
-			: qd_arena_strf(arena, "%s.safetensors.index.json", stem),
-		variant ? qd_arena_strf(arena, "%s.safetensors.%s.index.json", stem, variant) : NULL,
+		variant != NULL ? qd_arena_strf(arena, "%s.safetensors.index.%s.json", stem, variant)
+				: qd_arena_strf(arena, "%s.safetensors.index.json", stem),
+		variant != NULL ? qd_arena_strf(arena, "%s.safetensors.%s.index.json", stem, variant) : NULL,
 	};
-	const char *file =
-		variant ? qd_arena_strf(arena, "%s.%s.safetensors", stem, variant) : qd_arena_strf(arena, "%s.safetensors", stem);
-	if (!indices[0] || !file || (variant && !indices[1]))
+	const char *file = variant != NULL ? qd_arena_strf(arena, "%s.%s.safetensors", stem, variant)
+					   : qd_arena_strf(arena, "%s.safetensors", stem);
+	if (indices[0] == NULL || file == NULL || (variant != NULL && indices[1] == NULL))
 		return QD_ENOMEM;
 	const char *path;
 	enum qd_status st;
@@ -173,7 +173,7 @@ static enum qd_status nothing_found(struct qd_weights *weights, const char *fold
 	const char *pickles[QD_COUNT(endings) + 1] = { [QD_COUNT(endings)] = "pytorch_model.bin" };
 	for (size_t i = 0; i < QD_COUNT(endings); i++) {
 		pickles[i] = qd_arena_strf(&weights->arena, "%s%s", stem, endings[i]);
-		if (!pickles[i])
+		if (pickles[i] == NULL)
 			return QD_ENOMEM;
 	}
 	const char *pickle;
