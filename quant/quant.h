@@ -181,8 +181,8 @@ struct qd_fitted {
 	struct qd_arena arena;
 };
 /*
- * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->encodings_id, a distilled one) is
- * taken as it is, whatever `align` says.
+ * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->encodings_id, a distilled one)
+ * is taken as it is, whatever `align` says.
  */
 QD_CHECK enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align);

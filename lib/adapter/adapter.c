@@ -2,8 +2,8 @@
  * Adapters: which file and which dialect a path means, the life of an adapter, and building one in memory.
  *
  * A folder (or its unet/) with adapter_config.json, or its adapter_model.safetensors itself, is PEFT's; a folder with
- * pytorch_lora_weights.safetensors means that file. Then the first dialect that says yes has the file; but a key of an algorithm that
- * is not LoRA refuses it by name, and what no dialect knows is refused as what it looks like.
+ * pytorch_lora_weights.safetensors means that file. Then the first dialect that says yes has the file; but a key of an algorithm
+ * that is not LoRA refuses it by name, and what no dialect knows is refused as what it looks like.
  */
 #include "lib/adapter/internal.h"
 #include "lib/weights/weights.h"

@@ -1,8 +1,8 @@
 /*
  * diffusers' pytorch_lora_weights.safetensors, and files of its suffixes with a checkpoint's own names, as ComfyUI and several
  * trainers write them. A key is [prefix] path suffix; prefix is "unet.", "diffusion_model.", "model.diffusion_model.",
- * "text_encoder.", "text_encoder_2." or absent (the UNet's); the path is diffusers' or the original implementation's. The suffix may
- * differ from key to key:
+ * "text_encoder.", "text_encoder_2." or absent (the UNet's); the path is diffusers' or the original implementation's. The suffix
+ * may differ from key to key:
  *
  *   PATH.lora_A.weight, PATH.lora_B.weight                       down, up; an adapter's name may stand before ".weight"
  *   PATH.lora.down.weight, PATH.lora.up.weight

@@ -60,7 +60,9 @@ QD_CHECK enum qd_status qd_reading_any_module(struct qd_reading *r, const char *
 /* What the original names depend on, from the paths of a model's layers. */
 struct qd_ldm_layout;
 void qd_modules_ldm_layout(struct qd_ldm_layout *layout, const struct qd_modules *modules);
-/* True for keys that trainers put beside an adapter in any dialect: embeddings learned with it ("bundle_emb."), which are counted. */
+/*
+ * True for keys that trainers put beside an adapter in any dialect: embeddings learned with it ("bundle_emb."), which are counted.
+ */
 bool qd_reading_skips(struct qd_reading *r, const char *key);
 /* Adds a line to the adapter's notes. */
 QD_CHECK enum qd_status qd_adapter_note(struct qd_adapter *adapter, const char *fmt, ...) QD_PRINTF(2, 3);

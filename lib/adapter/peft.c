@@ -72,8 +72,8 @@ enum qd_status qd_peft_config_check(const struct qd_reading *r)
 /* ---- scale ---- */
 
 /*
- * Whether regular expression K, taken as (.*\.)?(K)$ or, where the whole text is meant, as (K)$, matches the path. Python's syntax is
- * PCRE's but for corners that no module path needs.
+ * Whether regular expression K, taken as (.*\.)?(K)$ or, where the whole text is meant, as (K)$, matches the path. Python's syntax
+ * is PCRE's but for corners that no module path needs.
  */
 static bool pattern_hits(struct qd_fields *f, const char *field, const char *pattern, bool whole, const char *path)
 {

@@ -124,8 +124,8 @@ struct qd_prepare_result {
  * Writes options->output with the fields of QD_FIELD_LIST: sample, timestep, encoder_hidden_states, what else the model
  * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's; trajectory j runs
  * with adapter j mod n. The result is filled in as far as it is known, by a dry run too, which opens and checks everything that can
- * be checked without running. QD_EINPUT names file, line, tensor or component, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the output,
- * or records of another run, are there and `force` is false.
+ * be checked without running. QD_EINPUT names file, line, tensor or component, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the
+ * output, or records of another run, are there and `force` is false.
  */
 QD_CHECK enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_prepare_options *options,

@@ -1,6 +1,6 @@
 /*
- * Finished records of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
- * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
+ * Finished records of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says
+ * whose they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
  */
 #include "lib/data/internal.h"
 

@@ -17,8 +17,8 @@
  *
  * An operator more: its row in ops.def, which text form, verifier and ONNX reader and writer follow; its arithmetic in one of
  * eval_*.c and its line in eval.c; its lowering in lib/torch/lower.c or lower_move.c (and in shim.h and shim_ops.cc where the shim
- * does not have libtorch's yet); a case in tests/unit/test_ir_eval.c and one in test_torch_ops.c. What is forgotten does not compile,
- * does not link or fails a test. (A shape rule that no other operator has is a function more, in one of shapes*.c.)
+ * does not have libtorch's yet); a case in tests/unit/test_ir_eval.c and one in test_torch_ops.c. What is forgotten does not
+ * compile, does not link or fails a test. (A shape rule that no other operator has is a function more, in one of shapes*.c.)
  *
  * A pass over any graph more: its file, its declaration below, and its place in recognize.c or whoever runs it; before and after as
  * text in tests/ir.

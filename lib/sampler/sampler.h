@@ -176,8 +176,10 @@ struct qd_sampling {
 	void *observe_context;
 };
 
-/* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `draw` and i alone. Draw 0 is what sampling
- * starts from, draw s + 1 what step s of a stochastic scheduler adds. */
+/*
+ * Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `draw` and i alone. Draw 0 is what
+ * sampling starts from, draw s + 1 what step s of a stochastic scheduler adds.
+ */
 void qd_sample_noise(uint64_t seed, uint64_t draw, int64_t n, int64_t each, float *out);
 
 /*
