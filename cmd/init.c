@@ -251,7 +251,9 @@ int qd_cmd_init(int argc, char **argv)
 		qd_usage("needs --arch or --config");
 	if (o.arch >= 0 && o.config != NULL)
 		qd_usage("needs only one of --arch and --config");
+	QD_TRY(st, qd_check_apart(&o.common, o.common.output, &o.config, 1));
 	st = o.lora > 0 ? make_adapter(&o) : make(&o);
+out:
 	qd_common_release(&o.common);
 	return qd_finish("init", st);
 }

@@ -90,6 +90,39 @@ static enum qd_status split_name(struct parts *parts, const char *spec, const ch
 	return QD_OK;
 }
 
+/* The parts of a spec, of which there is at least one. */
+static enum qd_status split(struct parts *parts, const char *spec, const char **name, const char **path)
+{
+	const char *rest;
+	enum qd_status st;
+
+	QD_TRY(st, split_name(parts, spec, name, &rest));
+	for (*path = rest; rest != NULL;)
+		QD_TRY(st, take_part(parts, rest, &rest));
+out:
+	return st;
+}
+
+static void release_parts(struct parts *parts)
+{
+	free(parts->items);
+	qd_arena_release(&parts->arena);
+}
+
+enum qd_status qd_adapter_spec_each(const char *spec, enum qd_status (*each)(void *context, const char *path), void *context)
+{
+	struct parts parts = { 0 };
+	const char *name, *path;
+	enum qd_status st;
+
+	QD_TRY(st, split(&parts, spec, &name, &path));
+	for (size_t i = 0; i < parts.n; i++)
+		QD_TRY(st, each(context, parts.items[i].path));
+out:
+	release_parts(&parts);
+	return st;
+}
+
 static const char *stem_of(struct qd_arena *arena, const char *path)
 {
 	size_t n = strlen(path), start, end;
@@ -208,13 +241,11 @@ enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec,
 {
 	struct parts parts = { 0 };
 	struct qd_adapter *opened = NULL;
-	const char *name, *rest, *path;
+	const char *name, *path;
 	enum qd_status st;
 
 	*adapter = (struct qd_adapter){ 0 };
-	QD_TRY(st, split_name(&parts, spec, &name, &rest));
-	for (path = rest; rest != NULL;)
-		QD_TRY(st, take_part(&parts, rest, &rest));
+	QD_TRY(st, split(&parts, spec, &name, &path));
 	if (name == NULL)
 		name = stem_of(&parts.arena, parts.items[0].path);
 	opened = calloc(parts.n, sizeof(*opened));
@@ -233,8 +264,7 @@ out:
 	for (size_t i = 0; i < parts.n && opened != NULL; i++)
 		qd_adapter_release(&opened[i]);
 	free(opened);
-	free(parts.items);
-	qd_arena_release(&parts.arena);
+	release_parts(&parts);
 	if (st != QD_OK)
 		qd_adapter_release(adapter);
 	return st;

@@ -125,6 +125,13 @@ void qd_strmap_release(struct qd_strmap *map);
 bool qd_starts_with(const char *text, const char *prefix);
 bool qd_ends_with(const char *text, const char *suffix);
 
+/* ---- paths ---- */
+#define QD_PATH_BYTES 4096 /* of every buffer that holds a path */
+/* "FOLDER/NAME" into `out`, NAME as printf makes it. QD_EIO when it does not fit; `out` is "" then. */
+QD_CHECK enum qd_status qd_path_join(char *out, const char *folder, const char *name, ...) QD_PRINTF(3, 4);
+/* What `path` leads to through symbolic links, also where nothing is there yet. QD_EIO: too long, or a circle. */
+QD_CHECK enum qd_status qd_path_follow(char *out, const char *path);
+
 /* ---- files in ---- */
 struct qd_mapping {
 	const unsigned char *data;
@@ -170,9 +177,13 @@ void qd_output_release(struct qd_output *out);
 /* One call: the whole file. */
 QD_CHECK enum qd_status qd_write_file(const char *path, const void *data, size_t bytes, bool force);
 
+/* QD_EINPUT when writing `output` would write over `input`: when it is that file or folder, holds it or lies in it. */
+QD_CHECK enum qd_status qd_output_check_apart(const char *output, const char *input);
+
 /*
  * A folder that appears whole or not at all: write files below `out.temporary` (with the functions above), then commit renames the
- * folder. With `force` an older folder is moved aside first and removed after the rename; on failure it is put back.
+ * folder. With `force` an older folder is moved aside first and removed after the rename; on failure it is put back. Only what this
+ * program wrote is replaced: QD_EEXIST names a file in the older folder that it did not (owned.c).
  */
 struct qd_output_folder {
 	char *path, *temporary;

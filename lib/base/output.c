@@ -2,6 +2,7 @@
  * Files out: a temporary file beside the target, flushed and renamed on commit; folders the same way as a whole. A device or a pipe
  * (/dev/null, /dev/stdout) is written to directly.
  */
+#include "lib/base/owned.h"
 #include "lib/base/pending.h"
 
 #include <errno.h>
@@ -180,7 +181,7 @@ static enum qd_status look_at_folder(const char *path, bool force)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it is not a folder", path);
 	if (!force)
 		return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", path);
-	return QD_OK;
+	return qd_owned_check(path);
 }
 
 enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *path, bool force)
@@ -203,7 +204,15 @@ out:
 
 enum qd_status qd_output_folder_commit(struct qd_output_folder *out)
 {
-	return qd_pending_rename(&out->pending, out->path, out->force);
+	enum qd_status st;
+
+	QD_TRY(st, qd_owned_write(out->temporary));
+	/* again: the work took its time */
+	if (out->force && qd_is_directory(out->path))
+		QD_TRY(st, qd_owned_check(out->path));
+	st = qd_pending_rename(&out->pending, out->path, out->force);
+out:
+	return st;
 }
 
 void qd_output_folder_release(struct qd_output_folder *out)

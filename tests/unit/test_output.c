@@ -243,6 +243,9 @@ static void folder_appears_whole(void **state)
 	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
 	qd_output_folder_release(&out);
 	assert_content(below(room_b, path, "sub/b"), "2");
+	assert_content(below(room_b, path, ".quad-files.json"),
+		"{\n  \"program\": \"quad\",\n  \"files\": [\n    {\n      \"path\": \"a\"\n    },\n    {\n      \"path\": "
+		"\"sub/b\"\n    }\n  ]\n}\n");
 	assert_int_equal(entries(outer), 1);
 }
 
@@ -277,12 +280,21 @@ static void links_in_a_folder_are_not_followed(void **state)
 	assert_int_equal(entries(kept), 1);
 }
 
+/* Writes the folder `path` with the one file `name`. */
+static void make_folder(const char *path, const char *name, bool force)
+{
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, force), QD_OK);
+	put(&out, name, "x");
+	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
+	qd_output_folder_release(&out);
+}
+
 static void older_folders_are_replaced_with_force_only(void **state)
 {
 	(void)state;
 	const char *outer = own_folder("older"), *path = below(room_a, outer, "export");
-	assert_int_equal(mkdir(path, 0777), 0);
-	scratch_file("older/export/old", "x", 1);
+	make_folder(path, "old", false);
 	struct qd_output_folder out;
 	assert_int_equal(qd_output_folder_open(&out, path, false), QD_EEXIST);
 	assert_message_ends("export' already exists; --force replaces it");
@@ -294,6 +306,98 @@ static void older_folders_are_replaced_with_force_only(void **state)
 	assert_false(qd_is_file(below(room_b, path, "old")));
 	assert_content(below(room_b, path, "new"), "y");
 	assert_int_equal(entries(outer), 1);
+}
+
+/* A folder without an index, one with a file more than its index, a file in a folder in it, a link, somebody else's manifest. */
+static void what_others_wrote_is_not_replaced(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("others"), *path = below(room_a, outer, "model");
+	struct qd_output_folder out;
+	assert_int_equal(mkdir(path, 0777), 0);
+	scratch_file("others/model/notes", "x", 1);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_message_ends("model' holds 'notes', which this program did not write: it is not replaced, choose another name");
+	assert_int_equal(unlink(below(room_b, path, "notes")), 0);
+	make_folder(path, "old", true);
+	assert_int_equal(mkdir(below(room_b, path, "sub"), 0777), 0);
+	make_folder(path, "old", true);
+	assert_int_equal(mkdir(below(room_b, path, "sub"), 0777), 0);
+	scratch_file("others/model/sub/notes", "x", 1);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'sub/notes'"));
+	assert_int_equal(unlink(below(room_b, path, "sub/notes")), 0);
+	assert_int_equal(unlink(below(room_b, path, "old")), 0);
+	assert_int_equal(symlink("/", below(room_b, path, "old")), 0);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'old'"));
+	assert_int_equal(unlink(below(room_b, path, "old")), 0);
+	assert_int_equal(unlink(below(room_b, path, ".quad-files.json")), 0);
+	const char *manifest = "{\"program\": \"another\", \"files\": []}";
+	scratch_file("others/model/manifest.json", manifest, strlen(manifest));
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'manifest.json'"));
+	assert_int_equal(entries(path), 2);
+	assert_int_equal(entries(outer), 1);
+}
+
+static void what_others_put_there_meanwhile_is_not_replaced(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("meanwhile"), *path = below(room_a, outer, "model");
+	struct qd_output_folder out;
+	make_folder(path, "old", false);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_OK);
+	scratch_file("meanwhile/model/notes", "x", 1);
+	assert_int_equal(qd_output_folder_commit(&out), QD_EEXIST);
+	qd_output_folder_release(&out);
+	assert_int_equal(entries(path), 3);
+	assert_int_equal(entries(outer), 1);
+}
+
+/* However it is spelled: through links, from below, with dots, before it is there. */
+static void outputs_keep_apart_from_inputs(void **state)
+{
+	(void)state;
+	const struct {
+		const char *output, *input, *says; /* NULL: may be written */
+	} cases[] = {
+		{ "apart/in/file", "apart/in/file", "is the input" },
+		{ "apart/link/file", "apart/in/file", "is the input" },
+		{ "apart/in/../in/file", "apart/link/file", "is the input" },
+		{ "apart/hard", "apart/in/file", "is the input" },
+		{ "apart/in", "apart/link", "is the input" },
+		{ "apart/in", "apart/in/sub/file", "holds the input" },
+		{ "apart/link", "apart/in/sub", "holds the input" },
+		{ "apart", "apart/link/sub/file", "holds the input" },
+		{ "apart/in/new", "apart/link", "lies in the input" },
+		{ "apart/link/sub/new/", "apart/in", "lies in the input" },
+		{ "apart/to-new", "apart/in", "lies in the input" },
+		{ "apart/in/sub/file", "apart", "lies in the input" },
+		{ "apart/in/new", "apart/in/file", NULL },
+		{ "apart/in2", "apart/in", NULL },
+		{ "apart/new", "apart/in/sub", NULL },
+		{ "apart/in/sub", "apart/in/file", NULL },
+		{ "apart/new", "apart/none", NULL },
+		{ "apart/none/new", "apart/in", NULL },
+	};
+	char output[4200], input[4200];
+	own_folder("apart");
+	own_folder("apart/in");
+	own_folder("apart/in/sub");
+	scratch_file("apart/in/file", "x", 1);
+	scratch_file("apart/in/sub/file", "x", 1);
+	assert_int_equal(link(scratch_path("apart/in/file"), scratch_path("apart/hard")), 0);
+	assert_int_equal(symlink("in", scratch_path("apart/link")), 0);
+	assert_int_equal(symlink("in/new", scratch_path("apart/to-new")), 0);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		enum qd_status st = qd_output_check_apart(
+			below(output, scratch_dir(), cases[i].output), below(input, scratch_dir(), cases[i].input));
+		if (st != (cases[i].says != NULL ? QD_EINPUT : QD_OK))
+			fail_msg("%s for %s: %s", cases[i].output, cases[i].input, qd_status_name(st));
+		if (cases[i].says != NULL && strstr(qd_message(), cases[i].says) == NULL)
+			fail_msg("%s for %s: '%s'", cases[i].output, cases[i].input, qd_message());
+	}
 }
 
 static void force_is_no_matter_where_nothing_is(void **state)
@@ -376,6 +480,9 @@ int main(void)
 		cmocka_unit_test(released_folders_vanish_with_what_is_in_them),
 		cmocka_unit_test(links_in_a_folder_are_not_followed),
 		cmocka_unit_test(older_folders_are_replaced_with_force_only),
+		cmocka_unit_test(what_others_wrote_is_not_replaced),
+		cmocka_unit_test(what_others_put_there_meanwhile_is_not_replaced),
+		cmocka_unit_test(outputs_keep_apart_from_inputs),
 		cmocka_unit_test(force_is_no_matter_where_nothing_is),
 		cmocka_unit_test(bad_folder_targets_are_refused),
 		cmocka_unit_test(a_signal_leaves_only_what_was_committed),
