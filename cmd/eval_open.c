@@ -170,6 +170,7 @@ static void find_export(const char *base, char *path, size_t bytes)
 static enum qd_status open_exported(struct qd_evaluated *e, const char *path)
 {
 	enum qd_status st;
+	QD_TRY(st, qd_output_update_settle(e->common->base));
 	QD_TRY(st, qd_onnx_load(&e->onnx.file, path));
 	if (qd_onnx_is_unet(e->onnx.file)) {
 		snprintf(e->declared, sizeof(e->declared), "%s", qd_onnx_output(e->onnx.file));

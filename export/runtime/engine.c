@@ -172,6 +172,7 @@ static enum qd_status open_export(struct qd_engine *e)
 		return QD_ENOMEM;
 	if (e->options.profile != NULL)
 		return qd_fail(QD_EINPUT, "'%s' is an export, which carries its encodings: it takes no profile", e->options.base);
+	QD_TRY(st, qd_output_update_settle(e->options.base));
 	QD_TRY(st, qd_onnx_open(&e->onnx, model, NULL, 0));
 	e->graph = &e->onnx.graph;
 	if (e->options.adapter != NULL)

@@ -194,6 +194,22 @@ QD_CHECK enum qd_status qd_output_folder_open(struct qd_output_folder *out, cons
 QD_CHECK enum qd_status qd_output_folder_commit(struct qd_output_folder *out);
 void qd_output_folder_release(struct qd_output_folder *out);
 
+/*
+ * Files of a folder that is there already and that change together (update.c): write below `out.temporary` what is to lie in the
+ * folder, then commit. Whatever ends the program, the folder has all of them or none once it is settled: those who read it do that
+ * first. Open waits while another process changes the same folder. QD_EIO.
+ */
+struct qd_output_update {
+	char *folder, *temporary;
+	int lock;
+	struct qd_pending *pending;
+};
+QD_CHECK enum qd_status qd_output_update_open(struct qd_output_update *out, const char *folder);
+QD_CHECK enum qd_status qd_output_update_commit(struct qd_output_update *out);
+void qd_output_update_release(struct qd_output_update *out);
+/* Finishes a change that was committed and then cut off; a no-op in other folders, also in those that are not there. */
+QD_CHECK enum qd_status qd_output_update_settle(const char *folder);
+
 /* Removes every open temporary file and folder. Async-signal-safe: this is what the program's SIGINT and SIGTERM handlers call. */
 void qd_outputs_abandon(void);
 

@@ -181,7 +181,8 @@ static enum qd_status look_at_folder(const char *path, bool force)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it is not a folder", path);
 	if (!force)
 		return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", path);
-	return qd_owned_check(path);
+	enum qd_status st = qd_output_update_settle(path);
+	return st == QD_OK ? qd_owned_check(path) : st;
 }
 
 enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *path, bool force)

@@ -29,7 +29,6 @@ static int no_dots(const struct dirent *entry)
 	return strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0;
 }
 
-/* Calls `visit` for all that is below "<folder>/<below>" and no folder, in the order of names; `name` is the path from `folder`. */
 static enum qd_status walk(const char *folder, const char *below, int depth, visit_fn visit, void *context)
 {
 	char path[QD_PATH_BYTES], name[QD_PATH_BYTES];
@@ -38,25 +37,30 @@ static enum qd_status walk(const char *folder, const char *below, int depth, vis
 	int n = -1;
 	enum qd_status st;
 
-	QD_TRY(st, qd_path_join(path, folder, "%s", below));
+	QD_TRY(st, qd_path_join(path, folder, "%s", below[0] == '/' ? below + 1 : below));
 	n = scandir(path, &entries, no_dots, alphasort);
+	if (n < 0 && errno == ENOENT && depth > 0)
+		goto out;
 	if (n < 0 || depth == DEEPEST)
 		QD_TRY(st, qd_fail(QD_EIO, "cannot list '%s': %s", path, strerror(n < 0 ? errno : ELOOP)));
 	for (int i = 0; i < n; i++) {
-		QD_TRY(st, *below != '\0' ? qd_path_join(name, below, "%s", entries[i]->d_name) : QD_OK);
-		if (*below == '\0')
-			snprintf(name, sizeof(name), "%s", entries[i]->d_name);
-		QD_TRY(st, qd_path_join(path, folder, "%s", name));
-		if (lstat(path, &info) != 0)
-			QD_TRY(st, qd_fail(QD_EIO, "cannot read '%s': %s", path, strerror(errno)));
+		QD_TRY(st, qd_path_join(name, below, "%s", entries[i]->d_name));
+		QD_TRY(st, qd_path_join(path, folder, "%s", name + 1));
+		if (lstat(path, &info) != 0 && errno == ENOENT)
+			continue;
 		QD_TRY(st, S_ISDIR(info.st_mode) ? walk(folder, name, depth + 1, visit, context)
-						 : visit(context, name, S_ISREG(info.st_mode)));
+						 : visit(context, name + 1, S_ISREG(info.st_mode)));
 	}
 out:
 	for (int i = 0; i < n; i++)
 		free(entries[i]);
 	free(entries);
 	return st;
+}
+
+enum qd_status qd_walk(const char *folder, visit_fn visit, void *context)
+{
+	return walk(folder, "", 0, visit, context);
 }
 
 /* ---- the check ---- */
@@ -108,7 +112,7 @@ enum qd_status qd_owned_check(const char *folder)
 
 	for (size_t i = 0; i < QD_COUNT(indices); i++)
 		QD_TRY(st, read_index(&o, indices[i]));
-	st = walk(folder, "", 0, check_file, &o);
+	st = qd_walk(folder, check_file, &o);
 out:
 	qd_strmap_release(&o.names);
 	return st;
@@ -133,7 +137,7 @@ enum qd_status qd_owned_write(const char *folder)
 	QD_TRY(st, qd_path_join(path, folder, "%s", indices[0]));
 	if (qd_is_file(path))
 		goto out;
-	QD_TRY(st, walk(folder, "", 0, list_file, files));
+	QD_TRY(st, qd_walk(folder, list_file, files));
 	QD_TRY(st, qd_path_join(path, folder, "%s", own_index));
 	index = json_pack("{s:s,s:O}", "program", "quad", "files", files);
 	st = index != NULL ? qd_json_write(path, index, false) : qd_fail(QD_ENOMEM, "out of memory");

@@ -81,6 +81,11 @@ static void remove_tree(int parent, const char *name, int depth)
 	unlinkat(parent, name, AT_REMOVEDIR);
 }
 
+void qd_remove_tree(const char *path)
+{
+	remove_tree(AT_FDCWD, path, 0);
+}
+
 void qd_outputs_abandon(void)
 {
 	int saved = errno;

@@ -27,6 +27,9 @@ QD_CHECK enum qd_status qd_pending_rename(struct qd_pending **owner, const char 
 /* Removes the temporary and takes it off the list. */
 void qd_pending_remove(struct qd_pending *pending);
 
+/* Removes a folder and all that is in it. */
+void qd_remove_tree(const char *path);
+
 /* Flushes the folder that holds `path`, so that a rename in it survives a power cut. */
 QD_CHECK enum qd_status qd_sync_parent(const char *path);
 
