@@ -156,14 +156,14 @@ out:
 /* ---- an export ---- */
 
 /* An ONNX file, or a folder that holds an export. `*path` is empty when `base` is neither. */
-static void find_export(const char *base, char *path, size_t bytes)
+static enum qd_status find_export(const char *base, char *path)
 {
-	snprintf(path, bytes, "%s", base);
+	path[0] = 0;
 	if (qd_ends_with(base, ".onnx") && qd_is_file(base))
-		return;
-	snprintf(path, bytes, "%s/model.onnx", base);
-	if (!qd_is_directory(base) || !qd_is_file(path))
-		path[0] = 0;
+		return snprintf(path, QD_PATH_BYTES, "%s", base) < QD_PATH_BYTES
+			       ? QD_OK
+			       : qd_fail(QD_EIO, "the path '%.60s...' is too long", base);
+	return qd_is_directory(base) && qd_has_file(base, "model.onnx") ? qd_path_join(path, base, "model.onnx") : QD_OK;
 }
 
 /* An ONNX file of a UNet is a model like its folder; an export and any other graph run as they stand. */
@@ -193,8 +193,10 @@ out:
 /* Opens what is meant; e->g is set. */
 static enum qd_status open_graph(struct qd_evaluated *e)
 {
-	char exported[4096];
-	find_export(e->common->base, exported, sizeof(exported));
+	char exported[QD_PATH_BYTES];
+	enum qd_status st = find_export(e->common->base, exported);
+	if (st != QD_OK)
+		return st;
 	if (exported[0])
 		return open_exported(e, exported);
 	return means_unet(e) ? open_net(e) : open_component(e);
@@ -245,11 +247,11 @@ static enum qd_status bind_export_adapter(struct qd_evaluated *e)
 {
 	const struct qd_common *common = e->common;
 	struct qd_safetensors file = { 0 };
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	enum qd_status st;
 	if (!common->adapters.n)
 		return bind_exported(e, NULL);
-	snprintf(path, sizeof(path), "%s/adapters/%s.safetensors", common->base, common->adapters.items[0]);
+	QD_TRY(st, qd_path_join(path, common->base, "adapters/%s.safetensors", common->adapters.items[0]));
 	QD_TRY(st, qd_safetensors_open(&file, qd_is_file(common->adapters.items[0]) ? common->adapters.items[0] : path));
 	QD_TRY(st, bind_exported(e, &file));
 out:

@@ -247,14 +247,14 @@ const char *qd_engine_root(const struct qd_engine *e)
 
 enum qd_status qd_engine_base_hash(const struct qd_engine *e, char *out)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	const char *hash;
 	json_t *manifest = NULL;
 	enum qd_status st = QD_OK;
 
 	if (e->net.graph.n_values > 0)
 		return qd_model_hash(&e->model, out);
-	snprintf(path, sizeof(path), "%s/manifest.json", e->root);
+	QD_TRY(st, qd_path_join(path, e->root, "manifest.json"));
 	QD_TRY(st, qd_json_read(path, &manifest));
 	hash = json_string_value(json_object_get(manifest, "base"));
 	if (hash == NULL)

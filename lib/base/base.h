@@ -129,6 +129,8 @@ bool qd_ends_with(const char *text, const char *suffix);
 #define QD_PATH_BYTES 4096 /* of every buffer that holds a path */
 /* "FOLDER/NAME" into `out`, NAME as printf makes it. QD_EIO when it does not fit; `out` is "" then. */
 QD_CHECK enum qd_status qd_path_join(char *out, const char *folder, const char *name, ...) QD_PRINTF(3, 4);
+/* Whether "FOLDER/NAME" is a file. */
+bool qd_has_file(const char *folder, const char *name);
 /* What `path` leads to through symbolic links, also where nothing is there yet. QD_EIO: too long, or a circle. */
 QD_CHECK enum qd_status qd_path_follow(char *out, const char *path);
 

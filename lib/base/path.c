@@ -29,6 +29,13 @@ enum qd_status qd_path_join(char *out, const char *folder, const char *name, ...
 	return qd_fail(QD_EIO, "the path below '%.60s...' is too long", folder);
 }
 
+bool qd_has_file(const char *folder, const char *name)
+{
+	char path[QD_PATH_BYTES];
+
+	return qd_path_join(path, folder, "%s", name) == QD_OK && qd_is_file(path);
+}
+
 static enum qd_status too_long(const char *path)
 {
 	return qd_fail(QD_EIO, "cannot use '%s': %s", path, strerror(ENAMETOOLONG));

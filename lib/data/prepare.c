@@ -76,12 +76,12 @@ static void give(struct qd_prepare_source *source, enum qd_data_field field, str
 /* SDXL's pipelines take zeros for no text unless their file says otherwise. */
 static bool takes_zeros(const struct qd_model *model)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	json_t *json = NULL;
 	bool zeros = model->config.text_time;
 
-	snprintf(path, sizeof(path), "%s/model_index.json", model->root);
-	if (zeros && qd_is_file(path) && qd_json_read(path, &json) == QD_OK)
+	if (zeros && qd_path_join(path, model->root, "model_index.json") == QD_OK && qd_is_file(path) &&
+		qd_json_read(path, &json) == QD_OK)
 		zeros = !json_is_false(json_object_get(json, "force_zeros_for_empty_prompt"));
 	json_decref(json);
 	return zeros;

@@ -210,13 +210,12 @@ static void read_fields(struct config *c, struct qd_schedule *s, bool stable_dif
 /* Whether model_index.json names a Stable Diffusion 1 or 2 pipeline. */
 static bool is_stable_diffusion(const char *root)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	json_t *json = NULL;
 	const char *name;
 	bool is;
 
-	snprintf(path, sizeof(path), "%s/model_index.json", root);
-	if (!qd_is_file(path) || qd_json_read(path, &json) != QD_OK)
+	if (qd_path_join(path, root, "model_index.json") != QD_OK || !qd_is_file(path) || qd_json_read(path, &json) != QD_OK)
 		return false;
 	name = json_string_value(json_object_get(json, "_class_name"));
 	is = name != NULL && qd_starts_with(name, "StableDiffusion") && !qd_starts_with(name, "StableDiffusionXL") &&
@@ -227,13 +226,13 @@ static bool is_stable_diffusion(const char *root)
 
 enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	json_t *json = NULL;
 	struct config c = { .path = path };
 	enum qd_status st = QD_OK;
 
 	*schedule = (struct qd_schedule){ 0 };
-	snprintf(path, sizeof(path), "%s/scheduler/scheduler_config.json", root);
+	QD_TRY(st, qd_path_join(path, root, "scheduler/scheduler_config.json"));
 	if (qd_is_file(path))
 		QD_TRY(st, qd_json_read(path, &json));
 	else
