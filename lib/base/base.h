@@ -145,6 +145,9 @@ void qd_mapping_release(struct qd_mapping *mapping);
 /* Tells the system that bytes which have been copied elsewhere are not needed soon: their pages leave this process's memory and
  * come back from the file if they are read again. Does nothing to memory that is not part of an open mapping. */
 void qd_mapping_forget(const void *data, size_t bytes);
+/* The path of the open mapping that `address` lies in, or NULL. Async-signal-safe: for a handler of SIGBUS, which is what reading a
+ * mapped file gives where it has become shorter. */
+const char *qd_mapping_path(const void *address);
 bool qd_is_directory(const char *path);
 bool qd_is_file(const char *path);
 /* True when the bytes are a Git-LFS pointer: the small text that stands in a clone for a large file that was not fetched. */

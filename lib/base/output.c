@@ -17,6 +17,8 @@ enum { BUFFER_BYTES = 1 << 16 };
 
 static enum qd_status write_failed(const struct qd_output *out)
 {
+	if (errno == EFAULT)
+		return qd_fail(QD_EIO, "cannot write '%s': a file that it is made from became shorter meanwhile", out->path);
 	return qd_fail(QD_EIO, "cannot write '%s': %s", out->path, strerror(errno));
 }
 
