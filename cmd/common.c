@@ -134,6 +134,8 @@ enum qd_status qd_check_apart(const struct qd_common *common, const char *output
 	const char *const own[] = { common->base, common->profile };
 	enum qd_status st = QD_OK;
 
+	if (output != NULL && strcmp(output, "-") == 0)
+		qd_usage("'-' names no output: /dev/stdout is standard output, './-' a file of that name");
 	for (size_t i = 0; output != NULL && i < QD_COUNT(own) + n; i++) {
 		const char *input = i < QD_COUNT(own) ? own[i] : inputs[i - QD_COUNT(own)];
 		QD_TRY(st, input != NULL ? qd_output_check_apart(output, input) : QD_OK);
