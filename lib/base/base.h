@@ -160,8 +160,8 @@ void qd_hash_bytes(const void *data, size_t bytes, char *out);
 
 /*
  * ---- files out ----
- * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target is untouched; a
- * release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().
+ * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target, which is what a
+ * symbolic link leads to, is untouched; a release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().
  */
 struct qd_output {
 	int fd;
@@ -215,6 +215,8 @@ void qd_output_update_release(struct qd_output_update *out);
 /* Finishes a change that was committed and then cut off; a no-op in other folders, also in those that are not there. */
 QD_CHECK enum qd_status qd_output_update_settle(const char *folder);
 
+/* Removes from a folder the temporaries of runs that were killed. */
+void qd_leftovers_remove(const char *folder);
 /* Removes every open temporary file and folder. Async-signal-safe: this is what the program's SIGINT and SIGTERM handlers call. */
 void qd_outputs_abandon(void);
 

@@ -51,7 +51,12 @@ enum qd_status qd_output_open(struct qd_output *out, const char *path, bool forc
 	*out = (struct qd_output){ .fd = -1, .force = force };
 	enum qd_status st;
 	bool direct;
+	char target[QD_PATH_BYTES];
 	QD_TRY(st, look_at_target(path, force, &direct));
+	if (!direct) {
+		QD_TRY(st, qd_path_follow(target, path));
+		path = target;
+	}
 	out->path = strdup(path);
 	out->buffer = malloc(BUFFER_BYTES);
 	if (!out->path || !out->buffer)
@@ -135,10 +140,11 @@ enum qd_status qd_output_commit(struct qd_output *out)
 	enum qd_status st = drain(out);
 	if (st == QD_OK && out->pending && fsync(out->fd) != 0)
 		st = write_failed(out);
-	if (st == QD_OK)
-		st = close_output(out);
+	/* closed behind the rename: until then it is locked */
 	if (st == QD_OK && out->pending)
 		st = qd_pending_rename(&out->pending, out->path, out->force);
+	if (st == QD_OK)
+		st = close_output(out);
 	return st;
 }
 
@@ -168,12 +174,17 @@ out:
 
 /* ---- folders ---- */
 
-static enum qd_status look_at_folder(const char *path, bool force)
+static enum qd_status look_at_name(const char *path)
 {
-	struct stat info;
 	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
 	if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it has no name of its own", path);
+	return QD_OK;
+}
+
+static enum qd_status look_at_folder(const char *path, bool force)
+{
+	struct stat info;
 	if (stat(path, &info) != 0) {
 		if (errno == ENOENT)
 			return QD_OK;
@@ -184,22 +195,29 @@ static enum qd_status look_at_folder(const char *path, bool force)
 	if (!force)
 		return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", path);
 	enum qd_status st = qd_output_update_settle(path);
+	qd_leftovers_remove(path);
 	return st == QD_OK ? qd_owned_check(path) : st;
 }
 
 enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *path, bool force)
 {
 	*out = (struct qd_output_folder){ .force = force };
-	enum qd_status st = QD_OK;
-	out->path = strdup(path);
-	if (!out->path)
+	enum qd_status st;
+	char target[QD_PATH_BYTES], *plain = strdup(path);
+	QD_TRY(st, plain != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t n = strlen(plain); n > 1 && plain[n - 1] == '/'; n--)
+		plain[n - 1] = '\0';
+	QD_TRY(st, look_at_name(plain));
+	QD_TRY(st, qd_path_follow(target, plain));
+	qd_pending_undo(target);
+	QD_TRY(st, look_at_folder(target, force));
+	out->path = strdup(target);
+	if (out->path == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	for (size_t n = strlen(out->path); n > 1 && out->path[n - 1] == '/'; n--)
-		out->path[n - 1] = '\0';
-	QD_TRY(st, look_at_folder(out->path, force));
 	int unused;
 	QD_TRY(st, qd_pending_create(&out->pending, QD_PENDING_FOLDER, out->path, &out->temporary, &unused));
 out:
+	free(plain);
 	if (st != QD_OK)
 		qd_output_folder_release(out);
 	return st;

@@ -31,14 +31,23 @@ static enum qd_status move_file(void *context, const char *name, bool regular)
 {
 	const struct moving *m = context;
 	char from[QD_PATH_BYTES], to[QD_PATH_BYTES];
+	struct stat info;
 	enum qd_status st;
 
-	(void)regular;
+	if (!regular) {
+		errno = EINVAL;
+		return move_failed(m, name);
+	}
 	QD_TRY(st, qd_path_join(to, m->to, "%s", name));
 	for (char *slash = strchr(to + strlen(m->to) + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
 		*slash = '\0';
 		if (mkdir(to, 0777) != 0 && errno != EEXIST)
 			return move_failed(m, name);
+		/* a link could lead out of the folder */
+		if (lstat(to, &info) != 0 || !S_ISDIR(info.st_mode)) {
+			errno = ENOTDIR;
+			return move_failed(m, name);
+		}
 		*slash = '/';
 	}
 	QD_TRY(st, qd_path_join(from, m->from, "%s", name));

@@ -43,6 +43,7 @@ void qd_prepare_store_remove(struct qd_prepare_store *store)
 		closedir(folder);
 	if (qd_path_join(path, store->folder, "run") == QD_OK)
 		unlink(path);
+	qd_leftovers_remove(store->folder);
 	rmdir(store->folder);
 }
 
@@ -91,6 +92,7 @@ enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char 
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	}
 	QD_TRY(st, qd_path_join(path, store->folder, "run"));
+	qd_leftovers_remove(store->folder);
 	QD_TRY(st, look_at_folder(store, path, run, force));
 	if (!says(path, run, true))
 		qd_prepare_store_remove(store);

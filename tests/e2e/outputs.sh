@@ -50,4 +50,36 @@ refused "the output 'o/file' is the input 'o/file'" "$QUAD" report --task t --re
 [ "$(cat o/file o/home/sub/letter)" = "{}
 mine" ] || fault "an input was written over"
 expect 0 "1,466,500 in 324 tensors" "$QUAD" inspect o/m
+
+# Outputs through links write to what these lead to.
+mkdir o/there
+ln -s there/m o/to-model
+ln -s there/a.safetensors o/to-adapter
+expect 0 "" "$QUAD" init --arch tiny -o o/to-model
+expect 0 "" "$QUAD" init --arch tiny --seed 1 -o o/to-model --force
+expect 0 "" "$QUAD" init --arch tiny --lora 2 -o o/to-adapter
+expect 0 "" "$QUAD" init --arch tiny --lora 3 -o o/to-adapter --force
+[ -L o/to-model ] && [ -L o/to-adapter ] && [ -d o/there/m ] && [ -f o/there/a.safetensors ] || fault "a link is replaced"
+[ "$(ls -A o/there | wc -l)" -eq 2 ] || fault "$(ls -A o/there)"
+
+# A file that may not grow is one line, and nothing stays.
+limited() # COMMAND...: under a limit of 100 KB a file
+{
+	(ulimit -f 100 && exec "$@")
+}
+refused "File too large" limited "$QUAD" init --arch tiny -o o/large
+refused "File too large" limited "$QUAD" init --arch tiny --lora 64 -o o/large
+
+# "-" names nothing.
+for command in "init --arch tiny" "qss --base o/m --adapter o/a.safetensors --calib o/file" "eval --base o/m --inputs o/file" \
+	"calib --base o/m --data o/file" "export --base o/m --profile o/file" "run --base o/m --inputs o/file" \
+	"olss --base o/m --inputs o/file" "distill --base o/m --adapter o/a.safetensors --profile o/file --data o/file" \
+	"train --base o/m --data o/file"; do
+	expect 2 "'-' names no output: /dev/stdout is standard output, './-' a file of that name" "$QUAD" $command -o -
+done
+expect 2 "'-' names no output" "$QUAD" report --task t --reference o/file --sheet -
+expect 2 "'-' names no output" "$QUAD" run --base o/m --inputs o/file --trace - -o o/new
+[ ! -e - ] || fault "there is a file '-'"
+expect 0 "" "$QUAD" init --arch tiny --lora 3 -o /dev/stdout
+cmp -s out o/there/a.safetensors || fault "standard output gets something else than a file"
 finish
