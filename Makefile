@@ -45,7 +45,7 @@ endif
 # Kept although nothing refers to it: a CUDA build registers its device through it.
 TORCH_LIB += -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10
 
-LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
+LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lpcre2-8 -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
 
 # ---- sources ----
 CMD_SRC := $(sort $(wildcard cmd/*.c))
@@ -222,7 +222,7 @@ check:
 	@$(MAKE) --no-print-directory $(JOBS) BUILD=$(BUILD)/check WERROR=-Werror check-run
 .PHONY: check-run
 check-run: $(CMD_OBJ) $(LIB_OBJ) $(LOAD_OBJ) $(SHIM_OBJ) $(UNIT_SRC:%.c=$(OBJ)/%.o)
-	@scripts/check-layers.sh
+	@scripts/check-layers.sh $(BUILD)
 	@if command -v clang-format >/dev/null; then \
 		clang-format --dry-run -Werror $(FORMATTED); \
 	else echo 'clang-format is not installed: layout not checked'; fi

@@ -18,6 +18,8 @@ export QUAD_ROOT=$root QUAD=$build/quad CMOCKA_MESSAGE_OUTPUT=TAP
 # Threads that spin while they wait starve each other where the cores are shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export QUAD_GOLDEN=${QUAD_GOLDEN:-$root/../shared/golden}
+# What lies beside the program is not beside the unit tests.
+[ -n "${QUAD_ORT_LIB:-}" ] || [ ! -e "$build/ort/libonnxruntime.so.1" ] || export QUAD_ORT_LIB=$build/ort/libonnxruntime.so.1
 # libgomp and libtorch keep their pools for the life of the process.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 mkdir -p "$build/log"

@@ -1,13 +1,15 @@
 /*
  * The export folder, written to a temporary name and renamed when it is whole; adapters added later go beside what is there.
  *
- *   model.onnx                  the graph with its encodings as nodes (model.onnx.data beside it when it is large)
- *   model_float.onnx            on request: the graph in float, for tools that read the encodings beside it
- *   model.encodings.json        every encoding under its value's name
- *   lora_weight_list.txt        names of the LoRA inputs
- *   adapters/NAME.safetensors, adapters/NAME.onnx_adapter     an adapter's tensors under their input names (adapters_float/
- * likewise) scheduler/scheduler_config.json                           the noise schedule, for whoever samples manifest.json what
- * all this is made of (manifest.c)
+ *   model.onnx                        the graph with its encodings as nodes (model.onnx.data beside it when it is large)
+ *   model_float.onnx                  on request: the graph in float, for tools that read the encodings beside it
+ *   model.encodings.json              every encoding under its value's name
+ *   lora_weight_list.txt              names of the LoRA inputs
+ *   adapters/NAME.safetensors         an adapter's tensors under their input names
+ *   adapters/NAME.onnx_adapter        the same as ONNX Runtime's LoraAdapter loads them
+ *   adapters_float/NAME.safetensors   beside model_float.onnx: the real numbers that the codes stand for
+ *   scheduler/scheduler_config.json   the noise schedule, for whoever samples; where the model has one
+ *   manifest.json                     what all this is made of (manifest.c)
  */
 #include "export/file/internal.h"
 #include "export/pass/pass.h"
@@ -67,7 +69,7 @@ static enum qd_status write_encodings(struct job *job, const struct qd_net *net)
 	QD_TRY(st, qd_encodings_json(&net->graph, &job->profile->options, &document));
 	if (job->folder != NULL) {
 		const char *path = in_folder(job, "model.encodings.json");
-		st = path != NULL ? qd_json_write(path, document, true) : QD_ENOMEM;
+		st = path != NULL ? qd_json_write_floats(path, document, true) : QD_ENOMEM;
 	}
 out:
 	json_decref(document);

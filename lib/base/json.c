@@ -4,6 +4,8 @@
  */
 #include "lib/base/base.h"
 
+#include <float.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -159,13 +161,13 @@ static int write_piece(const char *text, size_t bytes, void *data)
 	return sink->st == QD_OK ? 0 : -1;
 }
 
-enum qd_status qd_json_write(const char *path, const json_t *value, bool force)
+static enum qd_status write_file(const char *path, const json_t *value, size_t digits, bool force)
 {
 	struct qd_output output = { 0 };
 	struct sink sink = { .output = &output, .st = QD_OK };
 	enum qd_status st;
 	QD_TRY(st, qd_output_open(&output, path, force));
-	if (json_dump_callback(value, write_piece, &sink, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0) {
+	if (json_dump_callback(value, write_piece, &sink, JSON_INDENT(2) | JSON_REAL_PRECISION(digits)) != 0) {
 		if (sink.st == QD_OK)
 			sink.st = qd_fail(QD_EINPUT, "cannot write '%s': the value is not valid JSON", path);
 		QD_TRY(st, sink.st);
@@ -175,4 +177,63 @@ enum qd_status qd_json_write(const char *path, const json_t *value, bool force)
 out:
 	qd_output_release(&output);
 	return st;
+}
+
+enum qd_status qd_json_write(const char *path, const json_t *value, bool force)
+{
+	return write_file(path, value, DBL_DECIMAL_DIG, force);
+}
+
+/* A text of at most FLT_DECIMAL_DIG digits that became a double is printed with so many digits as the same text. */
+enum qd_status qd_json_write_floats(const char *path, const json_t *value, bool force)
+{
+	return write_file(path, value, FLT_DECIMAL_DIG, force);
+}
+
+/* ---- making documents ---- */
+
+json_t *qd_json_float(float x)
+{
+	char text[QD_NUMBER_TEXT];
+
+	return json_real(strtod(qd_float_text(x, text), NULL));
+}
+
+void qd_json_append(json_t **list, json_t *item)
+{
+	if (json_array_append_new(*list, item) == 0)
+		return;
+	json_decref(*list);
+	*list = NULL;
+}
+
+void qd_json_set(json_t **object, const char *key, json_t *item)
+{
+	if (json_object_set_new(*object, key, item) == 0)
+		return;
+	json_decref(*object);
+	*object = NULL;
+}
+
+/* ---- numbers ---- */
+
+/* Fewer digits than FLT_DIG or DBL_DIG are those with zeros at the end, which %g leaves out. */
+char *qd_float_text(float x, char *text)
+{
+	for (int digits = FLT_DIG; digits <= FLT_DECIMAL_DIG; digits++) {
+		snprintf(text, QD_NUMBER_TEXT, "%.*g", digits, (double)x);
+		if (strtof(text, NULL) == x && (float)strtod(text, NULL) == x)
+			break;
+	}
+	return text;
+}
+
+char *qd_double_text(double x, char *text)
+{
+	for (int digits = DBL_DIG; digits <= DBL_DECIMAL_DIG; digits++) {
+		snprintf(text, QD_NUMBER_TEXT, "%.*g", digits, x);
+		if (strtod(text, NULL) == x)
+			break;
+	}
+	return text;
 }

@@ -372,6 +372,22 @@ static int replace_folder(const char *from, const char *to)
 	return 0;
 }
 
+enum qd_status qd_sync_parent(const char *path)
+{
+	char folder[PATH_MAX];
+	if (!folder_of(folder, path))
+		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* Some file systems flush no folders (EINVAL), and a folder may be writable but not readable: neither loses the file. */
+	if (fd < 0)
+		return QD_OK;
+	int error = fsync(fd) == 0 ? 0 : errno;
+	close(fd);
+	if (error == EIO || error == ENOSPC)
+		return qd_fail(QD_EIO, "cannot flush '%s': %s", folder, strerror(error));
+	return QD_OK;
+}
+
 enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bool replace)
 {
 	struct qd_pending *pending = *owner;
@@ -406,20 +422,4 @@ void qd_pending_remove(struct qd_pending *pending)
 	pending->kind = QD_PENDING_NONE;
 	end_change(&before);
 	give_record(pending);
-}
-
-enum qd_status qd_sync_parent(const char *path)
-{
-	char folder[PATH_MAX];
-	if (!folder_of(folder, path))
-		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
-	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	/* Some file systems flush no folders (EINVAL), and a folder may be writable but not readable: neither loses the file. */
-	if (fd < 0)
-		return QD_OK;
-	int error = fsync(fd) == 0 ? 0 : errno;
-	close(fd);
-	if (error == EIO || error == ENOSPC)
-		return qd_fail(QD_EIO, "cannot flush '%s': %s", folder, strerror(error));
-	return QD_OK;
 }

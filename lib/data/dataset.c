@@ -1,5 +1,6 @@
 /* Sets of samples in files: opening, checking against each other and the model, and reading rows. See data.h. */
 #include "lib/data/data.h"
+#include "lib/math/math.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -321,14 +322,6 @@ static size_t file_of(const struct qd_dataset *data, int64_t sample)
 	return low;
 }
 
-static bool all_finite(const float *x, int64_t n)
-{
-	float sum = 0; /* 0 * x is NaN exactly where x is not finite; one pass without branches */
-	for (int64_t i = 0; i < n; i++)
-		sum += 0.0f * x[i];
-	return sum == 0.0f;
-}
-
 static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_field field, int64_t sample, int64_t row, float *out)
 {
 	size_t at = file_of(data, sample);
@@ -339,7 +332,7 @@ static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_fie
 		qd_tensor_view(tensor->name, tensor->dtype, QD_SHAPE(row), base + (size_t)(sample - data->first[at]) * bytes);
 	enum qd_status st = qd_tensor_to_f32(&view, out);
 
-	if (st == QD_OK && !all_finite(out, row))
+	if (st == QD_OK && !qd_all_finite(out, (size_t)row))
 		st = qd_fail(QD_EINPUT, "'%s': tensor '%s' is not finite in sample %lld", data->files[at].path,
 			qd_data_field_name(field), (long long)(sample - data->first[at]));
 	return st;

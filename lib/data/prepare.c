@@ -1,14 +1,14 @@
 /*
  * The making of calibration data, and its file.
  *
- * Sample i of N comes from row i mod n. Without trajectories its timestep is drawn from a stratum of its own, t = floor((p + u) T /
- * N) with p a random order of 0 ... N - 1 and u uniform, so that all noise levels are alike whatever N is; its noise e is drawn
- * (or given), and
+ * Sample i of N comes from row i mod n. Without trajectories its timestep is drawn from a stratum of its own, so that all noise
+ * levels are alike whatever N is: p is a random order of 0 ... N - 1, u uniform, the noise e drawn (or given), and
  *
+ *   t      = floor((p_i + u) T / N)
  *   sample = [ sqrt(abar_t) latents + sqrt(1 - abar_t) e, condition ]
  *
  * Data that has `sample` and `timestep` and no latents is passed on as it is. The file is written tensor by tensor from the
- * finished parts.
+ * finished records.
  */
 #include "lib/data/internal.h"
 
@@ -73,25 +73,12 @@ static void give(struct qd_prepare_source *source, enum qd_data_field field, str
 	source->shape[field] = shape;
 }
 
-/* SDXL's pipelines take zeros for no text unless their file says otherwise. */
-static bool takes_zeros(const struct qd_model *model)
-{
-	char path[QD_PATH_BYTES];
-	json_t *json = NULL;
-	bool zeros = model->config.text_time;
-
-	if (zeros && qd_path_join(path, model->root, "model_index.json") == QD_OK && qd_is_file(path) &&
-		qd_json_read(path, &json) == QD_OK)
-		zeros = !json_is_false(json_object_get(json, "force_zeros_for_empty_prompt"));
-	json_decref(json);
-	return zeros;
-}
-
 static enum qd_status open_images(struct making *m)
 {
 	const struct qd_unet_config *unet = &m->model->config;
 	struct qd_prepare_source *source = &m->source;
-	bool empty = m->steps > 0 && m->options->guidance != 1 && !takes_zeros(m->model);
+	bool zeros = unet->text_time && m->model->pipeline.zeros_for_empty_prompt;
+	bool empty = m->steps > 0 && m->options->guidance != 1 && !zeros;
 	enum qd_status st;
 
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
@@ -163,7 +150,7 @@ static enum qd_status make_strata(struct making *m)
 	m->strata = malloc((size_t)m->n * sizeof(*m->strata));
 	if (m->strata == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for %" PRId64 " samples", m->n);
-	qd_prepare_random(&random, m->options->seed, QD_STREAM_ORDER, 0);
+	qd_random_init(&random, m->options->seed, qd_stream(QD_STREAM_ORDER, 0));
 	for (int64_t i = 0; i < m->n; i++) {
 		int64_t j = (int64_t)qd_random_below(&random, (uint64_t)i + 1);
 		m->strata[i] = m->strata[j];
@@ -177,7 +164,7 @@ static int timestep_of(const struct making *m, int64_t sample)
 	struct qd_random random;
 	double T = m->schedule.train_steps, t;
 
-	qd_prepare_random(&random, m->options->seed, QD_STREAM_TIMESTEP, sample);
+	qd_random_init(&random, m->options->seed, qd_stream(QD_STREAM_TIMESTEP, (uint64_t)sample));
 	t = floor(((double)m->strata[sample] + qd_random_uniform(&random)) * T / (double)m->n);
 	return (int)fmin(t, T - 1);
 }
@@ -188,7 +175,7 @@ static enum qd_status noise_of(const struct making *m, int64_t sample, float *ou
 
 	if (m->source.has[QD_FIELD_NOISE] && sample < m->source.n)
 		return qd_prepare_row(&m->source, QD_FIELD_NOISE, row_of(m, sample), out);
-	qd_prepare_noise(m->options->seed, QD_STREAM_NOISE, sample, n, out);
+	qd_random_normals(m->options->seed, qd_stream(QD_STREAM_NOISE, (uint64_t)sample), n, out);
 	return QD_OK;
 }
 
@@ -212,7 +199,7 @@ out:
 	return st;
 }
 
-/* One step of a trajectory's part. */
+/* One step of a trajectory's record. */
 static enum qd_status walked(const struct making *m, enum qd_data_field field, int64_t sample, size_t row, float *out)
 {
 	size_t all = row * (size_t)m->steps;
@@ -286,7 +273,7 @@ static enum qd_status add_tensor(struct writing *w, enum qd_data_field field)
 	return qd_shape_bytes(&shape, t->dtype, &t->bytes);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_samples(void *context, size_t i, void *buffer)
 {
 	struct writing *w = context;
 	const struct making *m = w->making;
@@ -317,7 +304,7 @@ static enum qd_status write_samples(const struct making *m)
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
 		if (is_written(m, (enum qd_data_field)f))
 			QD_TRY(st, add_tensor(&w, (enum qd_data_field)f));
-	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill, &w);
+	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill_samples, &w);
 out:
 	return st;
 }
@@ -350,7 +337,7 @@ static enum qd_status print_rows(const struct making *m, FILE *f)
 	return st;
 }
 
-static enum qd_status print_parts(const struct making *m, FILE *f)
+static enum qd_status print_components(const struct making *m, FILE *f)
 {
 	char hash[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
@@ -376,7 +363,7 @@ out:
 	return st;
 }
 
-/* A text over everything that shapes the parts; heap memory. */
+/* A text over everything that shapes the records; heap memory. */
 static enum qd_status identify(const struct making *m, char **run)
 {
 	const struct qd_prepare_options *o = m->options;
@@ -389,7 +376,7 @@ static enum qd_status identify(const struct making *m, char **run)
 	fprintf(f, "calib 1\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\ntrajectory %s %d %a\nsteps %d\n", o->seed,
 		m->images.height, m->images.width, o->mode, o->trajectory != NULL ? o->trajectory : "-", m->steps, o->guidance,
 		(int)m->schedule.prediction);
-	QD_TRY(st, print_parts(m, f));
+	QD_TRY(st, print_components(m, f));
 	st = print_rows(m, f);
 out:
 	if (fclose(f) != 0 && st == QD_OK)
@@ -405,7 +392,7 @@ static enum qd_status open_all(struct making *m)
 	struct qd_scheduler scheduler = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root));
+	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root, m->model->pipeline.class_name));
 	if (o->trajectory != NULL) {
 		QD_TRY(st, qd_scheduler_new(&scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
 		m->steps = scheduler.steps;
@@ -426,8 +413,8 @@ out:
 	return st;
 }
 
-/* The parts that take time. */
-static enum qd_status make_parts(struct making *m)
+/* What takes time. */
+static enum qd_status make_records(struct making *m)
 {
 	struct qd_prepare_walks walks = { .model = m->model,
 		.modules = m->modules,
@@ -492,7 +479,7 @@ enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_mod
 	QD_TRY(st, open_all(&m));
 	if (options->dry_run)
 		goto out;
-	QD_TRY(st, make_parts(&m));
+	QD_TRY(st, make_records(&m));
 	QD_TRY(st, write_samples(&m));
 	if (m.store.folder != NULL)
 		qd_prepare_store_remove(&m.store);

@@ -1,5 +1,5 @@
 /*
- * Finished parts of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
+ * Finished records of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
  * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
  */
 #include "lib/data/internal.h"
@@ -15,8 +15,8 @@
 /* What every "run" begins with. */
 static const char run_begins[] = "calib ";
 
-/* A part as part_path names it. */
-static bool is_part(const char *name)
+/* A record as record_path names it. */
+static bool is_record(const char *name)
 {
 	static const char *const kinds[] = { "text-", "image-", "walk-" };
 	size_t digits;
@@ -30,14 +30,14 @@ static bool is_part(const char *name)
 	return false;
 }
 
-/* Only what this file writes is removed. "run" goes last: while a part is there it says whose it is. */
+/* Only what this file writes is removed. "run" goes last: while a record is there it says whose it is. */
 void qd_prepare_store_remove(struct qd_prepare_store *store)
 {
 	char path[QD_PATH_BYTES];
 	DIR *folder = opendir(store->folder);
 
 	for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;)
-		if (is_part(entry->d_name) && qd_path_join(path, store->folder, "%s", entry->d_name) == QD_OK)
+		if (is_record(entry->d_name) && qd_path_join(path, store->folder, "%s", entry->d_name) == QD_OK)
 			unlink(path);
 	if (folder != NULL)
 		closedir(folder);
@@ -65,7 +65,7 @@ static bool says(const char *path, const char *run, bool whole)
 	return mine;
 }
 
-/* QD_EEXIST when the folder is there and holds parts that may not be used: another run's, or none of ours at all. */
+/* QD_EEXIST when the folder is there and holds records that may not be used: another run's, or none of ours at all. */
 static enum qd_status look_at_folder(const struct qd_prepare_store *store, const char *path, const char *run, bool force)
 {
 	if (!qd_is_directory(store->folder) || says(path, run, true))
@@ -106,7 +106,7 @@ out:
 	return st;
 }
 
-static enum qd_status part_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
+static enum qd_status record_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
 {
 	return qd_path_join(path, store->folder, "%s-%06lld.safetensors", kind, (long long)index);
 }
@@ -114,7 +114,7 @@ static enum qd_status part_path(const struct qd_prepare_store *store, const char
 bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index)
 {
 	char path[QD_PATH_BYTES];
-	bool has = part_path(store, kind, index, path) == QD_OK && qd_is_file(path);
+	bool has = record_path(store, kind, index, path) == QD_OK && qd_is_file(path);
 
 	store->kept += has;
 	return has;
@@ -124,7 +124,7 @@ enum qd_status qd_prepare_store_put(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n)
 {
 	char path[QD_PATH_BYTES];
-	enum qd_status st = part_path(store, kind, index, path);
+	enum qd_status st = record_path(store, kind, index, path);
 
 	return st == QD_OK ? qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL) : st;
 }
@@ -137,7 +137,7 @@ enum qd_status qd_prepare_store_get(
 	const struct qd_tensor *tensor;
 	enum qd_status st;
 
-	QD_TRY(st, part_path(store, kind, index, path));
+	QD_TRY(st, record_path(store, kind, index, path));
 	QD_TRY(st, qd_safetensors_open(&file, path));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	if ((size_t)qd_shape_elements(&tensor->shape) != n)

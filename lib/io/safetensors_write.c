@@ -100,7 +100,7 @@ static enum qd_status add_tensor(json_t *header, const struct qd_tensor *tensor,
 	json_t *shape = json_array();
 	for (int i = 0; i < tensor->shape.rank; i++)
 		json_array_append_new(shape, json_integer(tensor->shape.dim[i]));
-	json_t *member = json_pack("{s:s, s:o, s:[I, I]}", "dtype", qd_dtype_name(tensor->dtype), "shape", shape, "data_offsets",
+	json_t *member = json_pack("{s:s,s:o,s:[I,I]}", "dtype", qd_dtype_name(tensor->dtype), "shape", shape, "data_offsets",
 		(json_int_t)begin, (json_int_t)(begin + tensor->bytes));
 	return set_new(header, "tensor", tensor->name, member);
 }

@@ -171,7 +171,7 @@ static size_t concat(struct qd_graph *g, qd_id id)
 	return last;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status forms_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	(void)context;
 	switch (g->nodes[id].op) {
@@ -199,9 +199,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status forms_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, forms_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_forms = { "forms", "spell what has several spellings in one way", run };
+const struct qd_pass qd_pass_forms = { "forms", "spell what has several spellings in one way", forms_run };

@@ -56,7 +56,7 @@ static qd_id vector_operand(const struct qd_graph *g, const struct qd_node *node
 	return QD_NONE;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status layer_norm_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node *node = &g->nodes[id];
 	qd_id product, quotient;
@@ -74,9 +74,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status layer_norm_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, layer_norm_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_layer_norm = { "layer_norm", "find layer normalizations that were spelled out", run };
+const struct qd_pass qd_pass_layer_norm = { "layer_norm", "find layer normalizations that were spelled out", layer_norm_run };

@@ -71,7 +71,7 @@ static enum qd_status node_key(const struct qd_graph *g, struct merging *m, cons
 	return st;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status merge_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	struct merging *m = context;
 	const struct qd_node *node = &g->nodes[id];
@@ -90,14 +90,14 @@ out:
 	return st;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status merge_run(struct qd_graph *g, void *context, size_t *changes)
 {
 	struct merging m = { 0 };
 	(void)context;
-	enum qd_status st = qd_graph_visit(g, visit, &m, changes);
+	enum qd_status st = qd_graph_visit(g, merge_visit, &m, changes);
 	qd_strmap_release(&m.nodes);
 	qd_strmap_release(&m.constants);
 	return st;
 }
 
-const struct qd_pass qd_pass_merge = { "merge", "compute once what is computed several times", run };
+const struct qd_pass qd_pass_merge = { "merge", "compute once what is computed several times", merge_run };

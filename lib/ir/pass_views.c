@@ -98,7 +98,7 @@ static size_t slice(struct qd_graph *g, qd_id id)
 	return qd_graph_replace(g, out, part, QD_NONE) > 0;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status views_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	(void)context;
 	switch (g->nodes[id].op) {
@@ -117,9 +117,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status views_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, views_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_views = { "views", "join chains of nodes that only move elements", run };
+const struct qd_pass qd_pass_views = { "views", "join chains of nodes that only move elements", views_run };

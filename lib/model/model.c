@@ -102,10 +102,37 @@ out:
 	return st;
 }
 
+enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root)
+{
+	char path[QD_PATH_BYTES];
+	json_t *json = NULL;
+	struct qd_fields f = { .what = path };
+	const json_t *name;
+	enum qd_status st = QD_OK;
+
+	QD_TRY(st, qd_path_join(path, root, "model_index.json"));
+	if (qd_is_file(path))
+		QD_TRY(st, qd_json_read(path, &json));
+	f.json = json;
+	name = qd_field(&f, "_class_name");
+	if (json != NULL && !json_is_object(json))
+		qd_fields_fail(&f, QD_EINPUT, "'%s' is no JSON object, needs one of a pipeline's components", path);
+	if (name != NULL && !json_is_string(name))
+		qd_field_refuse(&f, QD_EINPUT, "_class_name", name, "a text");
+	*pipeline = (struct qd_pipeline){ .zeros_for_empty_prompt = qd_field_bool(&f, "force_zeros_for_empty_prompt", true) };
+	snprintf(pipeline->class_name, sizeof(pipeline->class_name), "%s", json_is_string(name) ? json_string_value(name) : "");
+	st = f.status;
+out:
+	json_decref(json);
+	return st;
+}
+
 enum qd_status qd_model_open(struct qd_model *model, const char *path)
 {
 	*model = (struct qd_model){ 0 };
 	enum qd_status st = qd_is_file(path) ? open_file(model, path) : open_folder(model, path);
+	if (st == QD_OK)
+		st = qd_pipeline_read(&model->pipeline, model->root);
 	if (st != QD_OK)
 		qd_model_release(model);
 	return st;

@@ -1,5 +1,5 @@
 /*
- * Opening an ONNX file of a UNet and building its graph: see onnx_unet.h.
+ * Opening an ONNX file of a UNet and building its graph: see internal.h.
  */
 #include "lib/model/internal.h"
 

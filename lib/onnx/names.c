@@ -2,10 +2,11 @@
  * What nodes of an ONNX file are called. Exporters write where a node comes from in one of two ways, and the graph's node names
  * have it in one: a module path, a slash, and a name.
  *
- *   node name         "/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul"             taken as it is
- *   metadata_props    "pkg.torch.onnx.name_scopes" = "['', 'mid_block', ..., 'mid_block....attn1.to_q', 'linear_3']": the last
- * but one; "namespace" = ": UNet/mid_block: UNetMidBlock/.../mid_block....attn1.to_q: Linear/linear_3: aten.linear": the same
- *                     gives "mid_block.attentions.0.transformer_blocks.0.attn1.to_q/node_linear_3"
+ *   node name        "/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul": taken as it is
+ *   metadata_props   "pkg.torch.onnx.name_scopes" = "['', 'mid_block', ..., 'mid_block....attn1.to_q', 'linear_3']"
+ *                    "namespace" = ": UNet/mid_block: UNetMidBlock/.../mid_block....attn1.to_q: Linear/linear_3: aten.linear"
+ *                    of either the last but one, before the node's name:
+ *                    "mid_block.attentions.0.transformer_blocks.0.attn1.to_q/node_linear_3"
  *
  * NodeProto.metadata_props (9) is younger than some versions of onnx.proto that this is built with: it is then found among the
  * unknown fields.

@@ -1,9 +1,11 @@
 /*
  * The weights of one component folder, by name, whatever files they lie in:
  *
- *   STEM.safetensors.index.json      {"metadata": {...}, "weight_map": {tensor: shard}}; shards beside it,
- * STEM-00001-of-0000K.safetensors STEM.safetensors                 one file STEM.safetensors.index.V.json,
- * STEM.safetensors.V.index.json, STEM.V.safetensors the same in another precision, V fp16 or bf16
+ *   STEM.safetensors.index.json                                    {"metadata": {...}, "weight_map": {tensor: shard}}, shards
+ *                                                                  STEM-00001-of-0000K.safetensors and so on beside it
+ *   STEM.safetensors                                               one file
+ *   STEM.safetensors.index.V.json, STEM.safetensors.V.index.json   an index again, in another precision, V fp16 or bf16
+ *   STEM.V.safetensors                                             one file in it
  *
  * tried in this order: an index wins over a single file, as in the library that writes them, and the plain files over variants.
  * Tensors may be of any float type, each of its own: F64 too, which is rounded to float32 like everything else.

@@ -45,6 +45,16 @@ needs_golden()
 	exit 77
 }
 
+# small_config FILE: the configuration of a UNet too small to draw anything, conditioned like the example.
+small_config()
+{
+	cat >"$1" <<'JSON'
+{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
+  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
+JSON
+}
+
 finish()
 {
 	[ $failures -eq 0 ] || exit 1

@@ -9,11 +9,7 @@ mkdir "$o"
 [ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
 
 # A model too small to draw anything, conditioned like the example, with two adapters of different ranks.
-cat >"$work/config.json" <<'JSON'
-{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
-  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
-JSON
+small_config "$work/config.json"
 cd "$work" || exit 1
 expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 1 -o m
 expect 0 "" "$scenes" --task all --count 4 --seed 1 --schedule m -o calib.safetensors
@@ -91,7 +87,7 @@ done
 # What does not fit says so in one line.
 refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n
 refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
-refused "cannot read 'o/x/adapters/c.safetensors'" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
+refused "'c' is no file and no adapter of 'o/x', which has a, b" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
 refused "has no tensor 'encoder_hidden_states'" "$QUAD" run --base m --inputs a.safetensors -o o/n
 expect 2 "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
 refused "no tensor 'negative_hidden_states'" "$QUAD" run --base m "${common[@]}" --guidance 3 -o o/n

@@ -1,6 +1,6 @@
 /*
  * VAEs and text encoders again, as plain loops in double precision over one sample: what the graphs are compared with. Nothing of
- * lib/model's builders is used, only weights by name.
+ * lib/network's builders is used, only weights by name.
  */
 #ifndef QUAD_TESTS_UNIT_PLAIN_NETWORKS_H
 #define QUAD_TESTS_UNIT_PLAIN_NETWORKS_H

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what each format's file comes to. First the golden and the real files, key by key; then small files made
+ * lib/adapter: what each format's file comes to. First the golden and the real files, key by key; then small files made
  * here, one for each rule of a format.
  */
 #include <setjmp.h>
@@ -258,6 +258,7 @@ static void reads_positional_files(void **state)
 /* ---- made here ---- */
 
 #define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+#define LDM "input_blocks.1.1.transformer_blocks.0.attn1"
 #define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 /* The same numbers under two names each; file.state is set so that every format gets the same stream. */
@@ -287,6 +288,10 @@ static void spellings_mean_the_same(void **state)
 		{ "unet." ATT ".to_out_lora.down.weight", "unet." ATT ".to_out_lora.up.weight" },
 		{ ATT ".processor.to_out_lora.down.weight", "unet." ATT ".processor.to_out_lora.up.weight" },
 		{ "unet." ATT ".to_out.0.lora_linear_layer.down.weight", "unet." ATT ".to_out.0.lora_linear_layer.up.weight" },
+		{ "diffusion_model." ATT ".to_out.0.lora_A.weight", "diffusion_model." ATT ".to_out.0.lora_B.weight" },
+		{ "diffusion_model." LDM ".to_out.0.lora_down.weight", "diffusion_model." LDM ".to_out.0.lora_up.weight" },
+		{ "model.diffusion_model." LDM ".to_out.0.lora_A.weight", "model.diffusion_model." LDM ".to_out.0.lora_B.weight" },
+		{ LDM ".to_out.0.lora_A.weight", LDM ".to_out.0.lora_B.weight" },
 		{ FLAT "_to_out_0.lora_down.weight", FLAT "_to_out_0.lora_up.weight" },
 		{ "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
 			"lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight" },
@@ -566,6 +571,11 @@ static void peft_scales_by_patterns(void **state)
 		  ".to_k\": 4}, \"use_dora\": false, \"loftq_config\": {}, \"modules_to_save\": null,"
 		  "\"init_lora_weights\": \"gaussian\", \"bias\": \"none\", \"unknown_field\": [1]}",
 			{ 4, 2, 4, 4 }, 0 },
+		/* Python's regular expressions: classes, alternatives, groups without number, whole and partial paths */
+		{ "{\"r\": 2, \"lora_alpha\": 2, \"rank_pattern\": {\"attn\\\\d\\\\.to_(?:k|v)\": 4}, \"alpha_pattern\": "
+		  "{\"^down_blocks\\\\.0\\\\..*attn1\\\\.to_q\": 100, \"o_k\": 9, \"(mid_block|up_blocks).*proj_in\": 6}, "
+		  "\"target_modules\": \".*(to_q|to_k|proj_in)\"}",
+			{ 50, 0.5, 3, 1 }, 1 },
 	};
 	struct help_model model;
 
@@ -631,6 +641,7 @@ static void diffusers_scales(void **state)
 		help_add(&file, "unet." ATT ".to_q.lora_A.weight", 2, 2, 32);
 		help_add(&file, "unet." ATT ".to_q.lora.up.weight", 4, 32, 2, 1, 1);
 		help_add(&file, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight", 2, 2, 8);
+		help_add(&file, "bundle_emb.word.clip_l", 2, 1, 8);
 		if (cases[i].alpha > 0)
 			*help_add(&file, "unet." ATT ".to_q.alpha", 0) = cases[i].alpha;
 		if (i == 0)
@@ -641,8 +652,35 @@ static void diffusers_scales(void **state)
 		assert_true(adapter.loras[0].gain[0] == (float)(cases[i].gain * (i == 0 ? -2 : 1)));
 		assert_true(adapter.loras[0].gain[1] == (float)(cases[i].gain * (i == 0 ? 0.5 : 1)));
 		assert_int_equal(adapter.text_tensors, 1);
+		assert_int_equal(adapter.embeddings, 1);
 		qd_adapter_release(&adapter);
 	}
+	help_model_close(&model);
+}
+
+static void keep_warning(void *context, enum qd_log_level level, const char *text)
+{
+	if (level == QD_LOG_WARNING)
+		snprintf(context, 256, "%s", text);
+}
+
+/* Whoever reads an adapter says what of it is not used. */
+static void what_is_left_out_is_told(void **state)
+{
+	struct help_model model;
+	struct qd_adapter adapter;
+	char warning[256] = "";
+
+	(void)state;
+	help_model_open(&model, "tiny15");
+	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
+	help_add(&file, ATT ".to_q.lora_B.weight", 2, 32, 2);
+	help_add(&file, "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", 2, 2, 8);
+	qd_set_log_hook(keep_warning, warning);
+	open_ok(&adapter, help_write(&file, "a.safetensors"), 1, &model);
+	qd_set_log_hook(NULL, NULL);
+	assert_string_equal(warning, "adapter 'name': 1 tensors of text encoders are not used: only the UNet is adapted");
+	qd_adapter_release(&adapter);
 	help_model_close(&model);
 }
 
@@ -677,6 +715,7 @@ int main(void)
 		cmocka_unit_test(peft_scales_by_patterns),
 		cmocka_unit_test(peft_counts_text_folders),
 		cmocka_unit_test(diffusers_scales),
+		cmocka_unit_test(what_is_left_out_is_told),
 		cmocka_unit_test(reads_a_folder_of_weights),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what is refused, and with which words. Files are made here; the golden files that the reference
+ * lib/adapter: what is refused, and with which words. Files are made here; the golden files that the reference
  * implementations were tried on follow.
  */
 #include <setjmp.h>
@@ -129,7 +129,11 @@ static void refuses_what_is_no_lora(void **state)
 		{ "model.diffusion_model.out.2.bias", "not a LoRA file: a full model (key 'model.diffusion_model.out.2.bias')",
 			QD_EUNSUPPORTED },
 		{ "emb_params", "not a LoRA file: a textual inversion (key 'emb_params')", QD_EUNSUPPORTED },
-		{ "something", "not a LoRA file: key 'something' is of no known adapter format", QD_EINPUT },
+		{ "something",
+			"not a LoRA file: key 'something' is of no known adapter format: peft (adapter_config.json beside it), "
+			"cloneofsimo (keys MODEL:N:up and metadata), kohya (keys that begin with lora_unet_, lora_te or lycoris_), "
+			"diffusers (keys with .lora_A., .lora_down., .lora.down. or _lora.down.)",
+			QD_EINPUT },
 	};
 
 	(void)state;
@@ -363,27 +367,32 @@ static void refuses_configurations(void **state)
 		const char *config, *message;
 		enum qd_status status;
 	} cases[] = {
-		{ "{\"peft_type\": \"LOHA\"}", "field 'peft_type' is LOHA, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"use_dora\": true}", "field 'use_dora' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"lora_bias\": true}", "field 'lora_bias' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"modules_to_save\": [\"conv_in\"]}", "field 'modules_to_save' is set, only plain LoRA is supported",
+		{ "{\"peft_type\": \"LOHA\"}", "field 'peft_type' is \"LOHA\", needs \"LORA\"", QD_EUNSUPPORTED },
+		{ "{\"use_dora\": true}", "field 'use_dora' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"lora_bias\": true}", "field 'lora_bias' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"modules_to_save\": [\"conv_in\"]}",
+			"field 'modules_to_save' is [\"conv_in\"], needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"layer_replication\": [[0, 4]]}",
+			"field 'layer_replication' is [[0,4]], needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"arrow_config\": {\"a\": 1}}", "field 'arrow_config' is {\"a\":1}, needs none: only plain LoRA is supported",
 			QD_EUNSUPPORTED },
-		{ "{\"layer_replication\": [[0, 4]]}", "field 'layer_replication' is set, only plain LoRA is supported",
-			QD_EUNSUPPORTED },
-		{ "{\"arrow_config\": {\"a\": 1}}", "field 'arrow_config' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
 		{ "{\"init_lora_weights\": \"pissa_niter_4\"}",
-			"field 'init_lora_weights' is pissa_niter_4, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"init_lora_weights\": \"loftq\"}", "field 'init_lora_weights' is loftq, only plain LoRA is supported",
+			"field 'init_lora_weights' is \"pissa_niter_4\", needs one that leaves the base weights alone",
 			QD_EUNSUPPORTED },
-		{ "{\"r\": 4}", "adapter_config.json gives '" ATT ".to_q' rank 4, its tensors have rank 2", QD_EINPUT },
-		{ "{\"r\": \"2\"}", "adapter_config.json: field 'r' is no number", QD_EINPUT },
-		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q|k)\": 2}}",
-			"rank_pattern has the regular expression 'to_(q|k)', only module paths and their endings are supported",
-			QD_EUNSUPPORTED },
-		{ "{\"r\": 2, \"alpha_pattern\": {\"to_q\": \"x\"}}", "adapter_config.json: 'to_q' in alpha_pattern is no number",
+		{ "{\"init_lora_weights\": \"loftq\"}",
+			"field 'init_lora_weights' is \"loftq\", needs one that leaves the base weights alone", QD_EUNSUPPORTED },
+		{ "{\"r\": 4}", "'adapter_config.json' gives '" ATT ".to_q' rank 4, its tensors have rank 2", QD_EINPUT },
+		{ "{\"r\": \"2\"}", "'adapter_config.json': field 'r' is \"2\", needs a number", QD_EINPUT },
+		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q\": 2}}",
+			"'adapter_config.json': field 'rank_pattern' has 'to_(q', which is no regular expression: missing closing "
+			"parenthesis",
 			QD_EINPUT },
-		{ "{\"r\": 2, \"alpha_pattern\": 5}", "adapter_config.json: field 'alpha_pattern' is no object", QD_EINPUT },
-		{ "[]", "adapter_config.json: found no JSON object, needs one", QD_EINPUT },
+		{ "{\"r\": 2, \"alpha_pattern\": {\"to_q\": \"x\"}}",
+			"'adapter_config.json': 'to_q' of field 'alpha_pattern' is no number", QD_EINPUT },
+		{ "{\"r\": 2, \"alpha_pattern\": 5}",
+			"'adapter_config.json': field 'alpha_pattern' is 5, needs an object of module paths and numbers",
+			QD_EINPUT },
+		{ "[]", "'adapter_config.json' is no JSON object, needs one with PEFT's fields", QD_EINPUT },
 	};
 
 	(void)state;

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: writing, reading back, specs that join several files, and adapters made in memory.
+ * lib/adapter: writing, reading back, specs that join several files, and adapters made in memory.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -165,7 +165,7 @@ static void tells_the_contents(void **state)
 {
 	const struct help_ldm net = help_ldm_of("tiny15");
 	struct help_names *names = help_ldm_names(&net);
-	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS];
 	struct qd_model folder;
 	struct qd_safetensors file;
 	(void)state;

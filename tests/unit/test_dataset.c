@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "distill/distill.h"
+#include "tests/unit/npy_help.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>
@@ -481,7 +482,7 @@ static void test_joins_kinds_of_files(void **state)
 	for (size_t i = 0; i < file.n; i++) {
 		char path[600];
 		snprintf(path, sizeof(path), "%s/%s.npy", folder, file.tensors[i].name);
-		OK(qd_npy_write(path, &file.tensors[i], false));
+		npy_write(path, &file.tensors[i]);
 	}
 	paths[1] = folder;
 	OK(qd_dataset_open(&data, paths, 2, &config, QD_DATA_CALIBRATE));

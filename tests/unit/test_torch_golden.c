@@ -53,24 +53,21 @@ static void run(const struct qd_model *model, const struct qd_adapter *adapter, 
 	const struct qd_shape *sample = &qd_safetensors_find(inputs, "sample")->shape;
 	const struct qd_shape *text = &qd_safetensors_find(inputs, "encoder_hidden_states")->shape;
 	const struct qd_sizes sizes = { sample->dim[0], sample->dim[2], sample->dim[3], text->dim[1] };
-	const struct qd_exec_options options = { 0 };
 	struct qd_net net;
-	struct qd_exec *exec = NULL;
-	qt_tensor result = NULL;
+	struct qd_runner runner;
 	ok(qd_net_build(&net, model, &sizes, slots));
-	ok(qd_exec_new(&exec, &net.graph, &options));
+	ok(qd_runner_open(&runner, &net.graph, NULL));
 	for (size_t i = 0; i < net.graph.n_inputs; i++) {
 		const char *name = net.graph.values[net.graph.inputs[i]].name;
 		const struct qd_tensor *tensor = qd_safetensors_find(inputs, name);
 		if (tensor)
-			ok(qd_exec_bind_tensor(exec, name, tensor));
+			ok(qd_runner_feed(&runner, tensor));
 	}
-	ok(qd_net_bind_adapter(&net, exec, adapter));
-	ok(qd_exec_run(exec, &result));
+	ok(qd_runner_feed_adapter(&runner, &net.slots, adapter));
+	ok(qd_runner_run(&runner));
 	ok(qd_tensor_new(out, "out", QD_F32, &net.graph.values[net.graph.outputs[0]].shape));
-	ok(qt_read(result, out->data, out->bytes));
-	qt_free(result);
-	qd_exec_free(exec);
+	ok(qd_runner_read(&runner, "out", out->bytes / sizeof(float), out->data));
+	qd_runner_release(&runner);
 	qd_net_release(&net);
 }
 
@@ -231,12 +228,17 @@ static void write_as(const struct qd_model *model, const enum qd_dtype *dtypes, 
 	char file[64];
 	for (size_t i = 0; i < model->weights.n; i++) {
 		const struct qd_tensor *from = model->weights.tensors[i];
+		struct qd_tensor rounded;
 		size_t elements = (size_t)qd_shape_elements(&from->shape);
 		float *x = calloc(elements, sizeof(*x));
 		ok(qd_tensor_new(&tensors[i], from->name, dtypes[i % n], &from->shape));
+		ok(qd_tensor_new(&rounded, NULL, QD_BF16, &from->shape));
 		ok(qd_tensor_to_f32(from, x));
+		ok(qd_tensor_from_f32(&rounded, x));
+		ok(qd_tensor_to_f32(&rounded, x));
+		qd_tensor_release(&rounded);
 		for (size_t k = 0; k < elements; k++) {
-			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : qd_bf16_to_f32(qd_f32_to_bf16(x[k]));
+			x[k] = fabsf(x[k]) < 0x1p-12F ? 0 : x[k];
 			if (dtypes[i % n] == QD_F64)
 				((double *)tensors[i].data)[k] = (double)x[k];
 		}

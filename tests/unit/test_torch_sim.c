@@ -235,11 +235,12 @@ static void refuses_values_that_are_not_finite(void **state)
 static void refuses_adapters_fitted_elsewhere(void **state)
 {
 	struct qd_fitted fitted = { .n = 3 };
-	struct qd_net net = { 0 };
+	struct qd_slots slots = { 0 };
+	struct qd_runner runner = { 0 };
 
 	(void)state;
-	assert_int_equal(qd_net_bind_fitted(&net, NULL, &fitted), QD_EINPUT);
-	assert_string_equal(qd_message(), "an adapter fitted to 3 slots cannot be bound to a net of 0");
+	assert_int_equal(qd_runner_feed_fitted(&runner, &slots, &fitted), QD_EINPUT);
+	assert_string_equal(qd_message(), "an adapter fitted to 3 slots cannot be fed to a net of 0");
 }
 
 int main(void)
