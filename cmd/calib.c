@@ -81,6 +81,7 @@ static enum qd_status run(const struct qd_prepare_options *o, const struct qd_co
 	struct qd_prepare_result result;
 	enum qd_status st;
 
+	QD_TRY(st, qd_check_apart(common, common->output, &o->data, 1));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_prepare_data(&opened.model, &opened.modules, opened.adapter_list, opened.n_adapters, o, &result));
 	qd_progress_clear();

@@ -67,7 +67,10 @@ void qd_common_release(struct qd_common *common);
  * steps, which are 0 then. `arg` is cut at the colon. */
 QD_CHECK enum qd_status qd_parse_trajectory(const struct qd_option *option, char *arg, const char **name, int *steps);
 /* Says before the work what writing the file `output` (NULL: none) would say after it. */
-QD_CHECK enum qd_status qd_check_output(const struct qd_common *common);
+QD_CHECK enum qd_status qd_check_output(const struct qd_common *common, const char *output);
+/* QD_EINPUT when `output` (NULL: none) is, holds or lies in one of the `n` inputs (NULLs are none) or common's base, profile and
+ * adapters; wrong usage when it is "-". Every command asks this before it begins, for everything that it will write. */
+QD_CHECK enum qd_status qd_check_apart(const struct qd_common *common, const char *output, const char *const *inputs, size_t n);
 /* Prints "quad COMMAND: MESSAGE" to stderr and returns the exit code for `st` (QD_ECHECK 1, others 3; QD_OK 0). */
 int qd_finish(const char *command, enum qd_status st);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */

@@ -115,12 +115,34 @@ enum qd_status qd_parse_trajectory(const struct qd_option *option, char *arg, co
 
 /* ---- beginning and ending ---- */
 
-enum qd_status qd_check_output(const struct qd_common *common)
+enum qd_status qd_check_output(const struct qd_common *common, const char *output)
 {
 	struct qd_output probe = { 0 };
-	enum qd_status st = common->output != NULL ? qd_output_open(&probe, common->output, common->force) : QD_OK;
+	enum qd_status st = output != NULL ? qd_output_open(&probe, output, common->force) : QD_OK;
 
 	qd_output_release(&probe);
+	return st;
+}
+
+static enum qd_status check_adapter_file(void *output, const char *path)
+{
+	return qd_output_check_apart(output, path);
+}
+
+enum qd_status qd_check_apart(const struct qd_common *common, const char *output, const char *const *inputs, size_t n)
+{
+	const char *const own[] = { common->base, common->profile };
+	enum qd_status st = QD_OK;
+
+	if (output != NULL && strcmp(output, "-") == 0)
+		qd_usage("'-' names no output: /dev/stdout is standard output, './-' a file of that name");
+	for (size_t i = 0; output != NULL && i < QD_COUNT(own) + n; i++) {
+		const char *input = i < QD_COUNT(own) ? own[i] : inputs[i - QD_COUNT(own)];
+		QD_TRY(st, input != NULL ? qd_output_check_apart(output, input) : QD_OK);
+	}
+	for (size_t i = 0; output != NULL && i < common->adapters.n; i++)
+		QD_TRY(st, qd_adapter_spec_each(common->adapters.items[i], check_adapter_file, (void *)(uintptr_t)output));
+out:
 	return st;
 }
 

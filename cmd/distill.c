@@ -83,6 +83,7 @@ int qd_cmd_distill(int argc, char **argv)
 	distill.options.loop.seed = common.seed;
 	distill.options.loop.output = common.output;
 	distill.options.loop.force = common.force;
+	QD_TRY(st, qd_check_apart(&common, common.output, distill.data.items, distill.data.n));
 	QD_TRY(st, qd_profile_read(&profile, common.profile));
 	QD_TRY(st, qd_open_all(&opened, &common));
 	QD_TRY(st, qd_distill(&opened.model, &profile, &opened.adapters[0], distill.data.items, distill.data.n, &distill.options,

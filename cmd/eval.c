@@ -241,6 +241,7 @@ static enum qd_status evaluate(struct eval *e)
 		.inputs = &e->inputs };
 	enum qd_status st;
 
+	QD_TRY(st, qd_check_apart(common, common->output, &e->options->inputs, 1));
 	if (common->output && !common->force && (qd_is_file(common->output) || qd_is_directory(common->output)))
 		return qd_fail(QD_EEXIST, "'%s' exists, needs --force to be replaced", common->output);
 	QD_TRY(st, qd_safetensors_open(&e->inputs, e->options->inputs));

@@ -72,6 +72,7 @@ static enum qd_status run(struct export_args *args, const struct qd_common *comm
 	struct qd_opened opened = { 0 };
 	struct qd_profile profile = { 0 };
 	json_t *manifest = NULL;
+	QD_TRY(st, qd_check_apart(common, common->output, NULL, 0));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_profile_read(&profile, common->profile));
 	if (args->adapter_only) {

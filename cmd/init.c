@@ -119,26 +119,29 @@ static json_t *scheduler_config(const struct qd_unet_config *c, enum qd_predicti
 /* Writes and drops `value`. */
 static enum qd_status write_json(const char *folder, const char *name, json_t *value)
 {
-	char path[4096];
-	enum qd_status st = value ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	if (st == QD_OK)
-		st = qd_json_write(path, value, false);
+	char path[QD_PATH_BYTES];
+	enum qd_status st;
+	QD_TRY(st, value != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_path_join(path, folder, "%s", name));
+	st = qd_json_write(path, value, false);
+out:
 	json_decref(value);
 	return st;
 }
 
 static enum qd_status make_folder(const char *folder, const char *name)
 {
-	char path[4096];
-	snprintf(path, sizeof(path), "%s/%s", folder, name);
-	return mkdir(path, 0777) == 0 ? QD_OK : qd_fail(QD_EIO, "cannot make folder '%s'", path);
+	char path[QD_PATH_BYTES];
+	enum qd_status st = qd_path_join(path, folder, "%s", name);
+	if (st == QD_OK && mkdir(path, 0777) != 0)
+		st = qd_fail(QD_EIO, "cannot make folder '%s'", path);
+	return st;
 }
 
 static enum qd_status write_model(const struct init_options *o, const struct qd_unet_config *config)
 {
 	struct qd_output_folder out = { 0 };
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	enum qd_status st;
 	QD_TRY(st, qd_output_folder_open(&out, o->common.output, o->common.force));
 	if (o->common.dry_run)
@@ -148,7 +151,7 @@ static enum qd_status write_model(const struct init_options *o, const struct qd_
 	QD_TRY(st, write_json(out.temporary, "model_index.json", model_index(config)));
 	QD_TRY(st, write_json(out.temporary, "scheduler/scheduler_config.json", scheduler_config(config, o->prediction)));
 	QD_TRY(st, write_json(out.temporary, "unet/config.json", qd_unet_config_json(config)));
-	snprintf(path, sizeof(path), "%s/unet/diffusion_pytorch_model.safetensors", out.temporary);
+	QD_TRY(st, qd_path_join(path, out.temporary, "unet/diffusion_pytorch_model.safetensors"));
 	QD_TRY(st, qd_unet_init(config, o->common.seed, o->dtype, path, false));
 	QD_TRY(st, qd_output_folder_commit(&out));
 out:
@@ -198,14 +201,14 @@ static enum qd_status write_component(const struct init_options *o, const struct
 {
 	struct qd_output_folder out = { 0 };
 	json_t *json = NULL;
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	enum qd_status st;
 	QD_TRY(st, qd_output_folder_open(&out, o->common.output, o->common.force));
 	if (o->common.dry_run)
 		goto out;
 	QD_TRY(st, qd_json_read(o->config, &json));
 	QD_TRY(st, write_json(out.temporary, "config.json", json_incref(json)));
-	snprintf(path, sizeof(path), "%s/%s.safetensors", out.temporary, qd_component_stem(component->kind));
+	QD_TRY(st, qd_path_join(path, out.temporary, "%s.safetensors", qd_component_stem(component->kind)));
 	QD_TRY(st, qd_component_init(component, o->common.seed, o->dtype, path, false));
 	QD_TRY(st, qd_output_folder_commit(&out));
 out:
@@ -248,7 +251,9 @@ int qd_cmd_init(int argc, char **argv)
 		qd_usage("needs --arch or --config");
 	if (o.arch >= 0 && o.config != NULL)
 		qd_usage("needs only one of --arch and --config");
+	QD_TRY(st, qd_check_apart(&o.common, o.common.output, &o.config, 1));
 	st = o.lora > 0 ? make_adapter(&o) : make(&o);
+out:
 	qd_common_release(&o.common);
 	return qd_finish("init", st);
 }

@@ -229,16 +229,14 @@ static bool means_component(const char *path)
 /* `part` (NULL: not said) is a folder of a pipeline. */
 static enum qd_status inspect(const char *path, const char *part, const struct qd_common *common)
 {
-	char config[4096];
 	bool fits = false;
-	snprintf(config, sizeof(config), "%s/adapter_config.json", path);
 	if (common->adapters.n)
 		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
 		return qd_ends_with(path, ".onnx") ? qd_inspect_onnx(path, common) : inspect_file(path, common);
 	if (qd_is_export(path))
 		return qd_inspect_export(path, common);
-	if (!qd_is_file(config))
+	if (!qd_has_file(path, "adapter_config.json"))
 		return part || means_component(path) ? qd_inspect_component(path, part, common) : qd_inspect_model(path, common);
 	enum qd_status st = inspect_adapter(path, common, &fits);
 	return st == QD_OK && !fits ? qd_fail(QD_EINPUT, "'%s' fits no known model, needs --base", path) : st;

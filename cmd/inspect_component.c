@@ -228,10 +228,9 @@ static const char *const beside[] = { "vae", "text_encoder", "text_encoder_2" };
 /* The class of a pipeline's component, or why it is none that can be read; NULL when it is not there. */
 static const char *beside_class(const char *root, const char *name)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	enum qd_component_kind kind;
-	snprintf(path, sizeof(path), "%s/%s", root, name);
-	if (!qd_is_component(path))
+	if (qd_path_join(path, root, "%s", name) != QD_OK || !qd_is_component(path))
 		return NULL;
 	return qd_component_peek(path, NULL, &kind) == QD_OK ? qd_component_kind_name(kind) : qd_message();
 }

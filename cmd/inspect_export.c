@@ -133,10 +133,11 @@ out:
 
 enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
 {
-	char file[4096];
+	char file[QD_PATH_BYTES];
 	json_t *manifest = NULL;
 	enum qd_status st;
-	snprintf(file, sizeof(file), "%s/manifest.json", path);
+	QD_TRY(st, qd_path_join(file, path, "manifest.json"));
+	QD_TRY(st, qd_output_update_settle(path));
 	QD_TRY(st, qd_json_read(file, &manifest));
 	QD_TRY(st, check_manifest(file, manifest));
 	if (common->json)

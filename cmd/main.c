@@ -7,6 +7,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const struct command {
 	const char *name, *summary;
@@ -90,9 +91,34 @@ static void on_signal(int number)
 	raise(number);
 }
 
-/* A closed pipe ends the program like an interrupt does; a signal that the caller ignores stays ignored. */
+static void say(const char *text)
+{
+	ssize_t written = write(STDERR_FILENO, text, strlen(text));
+	(void)written;
+}
+
+/* A mapped file became shorter, or its disk cannot be read. */
+static void on_bus_error(int number, siginfo_t *info, void *context)
+{
+	const char *path = qd_mapping_path(info->si_addr);
+
+	(void)context;
+	if (path == NULL) {
+		on_signal(number);
+		return;
+	}
+	qd_outputs_abandon();
+	say(isatty(STDERR_FILENO) ? "\r\033[Kquad: cannot read '" : "quad: cannot read '");
+	say(path);
+	say("': it became shorter while it was being read, or its disk failed\n");
+	_exit(QD_EXIT_FAILED);
+}
+
+/* A closed pipe ends the program like an interrupt does; a signal that the caller ignores stays ignored. A file that may not grow
+ * further (ulimit -f) is a failure of writing as any other. */
 static void catch_signals(void)
 {
+	struct sigaction bus = { .sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO };
 	static const int numbers[] = { SIGINT, SIGTERM, SIGHUP, SIGPIPE };
 	for (size_t i = 0; i < QD_COUNT(numbers); i++) {
 		struct sigaction old, action = { .sa_handler = on_signal };
@@ -100,6 +126,9 @@ static void catch_signals(void)
 		if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
 			sigaction(numbers[i], &action, NULL);
 	}
+	sigemptyset(&bus.sa_mask);
+	sigaction(SIGBUS, &bus, NULL);
+	signal(SIGXFSZ, SIG_IGN);
 }
 
 int main(int argc, char **argv)

@@ -42,9 +42,10 @@ int qd_cmd_olss(int argc, char **argv)
 	fit.output = common.output;
 	fit.force = common.force;
 	qd_sampling_take(&fit.reference, &common);
-	st = qd_fit_sampler(&fit, &result);
-	if (st == QD_OK)
-		st = print(&fit, &result, common.json);
+	QD_TRY(st, qd_check_apart(&common, common.output, &fit.reference.inputs, 1));
+	QD_TRY(st, qd_fit_sampler(&fit, &result));
+	st = print(&fit, &result, common.json);
+out:
 	qd_common_release(&common);
 	return qd_finish("olss", st);
 }

@@ -126,7 +126,9 @@ static enum qd_status run(const struct qss *qss)
 	struct qd_profile profile = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_check_output(common));
+	QD_TRY(st, qd_check_apart(common, common->output, qss->calib.items, qss->calib.n));
+	QD_TRY(st, qd_check_apart(common, common->output, &qss->quant.slots, 1));
+	QD_TRY(st, qd_check_output(common, common->output));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
 	if (common->dry_run) {

@@ -105,6 +105,14 @@ static enum qd_status report(struct report_args *args, const struct qd_common *c
 {
 	enum qd_status st;
 	struct qd_image sheet = { 0 };
+	for (size_t t = 0; t < args->report.n; t++) {
+		const struct qd_report_task *task = &args->report.tasks[t];
+		const char *const inputs[] = { task->reference, task->input, task->truth };
+		QD_TRY(st, qd_check_apart(common, args->sheet, inputs, QD_COUNT(inputs)));
+		for (size_t i = 0; i < task->n; i++)
+			QD_TRY(st, qd_check_apart(common, args->sheet, &task->columns[i].path, 1));
+	}
+	QD_TRY(st, qd_check_output(common, args->sheet));
 	QD_TRY(st, qd_report_measure(&args->report));
 	if (args->sheet != NULL) {
 		QD_TRY(st, qd_report_sheet(&args->report, &sheet));

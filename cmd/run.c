@@ -3,6 +3,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char doc[] =
 	"Sample with an adapter: float, simulated under a profile, or from an export.\v"
@@ -42,7 +43,11 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 	struct qd_tensor latents = { 0 };
 	double begin = qd_now();
 	int steps = 0;
-	QD_TRY(st, qd_check_output(common));
+	const char *file = strchr(options->scheduler, ':'), *inputs[] = { options->inputs, file != NULL ? file + 1 : NULL };
+	QD_TRY(st, qd_check_apart(common, common->output, inputs, QD_COUNT(inputs)));
+	QD_TRY(st, qd_check_apart(common, options->trace, inputs, QD_COUNT(inputs)));
+	QD_TRY(st, qd_check_output(common, common->output));
+	QD_TRY(st, qd_check_output(common, options->trace));
 	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
 	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));

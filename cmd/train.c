@@ -119,6 +119,9 @@ int qd_cmd_train(int argc, char **argv)
 	train.options.loop.seed = common.seed;
 	train.options.loop.output = common.output;
 	train.options.loop.force = common.force;
+	const char *const inputs[] = { train.options.validation, train.options.init_adapter, train.options.slots };
+	QD_TRY(st, qd_check_apart(&common, common.output, train.data.items, train.data.n));
+	QD_TRY(st, qd_check_apart(&common, common.output, inputs, QD_COUNT(inputs)));
 	QD_TRY(st, qd_open_all(&opened, &common));
 	if (common.dry_run) {
 		st = dry_run(&train, &opened);

@@ -53,7 +53,8 @@ QD_CHECK enum qd_status qd_export(const char *path, const struct qd_model *model
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
 /*
  * Adds adapters to an export without touching its graph. QD_EINPUT when the manifest's profile is another one, or a slot or rank
- * differs; QD_EEXIST when an adapter of that name is there and `force` is false. The manifest is replaced last.
+ * differs; QD_EEXIST when an adapter of that name is there and `force` is false. All files of all adapters and the manifest change
+ * together: whoever opens an export settles it first (qd_output_update_settle).
  */
 QD_CHECK enum qd_status qd_export_adapters(const char *path, const struct qd_profile *profile,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);

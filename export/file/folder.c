@@ -27,6 +27,7 @@ struct job {
 	size_t n;
 	const struct qd_export_options *options;
 	const char *folder; /* where files are written; NULL: nowhere (dry run) */
+	bool also_float;    /* adapters_float/ too */
 	struct qd_arena arena;
 	struct qd_exported_adapter *done;
 };
@@ -157,15 +158,14 @@ static enum qd_status write_tensors(
 		return QD_ENOMEM;
 	QD_TRY(st, make_folder(job, folder));
 	QD_TRY(st, qd_adapter_tensors_make(&tensors, fitted, job->profile, as_float));
-	QD_TRY(st, qd_safetensors_write(safetensors, tensors.items, tensors.n, NULL, 0, job->options->force, NULL, NULL));
-	QD_TRY(st, qd_onnx_adapter_write(ort, tensors.items, tensors.n, 1, 1, job->options->force));
+	QD_TRY(st, qd_safetensors_write(safetensors, tensors.items, tensors.n, NULL, 0, false, NULL, NULL));
+	QD_TRY(st, qd_onnx_adapter_write(ort, tensors.items, tensors.n, 1, 1, false));
 out:
 	qd_adapter_tensors_release(&tensors);
 	return st;
 }
 
-static enum qd_status export_adapter(
-	struct job *job, const struct qd_adapter *adapter, struct qd_exported_adapter *done, bool also_float)
+static enum qd_status export_adapter(struct job *job, const struct qd_adapter *adapter, struct qd_exported_adapter *done)
 {
 	enum qd_status st;
 	struct qd_fitted fitted = { 0 };
@@ -175,7 +175,7 @@ static enum qd_status export_adapter(
 	if (job->folder == NULL)
 		goto out;
 	QD_TRY(st, write_tensors(job, &fitted, "adapters", adapter->name, false));
-	if (also_float)
+	if (job->also_float)
 		QD_TRY(st, write_tensors(job, &fitted, "adapters_float", adapter->name, true));
 out:
 	qd_fitted_release(&fitted);
@@ -189,7 +189,7 @@ static enum qd_status check_name(const char *name)
 	return QD_OK;
 }
 
-static enum qd_status export_all_adapters(struct job *job, bool also_float)
+static enum qd_status export_all_adapters(struct job *job)
 {
 	enum qd_status st = QD_OK;
 	job->done = qd_arena_array(&job->arena, job->n + 1, sizeof(*job->done));
@@ -198,29 +198,24 @@ static enum qd_status export_all_adapters(struct job *job, bool also_float)
 	for (size_t i = 0; i < job->n; i++) {
 		qd_progress("adapters", i, job->n, job->adapters[i]->name);
 		QD_TRY(st, check_name(job->adapters[i]->name));
-		QD_TRY(st, export_adapter(job, job->adapters[i], &job->done[i], also_float));
+		QD_TRY(st, export_adapter(job, job->adapters[i], &job->done[i]));
 	}
 	qd_progress("adapters", job->n, job->n, NULL);
 out:
 	return st;
 }
 
-/* Adding to an export: what would fail does so before the first file is written. */
-static enum qd_status check_all_adapters(struct job *job, bool also_float)
+/* Adding to the export at `path`: none is replaced without --force. */
+static enum qd_status check_all_adapters(struct job *job, const char *path)
 {
-	enum qd_status st;
-	const char *folder = job->folder;
-	for (size_t i = 0; i < job->n && folder != NULL && !job->options->force; i++) {
-		const char *file = qd_arena_strf(&job->arena, "%s/adapters/%s.safetensors", folder, job->adapters[i]->name);
+	for (size_t i = 0; i < job->n && !job->options->force; i++) {
+		const char *file = qd_arena_strf(&job->arena, "%s/adapters/%s.safetensors", path, job->adapters[i]->name);
 		if (file == NULL)
 			return QD_ENOMEM;
 		if (qd_is_file(file))
 			return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", file);
 	}
-	job->folder = NULL;
-	st = export_all_adapters(job, also_float);
-	job->folder = folder;
-	return st;
+	return QD_OK;
 }
 
 /* ---- both ways in ---- */
@@ -264,12 +259,13 @@ enum qd_status qd_export(const char *path, const struct qd_model *model, const s
 	struct qd_output_folder folder = { 0 };
 	json_t *document = NULL;
 	struct job job = { .model = model, .profile = profile, .adapters = adapters, .n = n, .options = options };
+	job.also_float = (options->format & QD_EXPORT_FLOAT) != 0;
 	QD_TRY(st, qd_profile_check_base(profile, model));
 	QD_TRY(st, qd_output_folder_open(&folder, path, options->force));
 	job.folder = options->dry_run ? NULL : folder.temporary;
 	QD_TRY(st, export_graph(&job, &document));
 	QD_TRY(st, export_float(&job));
-	QD_TRY(st, export_all_adapters(&job, (options->format & QD_EXPORT_FLOAT) != 0));
+	QD_TRY(st, export_all_adapters(&job));
 	QD_TRY(st, copy_schedule(&job));
 	QD_TRY(st, write_manifest(&job, document));
 	if (!options->dry_run)
@@ -288,25 +284,29 @@ enum qd_status qd_export_adapters(const char *path, const struct qd_profile *pro
 {
 	enum qd_status st;
 	json_t *document = NULL;
-	char *file = NULL, *floats = NULL;
-	struct job job = {
-		.profile = profile, .adapters = adapters, .n = n, .options = options, .folder = options->dry_run ? NULL : path
-	};
-	if (asprintf(&file, "%s/manifest.json", path) < 0 || asprintf(&floats, "%s/adapters_float", path) < 0) {
-		st = qd_fail(QD_ENOMEM, "out of memory");
-		goto out;
+	struct qd_output_update update = { 0 };
+	struct job job = { .profile = profile, .adapters = adapters, .n = n, .options = options };
+	const char *file = qd_arena_strf(&job.arena, "%s/manifest.json", path);
+	const char *floats = qd_arena_strf(&job.arena, "%s/adapters_float", path);
+	if (file == NULL || floats == NULL)
+		QD_TRY(st, QD_ENOMEM);
+	if (!options->dry_run && qd_is_export(path)) {
+		QD_TRY(st, qd_output_update_open(&update, path));
+		job.folder = update.temporary;
 	}
+	job.also_float = qd_is_directory(floats);
 	QD_TRY(st, qd_json_read(file, &document));
 	QD_TRY(st, qd_manifest_check(document, file, profile, options->profile_path));
-	QD_TRY(st, check_all_adapters(&job, qd_is_directory(floats)));
-	QD_TRY(st, export_all_adapters(&job, qd_is_directory(floats)));
+	QD_TRY(st, check_all_adapters(&job, path));
+	QD_TRY(st, export_all_adapters(&job));
 	QD_TRY(st, write_manifest(&job, document));
+	if (job.folder != NULL)
+		QD_TRY(st, qd_output_update_commit(&update));
 	if (manifest != NULL)
 		*manifest = json_incref(document);
 out:
 	json_decref(document);
-	free(file);
-	free(floats);
+	qd_output_update_release(&update);
 	qd_arena_release(&job.arena);
 	return st;
 }

@@ -19,7 +19,7 @@ struct qd_exported_adapter {
  */
 QD_CHECK enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes, const struct qd_profile *profile,
 	const struct qd_export_options *options, json_t **out);
-/* Adds or replaces adapters and refreshes the list of files. */
+/* Adds or replaces adapters, and in the list of files those that are in `folder` (NULL: none). */
 QD_CHECK enum qd_status qd_manifest_add_adapters(
 	json_t *manifest, const char *folder, const struct qd_exported_adapter *adapters, size_t n);
 /* QD_EINPUT when the manifest's profile, slots or ranks are not the profile's. */

@@ -85,16 +85,47 @@ static enum qd_status list_files(json_t **files, const char *folder, const char 
 	return st;
 }
 
+static const char *path_of(const json_t *file)
+{
+	const char *path = json_string_value(json_object_get(file, "path"));
+	return path != NULL ? path : "";
+}
+
+static int by_path(const void *a, const void *b)
+{
+	return strcmp(path_of(*(json_t *const *)a), path_of(*(json_t *const *)b));
+}
+
+/* The files that are listed, with those in `folder` added or in the place of the old ones, in the order of paths. */
 static enum qd_status refresh_files(json_t *manifest, const char *folder)
 {
-	json_t *files = json_array();
-	enum qd_status st = list_files(&files, folder, "", 2);
+	json_t *fresh = json_array(), *files = json_array(), *file;
+	const json_t *old = json_object_get(manifest, "files");
+	size_t i, n = 0;
+	json_t **sorted = NULL;
+	enum qd_status st;
 
-	if (st != QD_OK) {
-		json_decref(files);
-		return st;
+	QD_TRY(st, list_files(&fresh, folder, "", 2));
+	sorted = malloc((json_array_size(old) + json_array_size(fresh) + 1) * sizeof(json_t *));
+	if (sorted == NULL || files == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	json_array_foreach(fresh, i, file) sorted[n++] = file;
+	qsort(sorted, n, sizeof(json_t *), by_path);
+	for (size_t k = 0, known = n; k < json_array_size(old); k++) {
+		file = json_array_get(old, k);
+		if (bsearch(&file, sorted, known, sizeof(json_t *), by_path) == NULL)
+			sorted[n++] = file;
 	}
-	return json_object_set_new(manifest, "files", files) == 0 ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	qsort(sorted, n, sizeof(json_t *), by_path);
+	for (i = 0; i < n && st == QD_OK; i++)
+		st = json_array_append(files, sorted[i]) == 0 ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	if (st == QD_OK && json_object_set(manifest, "files", files) != 0)
+		st = qd_fail(QD_ENOMEM, "out of memory");
+out:
+	free(sorted);
+	json_decref(fresh);
+	json_decref(files);
+	return st;
 }
 
 /* ---- the graph ---- */

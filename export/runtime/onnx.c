@@ -159,6 +159,7 @@ enum qd_status qd_runtime_open_onnx(struct qd_runtime *rt, const char *path)
 	enum qd_status st;
 
 	QD_TRY(st, folder_of(rt, path));
+	QD_TRY(st, qd_output_update_settle(rt->root));
 	if (o->profile != NULL && qd_is_export(rt->root))
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is an export, which carries its encodings: it takes no profile", o->base));
 	if (o->profile != NULL)

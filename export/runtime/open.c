@@ -262,14 +262,14 @@ out:
 
 enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *out)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	const char *hash;
 	json_t *manifest = NULL;
 	enum qd_status st = QD_OK;
 
 	if (rt->net.graph.n_values > 0)
 		return qd_model_hash(&rt->opened.model, out);
-	snprintf(path, sizeof(path), "%s/manifest.json", rt->root);
+	QD_TRY(st, qd_path_join(path, rt->root, "manifest.json"));
 	QD_TRY(st, qd_json_read(path, &manifest));
 	hash = json_string_value(json_object_get(manifest, "base"));
 	if (hash == NULL)

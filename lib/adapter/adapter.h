@@ -94,6 +94,9 @@ const char *qd_adapter_spec_path(const char *spec);
 QD_CHECK enum qd_status qd_adapter_map(
 	struct qd_adapter *adapter, const char *name, const char *path, double multiplier, const struct qd_modules *modules);
 QD_CHECK enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/* Calls `each` for every path of a spec, until it fails. */
+QD_CHECK enum qd_status qd_adapter_spec_each(
+	const char *spec, enum qd_status (*each)(void *context, const char *path), void *context);
 /* Converts the matrices and closes the file; a no-op when that was done. QD_ENOMEM, QD_EINPUT (a number too large for float32). */
 QD_CHECK enum qd_status qd_adapter_load(struct qd_adapter *adapter);
 /* One layer of an adapter against a model. */

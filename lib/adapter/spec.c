@@ -95,6 +95,39 @@ static enum qd_status split_name(struct spec_files *files, const char *spec, con
 	return QD_OK;
 }
 
+/* The files of a spec, of which there is at least one. */
+static enum qd_status split(struct spec_files *files, const char *spec, const char **name, const char **path)
+{
+	const char *rest;
+	enum qd_status st;
+
+	QD_TRY(st, split_name(files, spec, name, &rest));
+	for (*path = rest; rest != NULL;)
+		QD_TRY(st, take_file(files, rest, &rest));
+out:
+	return st;
+}
+
+static void release_files(struct spec_files *files)
+{
+	free(files->items);
+	qd_arena_release(&files->arena);
+}
+
+enum qd_status qd_adapter_spec_each(const char *spec, enum qd_status (*each)(void *context, const char *path), void *context)
+{
+	struct spec_files files = { 0 };
+	const char *name, *path;
+	enum qd_status st;
+
+	QD_TRY(st, split(&files, spec, &name, &path));
+	for (size_t i = 0; i < files.n; i++)
+		QD_TRY(st, each(context, files.items[i].path));
+out:
+	release_files(&files);
+	return st;
+}
+
 static const char *stem_of(struct qd_arena *arena, const char *path)
 {
 	size_t n = strlen(path), start, end;
@@ -213,13 +246,11 @@ enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec,
 {
 	struct spec_files files = { 0 };
 	struct qd_adapter *opened = NULL;
-	const char *name, *rest, *path;
+	const char *name, *path;
 	enum qd_status st;
 
 	*adapter = (struct qd_adapter){ 0 };
-	QD_TRY(st, split_name(&files, spec, &name, &rest));
-	for (path = rest; rest != NULL;)
-		QD_TRY(st, take_file(&files, rest, &rest));
+	QD_TRY(st, split(&files, spec, &name, &path));
 	if (name == NULL)
 		name = stem_of(&files.arena, files.items[0].path);
 	opened = calloc(files.n, sizeof(*opened));
@@ -238,8 +269,7 @@ out:
 	for (size_t i = 0; i < files.n && opened != NULL; i++)
 		qd_adapter_release(&opened[i]);
 	free(opened);
-	free(files.items);
-	qd_arena_release(&files.arena);
+	release_files(&files);
 	if (st != QD_OK)
 		qd_adapter_release(adapter);
 	return st;

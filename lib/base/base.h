@@ -139,6 +139,15 @@ QD_CHECK enum qd_status qd_text_end(struct qd_text *text);
 char *qd_text_take(struct qd_text *text);
 void qd_text_release(struct qd_text *text);
 
+/* ---- paths ---- */
+#define QD_PATH_BYTES 4096 /* of every buffer that holds a path */
+/* "FOLDER/NAME" into `out`, NAME as printf makes it. QD_EIO when it does not fit; `out` is "" then. */
+QD_CHECK enum qd_status qd_path_join(char *out, const char *folder, const char *name, ...) QD_PRINTF(3, 4);
+/* Whether "FOLDER/NAME" is a file. */
+bool qd_has_file(const char *folder, const char *name);
+/* What `path` leads to through symbolic links, also where nothing is there yet. QD_EIO: too long, or a circle. */
+QD_CHECK enum qd_status qd_path_follow(char *out, const char *path);
+
 /* ---- files in ---- */
 struct qd_mapping {
 	const unsigned char *data;
@@ -150,6 +159,9 @@ void qd_mapping_release(struct qd_mapping *mapping);
 /* Tells the system that bytes which have been copied elsewhere are not needed soon: their pages leave this process's memory and
  * come back from the file if they are read again. Does nothing to memory that is not part of an open mapping. */
 void qd_mapping_forget(const void *data, size_t bytes);
+/* The path of the open mapping that `address` lies in, or NULL. Async-signal-safe: for a handler of SIGBUS, which is what reading a
+ * mapped file gives where it has become shorter. */
+const char *qd_mapping_path(const void *address);
 bool qd_is_directory(const char *path);
 bool qd_is_file(const char *path);
 /* True when the bytes are a Git-LFS pointer: the small text that stands in a clone for a large file that was not fetched. */
@@ -162,8 +174,8 @@ void qd_hash_bytes(const void *data, size_t bytes, char *out);
 
 /*
  * ---- files out ----
- * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target is untouched; a
- * release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().
+ * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target, which is what a
+ * symbolic link leads to, is untouched; a release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().
  */
 struct qd_output {
 	int fd;
@@ -184,9 +196,13 @@ void qd_output_release(struct qd_output *out);
 /* One call: the whole file. */
 QD_CHECK enum qd_status qd_write_file(const char *path, const void *data, size_t bytes, bool force);
 
+/* QD_EINPUT when writing `output` would write over `input`: when it is that file or folder, holds it or lies in it. */
+QD_CHECK enum qd_status qd_output_check_apart(const char *output, const char *input);
+
 /*
  * A folder that appears whole or not at all: write files below `out.temporary` (with the functions above), then commit renames the
- * folder. With `force` an older folder is moved aside first and removed after the rename; on failure it is put back.
+ * folder. With `force` an older folder is moved aside first and removed after the rename; on failure it is put back. Only what this
+ * program wrote is replaced: QD_EEXIST names a file in the older folder that it did not (owned.c).
  */
 struct qd_output_folder {
 	char *path, *temporary;
@@ -197,6 +213,24 @@ QD_CHECK enum qd_status qd_output_folder_open(struct qd_output_folder *out, cons
 QD_CHECK enum qd_status qd_output_folder_commit(struct qd_output_folder *out);
 void qd_output_folder_release(struct qd_output_folder *out);
 
+/*
+ * Files of a folder that is there already and that change together (update.c): write below `out.temporary` what is to lie in the
+ * folder, then commit. Whatever ends the program, the folder has all of them or none once it is settled: those who read it do that
+ * first. Open waits while another process changes the same folder. QD_EIO.
+ */
+struct qd_output_update {
+	char *folder, *temporary;
+	int lock;
+	struct qd_pending *pending;
+};
+QD_CHECK enum qd_status qd_output_update_open(struct qd_output_update *out, const char *folder);
+QD_CHECK enum qd_status qd_output_update_commit(struct qd_output_update *out);
+void qd_output_update_release(struct qd_output_update *out);
+/* Finishes a change that was committed and then cut off; a no-op in other folders, also in those that are not there. */
+QD_CHECK enum qd_status qd_output_update_settle(const char *folder);
+
+/* Removes from a folder the temporaries of runs that were killed. */
+void qd_leftovers_remove(const char *folder);
 /* Removes every open temporary file and folder. Async-signal-safe: this is what the program's SIGINT and SIGTERM handlers call. */
 void qd_outputs_abandon(void);
 

@@ -15,44 +15,59 @@
 #include <unistd.h>
 #include <xxhash.h>
 
-/* Which addresses are mapped files, sorted by nothing: there are few. */
-static struct {
-	pthread_mutex_t lock;
-	struct qd_mapping *files;
-	size_t n, cap;
-} mapped = { .lock = PTHREAD_MUTEX_INITIALIZER };
+/*
+ * Which addresses are mapped files. Records are linked once and used again, never freed, because a signal handler may walk the list
+ * at any moment: `size` is 0 in one that is free, and is set last.
+ */
+struct mapped {
+	struct mapped *next;
+	const unsigned char *data;
+	char *path;
+	volatile size_t size;
+};
+static struct mapped *volatile all;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* A file that is not noted down is only never forgotten, so that running out of memory here is no failure. */
-static void note_mapping(const struct qd_mapping *mapping)
+/* A file that is not noted down is only never forgotten, and not called by its name, so that running out of memory is no failure. */
+static void note_mapping(const struct qd_mapping *mapping, const char *path)
 {
-	pthread_mutex_lock(&mapped.lock);
-	if (mapped.n == mapped.cap) {
-		size_t cap = mapped.cap ? 2 * mapped.cap : 16;
-		struct qd_mapping *files = realloc(mapped.files, cap * sizeof(*files));
-		if (files != NULL) {
-			mapped.files = files;
-			mapped.cap = cap;
-		}
+	struct mapped *m;
+
+	pthread_mutex_lock(&lock);
+	for (m = all; m != NULL && m->size > 0;)
+		m = m->next;
+	if (m == NULL && (m = calloc(1, sizeof(*m))) != NULL) {
+		m->next = all;
+		all = m;
 	}
-	if (mapped.n < mapped.cap)
-		mapped.files[mapped.n++] = *mapping;
-	pthread_mutex_unlock(&mapped.lock);
+	if (m != NULL) {
+		m->data = mapping->data;
+		m->path = strdup(path);
+		m->size = mapping->size;
+	}
+	pthread_mutex_unlock(&lock);
 }
 
 static void drop_mapping(const struct qd_mapping *mapping)
 {
-	pthread_mutex_lock(&mapped.lock);
-	for (size_t i = 0; i < mapped.n; i++)
-		if (mapped.files[i].data == mapping->data) {
-			mapped.files[i] = mapped.files[--mapped.n];
+	pthread_mutex_lock(&lock);
+	for (struct mapped *m = all; m != NULL; m = m->next)
+		if (m->size > 0 && m->data == mapping->data) {
+			m->size = 0;
+			free(m->path);
+			m->path = NULL;
 			break;
 		}
-	if (mapped.n == 0) {
-		free(mapped.files);
-		mapped.files = NULL;
-		mapped.cap = 0;
-	}
-	pthread_mutex_unlock(&mapped.lock);
+	pthread_mutex_unlock(&lock);
+}
+
+const char *qd_mapping_path(const void *address)
+{
+	for (const struct mapped *m = all; m != NULL; m = m->next)
+		if (m->size > 0 && (const unsigned char *)address >= m->data &&
+			(size_t)((const unsigned char *)address - m->data) < m->size)
+			return m->path;
+	return NULL;
 }
 
 void qd_mapping_forget(const void *data, size_t bytes)
@@ -60,13 +75,13 @@ void qd_mapping_forget(const void *data, size_t bytes)
 	uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = ((uintptr_t)data + page - 1) / page * page,
 		  end = ((uintptr_t)data + bytes) / page * page;
 
-	pthread_mutex_lock(&mapped.lock);
-	for (size_t i = 0; i < mapped.n && first < end; i++) {
-		uintptr_t start = (uintptr_t)mapped.files[i].data;
-		if (start <= (uintptr_t)data && (uintptr_t)data + bytes <= start + mapped.files[i].size)
+	pthread_mutex_lock(&lock);
+	for (const struct mapped *m = all; m != NULL && first < end; m = m->next) {
+		uintptr_t start = (uintptr_t)m->data;
+		if (start <= (uintptr_t)data && (uintptr_t)data + bytes <= start + m->size)
 			(void)madvise((void *)first, end - first, MADV_DONTNEED);
 	}
-	pthread_mutex_unlock(&mapped.lock);
+	pthread_mutex_unlock(&lock);
 }
 
 static enum qd_status map_descriptor(struct qd_mapping *mapping, const char *path, int fd)
@@ -86,7 +101,7 @@ static enum qd_status map_descriptor(struct qd_mapping *mapping, const char *pat
 	if (data == MAP_FAILED)
 		return qd_fail(QD_EIO, "cannot map '%s': %s", path, strerror(errno));
 	*mapping = (struct qd_mapping){ .data = data, .size = (size_t)info.st_size };
-	note_mapping(mapping);
+	note_mapping(mapping, path);
 	return QD_OK;
 }
 

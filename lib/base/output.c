@@ -2,6 +2,7 @@
  * Files out: a temporary file beside the target, flushed and renamed on commit; folders the same way as a whole. A device or a pipe
  * (/dev/null, /dev/stdout) is written to directly.
  */
+#include "lib/base/owned.h"
 #include "lib/base/pending.h"
 
 #include <errno.h>
@@ -16,6 +17,8 @@ enum { BUFFER_BYTES = 1 << 16 };
 
 static enum qd_status write_failed(const struct qd_output *out)
 {
+	if (errno == EFAULT)
+		return qd_fail(QD_EIO, "cannot write '%s': a file that it is made from became shorter meanwhile", out->path);
 	return qd_fail(QD_EIO, "cannot write '%s': %s", out->path, strerror(errno));
 }
 
@@ -48,7 +51,12 @@ enum qd_status qd_output_open(struct qd_output *out, const char *path, bool forc
 	*out = (struct qd_output){ .fd = -1, .force = force };
 	enum qd_status st;
 	bool direct;
+	char target[QD_PATH_BYTES];
 	QD_TRY(st, look_at_target(path, force, &direct));
+	if (!direct) {
+		QD_TRY(st, qd_path_follow(target, path));
+		path = target;
+	}
 	out->path = strdup(path);
 	out->buffer = malloc(BUFFER_BYTES);
 	if (out->path == NULL || out->buffer == NULL)
@@ -132,10 +140,11 @@ enum qd_status qd_output_commit(struct qd_output *out)
 	enum qd_status st = drain(out);
 	if (st == QD_OK && out->pending != NULL && fsync(out->fd) != 0)
 		st = write_failed(out);
+	/* closed behind the rename: until then it is locked */
+	if (st == QD_OK && out->pending)
+		st = qd_pending_rename(&out->pending, out->path, out->force);
 	if (st == QD_OK)
 		st = close_output(out);
-	if (st == QD_OK && out->pending != NULL)
-		st = qd_pending_rename(&out->pending, out->path, out->force);
 	return st;
 }
 
@@ -165,12 +174,17 @@ out:
 
 /* ---- folders ---- */
 
+static enum qd_status look_at_name(const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+		return qd_fail(QD_EIO, "cannot write the folder '%s': it has no name of its own", path);
+	return QD_OK;
+}
+
 static enum qd_status look_at_folder(const char *path, bool force)
 {
 	struct stat info;
-	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
-	if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
-		return qd_fail(QD_EIO, "cannot write the folder '%s': it has no name of its own", path);
 	if (stat(path, &info) != 0) {
 		if (errno == ENOENT)
 			return QD_OK;
@@ -180,22 +194,30 @@ static enum qd_status look_at_folder(const char *path, bool force)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it is not a folder", path);
 	if (!force)
 		return qd_fail(QD_EEXIST, "'%s' already exists; --force replaces it", path);
-	return QD_OK;
+	enum qd_status st = qd_output_update_settle(path);
+	qd_leftovers_remove(path);
+	return st == QD_OK ? qd_owned_check(path) : st;
 }
 
 enum qd_status qd_output_folder_open(struct qd_output_folder *out, const char *path, bool force)
 {
 	*out = (struct qd_output_folder){ .force = force };
-	enum qd_status st = QD_OK;
-	out->path = strdup(path);
+	enum qd_status st;
+	char target[QD_PATH_BYTES], *plain = strdup(path);
+	QD_TRY(st, plain != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t n = strlen(plain); n > 1 && plain[n - 1] == '/'; n--)
+		plain[n - 1] = '\0';
+	QD_TRY(st, look_at_name(plain));
+	QD_TRY(st, qd_path_follow(target, plain));
+	qd_pending_undo(target);
+	QD_TRY(st, look_at_folder(target, force));
+	out->path = strdup(target);
 	if (out->path == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	for (size_t n = strlen(out->path); n > 1 && out->path[n - 1] == '/'; n--)
-		out->path[n - 1] = '\0';
-	QD_TRY(st, look_at_folder(out->path, force));
 	int unused;
 	QD_TRY(st, qd_pending_create(&out->pending, QD_PENDING_FOLDER, out->path, &out->temporary, &unused));
 out:
+	free(plain);
 	if (st != QD_OK)
 		qd_output_folder_release(out);
 	return st;
@@ -203,7 +225,15 @@ out:
 
 enum qd_status qd_output_folder_commit(struct qd_output_folder *out)
 {
-	return qd_pending_rename(&out->pending, out->path, out->force);
+	enum qd_status st;
+
+	QD_TRY(st, qd_owned_write(out->temporary));
+	/* again: the work took its time */
+	if (out->force && qd_is_directory(out->path))
+		QD_TRY(st, qd_owned_check(out->path));
+	st = qd_pending_rename(&out->pending, out->path, out->force);
+out:
+	return st;
 }
 
 void qd_output_folder_release(struct qd_output_folder *out)

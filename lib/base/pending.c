@@ -1,6 +1,9 @@
 /*
  * Temporary files and folders: made, renamed, removed, and removed all at once from a signal handler. Everything that
  * qd_outputs_abandon() reaches is a plain system call on memory that is already there.
+ *
+ * Each is locked (flock) for as long as its process lives, so that what a killed one left is known by its name and by nobody's
+ * holding it: whoever makes a temporary in a folder removes such leftovers there first.
  */
 #include "lib/base/pending.h"
 
@@ -8,11 +11,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/random.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -22,21 +28,34 @@ struct qd_pending {
 	struct qd_pending *next; /* set once, before the record is linked */
 	volatile sig_atomic_t kind;
 	bool taken; /* guarded by `lock`; the handler looks at `kind` only */
+	int held;   /* what keeps a folder locked, or -1; a file is locked by its own descriptor */
 	char path[PATH_MAX];
 };
 
 static struct qd_pending *volatile all;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void block_signals(sigset_t *before)
+/* Threads that change the list right now, and whether a handler has begun to remove all that is on it. */
+static atomic_int changing;
+static atomic_bool abandoned;
+
+/* Until end_change() no handler runs in this thread, and those in others wait. */
+static void begin_change(sigset_t *before)
 {
 	sigset_t every;
 	sigfillset(&every);
 	pthread_sigmask(SIG_SETMASK, &every, before);
+	atomic_fetch_add(&changing, 1);
+	if (atomic_load(&abandoned)) {
+		atomic_fetch_sub(&changing, 1);
+		for (;;) /* the program is ending: nothing new is made */
+			pause();
+	}
 }
 
-static void restore_signals(const sigset_t *before)
+static void end_change(const sigset_t *before)
 {
+	atomic_fetch_sub(&changing, 1);
 	pthread_sigmask(SIG_SETMASK, before, NULL);
 }
 
@@ -81,10 +100,18 @@ static void remove_tree(int parent, const char *name, int depth)
 	unlinkat(parent, name, AT_REMOVEDIR);
 }
 
+void qd_remove_tree(const char *path)
+{
+	remove_tree(AT_FDCWD, path, 0);
+}
+
 void qd_outputs_abandon(void)
 {
 	int saved = errno;
-	for (struct qd_pending *pending = all; pending != NULL; pending = pending->next) {
+	atomic_store(&abandoned, true);
+	for (int ms = 0; atomic_load(&changing) > 0 && ms < 1000; ms++)
+		poll(NULL, 0, 1);
+	for (struct qd_pending *pending = all; pending; pending = pending->next) {
 		if (pending->kind == QD_PENDING_FILE)
 			unlink(pending->path);
 		else if (pending->kind == QD_PENDING_FOLDER)
@@ -110,34 +137,125 @@ static struct qd_pending *take_record(void)
 		all = pending;
 	}
 	pthread_mutex_unlock(&lock);
+	if (pending != NULL)
+		pending->held = -1;
 	return pending;
 }
 
 static void give_record(struct qd_pending *pending)
 {
 	pending->kind = QD_PENDING_NONE;
+	if (pending->held >= 0)
+		close(pending->held);
+	pending->held = -1;
 	pthread_mutex_lock(&lock);
 	pending->taken = false;
 	pthread_mutex_unlock(&lock);
 }
 
-/* ---- creation ---- */
+/* ---- names ---- */
 
-/* Writes "<folder>/.<name>.XXXXXX" for `path` with fresh random characters; false when that is too long. */
+static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789", mark[] = ".quad-";
+enum { RANDOM_LETTERS = 6 };
+
+/* Where the last part of a path begins. */
+static const char *leaf_of(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+	return slash != NULL ? slash + 1 : path;
+}
+
+/* Writes "<folder>/.<name>.quad-XXXXXX" for `path` with fresh random characters; false when that is too long. */
 static bool temporary_name(char *out, const char *path)
 {
-	static const char letters[] = "abcdefghijklmnopqrstuvwxyz0123456789";
-	unsigned char random[6];
+	unsigned char random[RANDOM_LETTERS];
 	if (getrandom(random, sizeof(random), 0) != (ssize_t)sizeof(random))
 		return false;
-	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
-	int n = snprintf(out, PATH_MAX, "%.*s.%s.", (int)(name - path), path, name);
-	if (n < 0 || n > PATH_MAX - 7)
+	const char *name = leaf_of(path);
+	int n = snprintf(out, PATH_MAX, "%.*s.%s%s", (int)(name - path), path, name, mark);
+	if (n < 0 || n > PATH_MAX - RANDOM_LETTERS - 1)
 		return false;
 	for (size_t i = 0; i < sizeof(random); i++)
 		out[(size_t)n + i] = letters[random[i] % (sizeof(letters) - 1)];
-	out[n + 6] = '\0';
+	out[n + RANDOM_LETTERS] = '\0';
 	return true;
+}
+
+static bool is_temporary_name(const char *name)
+{
+	size_t n = strlen(name), tail = sizeof(mark) - 1 + RANDOM_LETTERS;
+	return name[0] == '.' && n > tail && memcmp(name + n - tail, mark, sizeof(mark) - 1) == 0 &&
+	       strspn(name + n - RANDOM_LETTERS, letters) == RANDOM_LETTERS;
+}
+
+/* The folder that `path` is in; false when that is too long. */
+static bool folder_of(char *out, const char *path)
+{
+	int bytes = (int)(leaf_of(path) - path);
+	int n = bytes > 0 ? snprintf(out, PATH_MAX, "%.*s", bytes > 1 ? bytes - 1 : 1, path) : snprintf(out, PATH_MAX, ".");
+	return n >= 0 && n < PATH_MAX;
+}
+
+/* ---- leftovers ---- */
+
+static bool is_at(int fd, int parent, const char *name)
+{
+	struct stat open_one, named;
+	return fstat(fd, &open_one) == 0 && fstatat(parent, name, &named, AT_SYMLINK_NOFOLLOW) == 0 &&
+	       open_one.st_dev == named.st_dev && open_one.st_ino == named.st_ino;
+}
+
+static void remove_leftover(int parent, const char *name)
+{
+	enum { HOW = O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK };
+	int fd = openat(parent, name, O_RDWR | HOW);
+	if (fd < 0 && errno == EISDIR)
+		fd = openat(parent, name, O_RDONLY | O_DIRECTORY | HOW);
+	if (fd < 0)
+		return;
+	/* where nothing can be locked, nobody can be known to be gone */
+	if (flock(fd, LOCK_EX | LOCK_NB) == 0 && is_at(fd, parent, name))
+		remove_tree(parent, name, 0);
+	close(fd);
+}
+
+void qd_leftovers_remove(const char *folder)
+{
+	DIR *dir = opendir(folder);
+	if (dir == NULL)
+		return;
+	for (struct dirent *entry; (entry = readdir(dir)) != NULL;)
+		if (is_temporary_name(entry->d_name))
+			remove_leftover(dirfd(dir), entry->d_name);
+	closedir(dir);
+}
+
+/* Once for many files in a row in one folder: looking through it takes longer the more there are. */
+static void remove_leftovers_beside(const char *path)
+{
+	static dev_t device;
+	static ino_t inode;
+	char folder[PATH_MAX];
+	struct stat info;
+	if (!folder_of(folder, path) || stat(folder, &info) != 0)
+		return;
+	pthread_mutex_lock(&lock);
+	bool done = info.st_dev == device && info.st_ino == inode;
+	device = info.st_dev;
+	inode = info.st_ino;
+	pthread_mutex_unlock(&lock);
+	if (!done)
+		qd_leftovers_remove(folder);
+}
+
+/* ---- creation ---- */
+
+/* Locks a new temporary; false when it was taken for a leftover before that. */
+static bool lock_new(int fd, const char *path)
+{
+	if (flock(fd, LOCK_EX | LOCK_NB) != 0)
+		return errno != EWOULDBLOCK;
+	return is_at(fd, AT_FDCWD, path);
 }
 
 /* 0, or errno. Taken names are tried again with other characters. */
@@ -146,12 +264,18 @@ static int create_unique(struct qd_pending *pending, enum qd_pending_kind kind, 
 	for (int attempt = 0; attempt < 100; attempt++) {
 		if (!temporary_name(pending->path, path))
 			return ENAMETOOLONG;
-		if (kind == QD_PENDING_FOLDER && mkdir(pending->path, 0777) == 0)
+		*fd = kind == QD_PENDING_FILE ? open(pending->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666) : -1;
+		if (*fd < 0 && (kind == QD_PENDING_FILE || mkdir(pending->path, 0777) != 0)) {
+			if (errno != EEXIST)
+				return errno;
+			continue;
+		}
+		if (kind == QD_PENDING_FOLDER)
+			*fd = open(pending->path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+		if (*fd < 0 ? errno != ENOENT : lock_new(*fd, pending->path))
 			return 0;
-		if (kind == QD_PENDING_FILE && (*fd = open(pending->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666)) >= 0)
-			return 0;
-		if (errno != EEXIST)
-			return errno;
+		if (*fd >= 0)
+			close(*fd);
 	}
 	return EEXIST;
 }
@@ -162,12 +286,15 @@ enum qd_status qd_pending_create(struct qd_pending **out, enum qd_pending_kind k
 	struct qd_pending *pending = take_record();
 	if (pending == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
+	remove_leftovers_beside(path);
 	sigset_t before;
-	block_signals(&before);
+	begin_change(&before);
 	int error = create_unique(pending, kind, path, fd);
 	if (!error)
 		pending->kind = kind;
-	restore_signals(&before);
+	end_change(&before);
+	if (!error && kind == QD_PENDING_FOLDER)
+		pending->held = *fd;
 	if (error) {
 		give_record(pending);
 		return qd_fail(QD_EIO, "cannot create '%s': %s", path, strerror(error));
@@ -203,6 +330,26 @@ static int rename_new(const char *from, const char *to, bool folder)
 	return rename(from, to) == 0 ? 0 : errno;
 }
 
+/* Where an older folder is while the new one takes its place, on file systems that cannot exchange the two. */
+static bool aside_name(char *out, const char *path)
+{
+	const char *name = leaf_of(path);
+	int n = snprintf(out, PATH_MAX, "%.*s.%s%sold", (int)(name - path), path, name, mark);
+	return n >= 0 && n < PATH_MAX;
+}
+
+void qd_pending_undo(const char *path)
+{
+	char aside[PATH_MAX];
+	struct stat info;
+	if (!aside_name(aside, path) || lstat(aside, &info) != 0)
+		return;
+	if (lstat(path, &info) != 0)
+		(void)rename(aside, path); /* the new one did not come */
+	else
+		remove_tree(AT_FDCWD, aside, 0);
+}
+
 /* Puts a folder in an older one's place and removes the older one. Where the two cannot be exchanged, the older is moved aside. */
 static int replace_folder(const char *from, const char *to)
 {
@@ -215,7 +362,7 @@ static int replace_folder(const char *from, const char *to)
 	if (errno != EINVAL && errno != ENOSYS)
 		return errno;
 	char aside[PATH_MAX];
-	if (!temporary_name(aside, to))
+	if (!aside_name(aside, to))
 		return ENAMETOOLONG;
 	if (rename(to, aside) != 0)
 		return errno;
@@ -227,14 +374,10 @@ static int replace_folder(const char *from, const char *to)
 	return 0;
 }
 
-/* Flushes the folder that holds `path`, so that a rename in it survives a power cut. */
-static enum qd_status sync_parent(const char *path)
+enum qd_status qd_sync_parent(const char *path)
 {
 	char folder[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	int n = slash != NULL ? snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path)
-			      : snprintf(folder, sizeof(folder), ".");
-	if (n < 0 || n >= PATH_MAX)
+	if (!folder_of(folder, path))
 		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
 	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	/* Some file systems flush no folders (EINVAL), and a folder may be writable but not readable: neither loses the file. */
@@ -252,7 +395,7 @@ enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bo
 	struct qd_pending *pending = *owner;
 	bool folder = pending->kind == QD_PENDING_FOLDER;
 	sigset_t before;
-	block_signals(&before);
+	begin_change(&before);
 	int error;
 	if (!replace)
 		error = rename_new(pending->path, path, folder);
@@ -262,23 +405,23 @@ enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bo
 		error = rename(pending->path, path) == 0 ? 0 : errno;
 	if (!error)
 		pending->kind = QD_PENDING_NONE;
-	restore_signals(&before);
+	end_change(&before);
 	if (error == EEXIST)
 		return qd_fail(QD_EEXIST, "'%s' appeared while it was being written; --force replaces it", path);
 	if (error)
 		return qd_fail(QD_EIO, "cannot write '%s': %s", path, strerror(error));
 	give_record(pending);
 	*owner = NULL;
-	return sync_parent(path);
+	return qd_sync_parent(path);
 }
 
 void qd_pending_remove(struct qd_pending *pending)
 {
 	sigset_t before;
-	block_signals(&before);
+	begin_change(&before);
 	if (pending->kind != QD_PENDING_NONE)
 		remove_tree(AT_FDCWD, pending->path, 0);
 	pending->kind = QD_PENDING_NONE;
-	restore_signals(&before);
+	end_change(&before);
 	give_record(pending);
 }

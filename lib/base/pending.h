@@ -12,8 +12,9 @@
 enum qd_pending_kind { QD_PENDING_NONE, QD_PENDING_FILE, QD_PENDING_FOLDER };
 
 /*
- * Creates a new file (returned open in `*fd`) or folder beside `path`, named ".<name>.XXXXXX" with six random characters and the
- * permissions any new file would get, and lists it. `*temporary` (heap) is its path. QD_EIO, QD_ENOMEM.
+ * Creates a new file (returned open in `*fd`) or folder beside `path`, named ".<name>.quad-XXXXXX" with six random characters and
+ * the permissions any new file would get, and lists it. `*temporary` (heap) is its path. What killed runs left in that folder is
+ * removed. QD_EIO, QD_ENOMEM.
  */
 QD_CHECK enum qd_status qd_pending_create(
 	struct qd_pending **out, enum qd_pending_kind kind, const char *path, char **temporary, int *fd);
@@ -24,7 +25,16 @@ QD_CHECK enum qd_status qd_pending_create(
  */
 QD_CHECK enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bool replace);
 
+/* Where a program was killed while it put a folder in the place of the one at `path`: the older one comes back, or goes. */
+void qd_pending_undo(const char *path);
+
 /* Removes the temporary and takes it off the list. */
 void qd_pending_remove(struct qd_pending *pending);
+
+/* Removes a folder and all that is in it. */
+void qd_remove_tree(const char *path);
+
+/* Flushes the folder that holds `path`, so that a rename in it survives a power cut. */
+QD_CHECK enum qd_status qd_sync_parent(const char *path);
 
 #endif

@@ -12,28 +12,38 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_TEXT = 4096 };
+/* What every "run" begins with. */
+static const char run_begins[] = "calib ";
 
-/* Parts, the file "run", and what a run that was killed while it wrote one of them left: ".NAME.XXXXXX". */
-static bool is_ours(const char *name)
+/* A record as record_path names it. */
+static bool is_record(const char *name)
 {
-	return qd_ends_with(name, ".safetensors") || strcmp(name, "run") == 0 || qd_starts_with(name, ".run.") ||
-	       (name[0] == '.' && strstr(name, ".safetensors.") != NULL);
+	static const char *const kinds[] = { "text-", "image-", "walk-" };
+	size_t digits;
+
+	for (size_t i = 0; i < QD_COUNT(kinds); i++)
+		if (qd_starts_with(name, kinds[i])) {
+			name += strlen(kinds[i]);
+			digits = strspn(name, "0123456789");
+			return digits >= 6 && strcmp(name + digits, ".safetensors") == 0;
+		}
+	return false;
 }
 
-/* Only what this file writes is removed. */
+/* Only what this file writes is removed. "run" goes last: while a record is there it says whose it is. */
 void qd_prepare_store_remove(struct qd_prepare_store *store)
 {
-	char path[PATH_TEXT];
+	char path[QD_PATH_BYTES];
 	DIR *folder = opendir(store->folder);
 
 	for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;)
-		if (is_ours(entry->d_name)) {
-			snprintf(path, sizeof(path), "%s/%s", store->folder, entry->d_name);
+		if (is_record(entry->d_name) && qd_path_join(path, store->folder, "%s", entry->d_name) == QD_OK)
 			unlink(path);
-		}
 	if (folder != NULL)
 		closedir(folder);
+	if (qd_path_join(path, store->folder, "run") == QD_OK)
+		unlink(path);
+	qd_leftovers_remove(store->folder);
 	rmdir(store->folder);
 }
 
@@ -43,20 +53,37 @@ void qd_prepare_store_release(struct qd_prepare_store *store)
 	*store = (struct qd_prepare_store){ 0 };
 }
 
-/* Whether the folder's records are of this run. */
-static bool is_mine(const char *path, const char *run)
+/* Whether the file says `run`, or begins so. */
+static bool says(const char *path, const char *run, bool whole)
 {
 	struct qd_mapping mapping = { 0 };
-	bool mine = qd_is_file(path) && qd_mapping_open(&mapping, path) == QD_OK && mapping.size == strlen(run) &&
-		    memcmp(mapping.data, run, mapping.size) == 0;
+	size_t n = strlen(run);
+	bool mine = qd_is_file(path) && qd_mapping_open(&mapping, path) == QD_OK &&
+		    (whole ? mapping.size == n : mapping.size >= n) && memcmp(mapping.data, run, n) == 0;
 
 	qd_mapping_release(&mapping);
 	return mine;
 }
 
+/* QD_EEXIST when the folder is there and holds records that may not be used: another run's, or none of ours at all. */
+static enum qd_status look_at_folder(const struct qd_prepare_store *store, const char *path, const char *run, bool force)
+{
+	if (!qd_is_directory(store->folder) || says(path, run, true))
+		return QD_OK;
+	if (!says(path, run_begins, false))
+		/* killed before it said whose it is, or somebody's */
+		return rmdir(store->folder) == 0
+			       ? QD_OK
+			       : qd_fail(QD_EEXIST, "'%s' is in the way: it holds no parts of a run", store->folder);
+	if (!force)
+		return qd_fail(
+			QD_EEXIST, "'%s' holds parts of a run with other data or options; --force drops them", store->folder);
+	return QD_OK;
+}
+
 enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force)
 {
-	char path[PATH_TEXT];
+	char path[QD_PATH_BYTES];
 	enum qd_status st = QD_OK;
 
 	*store = (struct qd_prepare_store){ 0 };
@@ -64,16 +91,14 @@ enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char 
 		store->folder = NULL;
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	}
-	snprintf(path, sizeof(path), "%s/run", store->folder);
-	if (qd_is_directory(store->folder) && !is_mine(path, run)) {
-		if (!force)
-			QD_TRY(st, qd_fail(QD_EEXIST, "'%s' holds parts of a run with other data or options; --force drops them",
-					   store->folder));
+	QD_TRY(st, qd_path_join(path, store->folder, "run"));
+	qd_leftovers_remove(store->folder);
+	QD_TRY(st, look_at_folder(store, path, run, force));
+	if (!says(path, run, true))
 		qd_prepare_store_remove(store);
-	}
 	if (mkdir(store->folder, 0777) != 0 && errno != EEXIST)
 		QD_TRY(st, qd_fail(QD_EIO, "cannot make the folder '%s': %s", store->folder, strerror(errno)));
-	if (!is_mine(path, run))
+	if (!says(path, run, true))
 		st = qd_write_file(path, run, strlen(run), true);
 out:
 	if (st != QD_OK)
@@ -81,18 +106,16 @@ out:
 	return st;
 }
 
-static void record_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
+static enum qd_status record_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
 {
-	snprintf(path, PATH_TEXT, "%s/%s-%06lld.safetensors", store->folder, kind, (long long)index);
+	return qd_path_join(path, store->folder, "%s-%06lld.safetensors", kind, (long long)index);
 }
 
 bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index)
 {
-	char path[PATH_TEXT];
-	bool has;
+	char path[QD_PATH_BYTES];
+	bool has = record_path(store, kind, index, path) == QD_OK && qd_is_file(path);
 
-	record_path(store, kind, index, path);
-	has = qd_is_file(path);
 	store->kept += has;
 	return has;
 }
@@ -100,21 +123,21 @@ bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int6
 enum qd_status qd_prepare_store_put(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n)
 {
-	char path[PATH_TEXT];
+	char path[QD_PATH_BYTES];
+	enum qd_status st = record_path(store, kind, index, path);
 
-	record_path(store, kind, index, path);
-	return qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL);
+	return st == QD_OK ? qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL) : st;
 }
 
 enum qd_status qd_prepare_store_get(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out)
 {
-	char path[PATH_TEXT];
+	char path[QD_PATH_BYTES];
 	struct qd_safetensors file = { 0 };
 	const struct qd_tensor *tensor;
 	enum qd_status st;
 
-	record_path(store, kind, index, path);
+	QD_TRY(st, record_path(store, kind, index, path));
 	QD_TRY(st, qd_safetensors_open(&file, path));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	if ((size_t)qd_shape_elements(&tensor->shape) != n)

@@ -56,14 +56,14 @@ out:
 static enum qd_status open_encoder(struct qd_prepare_texts *t, const char *root, const char *encoder, const char *tokenizer)
 {
 	size_t i = t->n_encoders;
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	const struct qd_text_config *config;
 	enum qd_status st;
 
 	QD_TRY(st, qd_prepare_network_open(&t->encoders[i], root, encoder, QD_COMPONENT_TEXT));
 	t->n_encoders++;
 	config = &t->encoders[i].component.text;
-	snprintf(path, sizeof(path), "%s/%s", root, tokenizer);
+	QD_TRY(st, qd_path_join(path, root, "%s", tokenizer));
 	QD_TRY(st, qd_tokenizer_open(&t->tokenizers[i], path));
 	if (qd_tokenizer_size(t->tokenizers[i]) > (size_t)config->vocabulary)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' gives ids up to %zu, '%s/%s' takes them below %lld", path,
@@ -86,9 +86,9 @@ static enum qd_status open_encoders(struct qd_prepare_texts *t, const char *root
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; st == QD_OK && i < QD_COUNT(encoder_names); i++) {
-		char path[4096];
-		snprintf(path, sizeof(path), "%s/%s", root, encoder_names[i]);
-		if (qd_is_directory(path) && (i == 0 || t->pooled))
+		char path[QD_PATH_BYTES];
+		st = qd_path_join(path, root, "%s", encoder_names[i]);
+		if (st == QD_OK && qd_is_directory(path) && (i == 0 || t->pooled))
 			st = open_encoder(t, root, encoder_names[i], tokenizer_names[i]);
 	}
 	if (st == QD_OK && t->n_encoders == 0)

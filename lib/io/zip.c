@@ -11,6 +11,7 @@
  *                    offset: those of them that are all ones above
  *   local header     "PK\3\4"  +26 u16 length of the name, +28 of extras; 30 bytes, then name, extras, data
  *
+ * Members that overlap, which only a file made to waste time and memory has, are refused.
  * The sum of stored members is not checked: they are used where they lie, and reading them twice would double the time. One archive
  * in several files, encryption and other methods are refused.
  */
@@ -32,6 +33,8 @@ enum {
 	DEFLATED = 8,
 	LARGEST_EXPANSION = 1032, /* deflate never makes more bytes of one */
 };
+/* Of all deflated members of an archive: they are unpacked into memory. */
+#define LARGEST_UNPACKED ((uint64_t)16 << 30)
 
 struct archive {
 	const unsigned char *data;
@@ -118,9 +121,42 @@ static enum qd_status find_data(const struct archive *a, uint64_t offset, uint64
 	start = offset + LOCAL_BYTES + number(a->data + offset + 26, 2) + number(a->data + offset + 28, 2);
 	if (start > a->bytes || packed > a->bytes - start)
 		return qd_fail(QD_EINPUT, "member '%s' has %llu bytes, more than the file", m->name, (unsigned long long)packed);
+	m->begin = offset;
 	m->data = a->data + start;
 	m->packed = packed;
 	return QD_OK;
+}
+
+static int by_begin(const void *a, const void *b)
+{
+	const struct qd_zip_member *x = *(const struct qd_zip_member *const *)a, *y = *(const struct qd_zip_member *const *)b;
+	return (x->begin > y->begin) - (x->begin < y->begin);
+}
+
+/* A small file could otherwise name the same bytes any number of times, and unpack to any size. */
+static enum qd_status check_members(const struct archive *a, const struct qd_zip *zip)
+{
+	const struct qd_zip_member **sorted = malloc((zip->n + 1) * sizeof(*sorted));
+	uint64_t unpacked = 0;
+	enum qd_status st = QD_OK;
+
+	if (sorted == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	for (size_t i = 0; i < zip->n; i++) {
+		const struct qd_zip_member *m = sorted[i] = &zip->members[i];
+		if (m->deflated && (m->bytes > LARGEST_UNPACKED || (unpacked += m->bytes) > LARGEST_UNPACKED))
+			QD_TRY(st,
+				qd_fail(QD_EINPUT,
+					"with member '%s' the archive unpacks to more than %llu GiB: store its members as they are",
+					m->name, (unsigned long long)(LARGEST_UNPACKED >> 30)));
+	}
+	qsort(sorted, zip->n, sizeof(*sorted), by_begin);
+	for (size_t i = 1; i < zip->n; i++)
+		if ((size_t)(sorted[i - 1]->data - a->data) + sorted[i - 1]->packed > sorted[i]->begin)
+			QD_TRY(st, qd_fail(QD_EINPUT, "members '%s' and '%s' overlap", sorted[i - 1]->name, sorted[i]->name));
+out:
+	free(sorted);
+	return st;
 }
 
 static enum qd_status check_member(const struct qd_zip_member *m, uint64_t flags, uint64_t method)
@@ -186,6 +222,7 @@ enum qd_status qd_zip_open(struct qd_zip *zip, struct qd_arena *arena, const uns
 		QD_TRY(st, read_entry(&a, arena, &at, end, &member));
 		QD_PUSH(st, zip->members, zip->n, zip->cap, member);
 	}
+	st = check_members(&a, zip);
 out:
 	if (st != QD_OK)
 		qd_zip_release(zip);

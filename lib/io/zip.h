@@ -10,6 +10,7 @@
 struct qd_zip_member {
 	const char *name;          /* in the arena */
 	const unsigned char *data; /* in the archive */
+	size_t begin;              /* of its local header in the archive */
 	size_t packed, bytes;      /* in the archive, and unpacked */
 	bool deflated;             /* false: stored, the data is the member itself */
 	uint32_t crc;

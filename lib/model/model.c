@@ -22,16 +22,10 @@ static enum qd_status copy(char **out, const char *fmt, ...)
 	return qd_fail(QD_ENOMEM, "out of memory");
 }
 
-static bool has_file(const char *folder, const char *name)
-{
-	char path[4096];
-	return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) && qd_is_file(path);
-}
-
 /* `path` without trailing slashes and ending in "/unet", of a pipeline folder: that folder's length; else 0. */
 static size_t pipeline_prefix(const char *path)
 {
-	char root[4096];
+	char root[QD_PATH_BYTES];
 	size_t n = strlen(path);
 	while (n > 1 && path[n - 1] == '/')
 		n--;
@@ -39,7 +33,7 @@ static size_t pipeline_prefix(const char *path)
 		return 0;
 	memcpy(root, path, n - 5);
 	root[n - 5] = 0;
-	return has_file(root, "model_index.json") ? n - 5 : 0;
+	return qd_has_file(root, "model_index.json") ? n - 5 : 0;
 }
 
 /* Which folders `path` means. */
@@ -50,11 +44,11 @@ static enum qd_status locate(struct qd_model *model, const char *path)
 			"'%s' is neither file nor folder, needs a checkpoint or a diffusers folder with unet/config.json or "
 			"config.json",
 			path);
-	if (has_file(path, "unet/config.json")) {
+	if (qd_has_file(path, "unet/config.json")) {
 		enum qd_status st = copy(&model->root, "%s", path);
 		return st == QD_OK ? copy(&model->folder, "%s/unet", path) : st;
 	}
-	if (!has_file(path, "config.json"))
+	if (!qd_has_file(path, "config.json"))
 		return qd_fail(QD_EINPUT, "'%s' has no model, needs unet/config.json or config.json", path);
 	size_t prefix = pipeline_prefix(path);
 	enum qd_status st = copy(&model->root, "%.*s", prefix ? (int)prefix : (int)strlen(path), path);
@@ -70,8 +64,8 @@ static enum qd_status open_onnx(struct qd_model *model, const char *path)
 /* A component folder as exporters write it: the graph in place of the weights. */
 static bool holds_onnx(const char *folder)
 {
-	return has_file(folder, "model.onnx") && !has_file(folder, "diffusion_pytorch_model.safetensors") &&
-	       !has_file(folder, "diffusion_pytorch_model.safetensors.index.json");
+	return qd_has_file(folder, "model.onnx") && !qd_has_file(folder, "diffusion_pytorch_model.safetensors") &&
+	       !qd_has_file(folder, "diffusion_pytorch_model.safetensors.index.json");
 }
 
 static enum qd_status open_folder(struct qd_model *model, const char *path)
@@ -110,13 +104,13 @@ out:
 
 enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	json_t *json = NULL;
 	struct qd_fields f = { .what = path };
 	const json_t *name;
 	enum qd_status st = QD_OK;
 
-	snprintf(path, sizeof(path), "%s/model_index.json", root);
+	QD_TRY(st, qd_path_join(path, root, "model_index.json"));
 	if (qd_is_file(path))
 		QD_TRY(st, qd_json_read(path, &json));
 	f.json = json;

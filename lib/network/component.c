@@ -114,15 +114,9 @@ static enum qd_status join(char **out, const char *folder, const char *name)
 	return qd_fail(QD_ENOMEM, "out of memory");
 }
 
-static bool has_file(const char *folder, const char *name)
-{
-	char path[4096];
-	return snprintf(path, sizeof(path), "%s/%s", folder, name) < (int)sizeof(path) && qd_is_file(path);
-}
-
 bool qd_is_component(const char *folder)
 {
-	return has_file(folder, "config.json") || qd_original_taesd(folder);
+	return qd_has_file(folder, "config.json") || qd_original_taesd(folder);
 }
 
 /* The component's own folder: `path`, or a subfolder of it. */
@@ -177,7 +171,7 @@ enum qd_status qd_component_open(struct qd_component *component, const char *pat
 	enum qd_status st;
 	*component = (struct qd_component){ 0 };
 	QD_TRY(st, locate(component, path, name));
-	QD_TRY(st, has_file(component->folder, "config.json") ? open_folder(component) : qd_original_taesd_open(component));
+	QD_TRY(st, qd_has_file(component->folder, "config.json") ? open_folder(component) : qd_original_taesd_open(component));
 out:
 	if (st != QD_OK)
 		qd_component_release(component);

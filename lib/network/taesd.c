@@ -18,18 +18,17 @@ static const struct {
 } parts[] = { { "encoder", 0 }, { "decoder", 1 } };
 static const char *const stems[] = { "taesd", "taesdxl" };
 
-static bool part_path(char *out, size_t bytes, const char *folder, const char *stem, const char *part)
+static bool part_path(char *out, const char *folder, const char *stem, const char *part)
 {
-	return snprintf(out, bytes, "%s/%s_%s.safetensors", folder, stem, part) < (int)bytes && qd_is_file(out);
+	return qd_path_join(out, folder, "%s_%s.safetensors", stem, part) == QD_OK && qd_is_file(out);
 }
 
 /* The stem whose two files are there, or NULL. */
 static const char *find_stem(const char *folder)
 {
-	char encoder[4096], decoder[4096];
+	char encoder[QD_PATH_BYTES], decoder[QD_PATH_BYTES];
 	for (size_t i = 0; i < QD_COUNT(stems); i++) {
-		if (part_path(encoder, sizeof(encoder), folder, stems[i], "encoder") &&
-			part_path(decoder, sizeof(decoder), folder, stems[i], "decoder"))
+		if (part_path(encoder, folder, stems[i], "encoder") && part_path(decoder, folder, stems[i], "decoder"))
 			return stems[i];
 	}
 	return NULL;

@@ -84,16 +84,14 @@ static enum qd_status check(const struct qd_ort *ort, void *status, const char *
 /* The library in a folder relative to the program's own, or NULL. */
 static void *open_beside_program(const char *folder)
 {
-	char path[4096], program[4096];
+	char path[QD_PATH_BYTES], program[QD_PATH_BYTES];
 	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
 
 	if (n <= 0)
 		return NULL;
 	program[n] = '\0';
 	*strrchr(program, '/') = '\0';
-	if ((size_t)snprintf(path, sizeof(path), "%s/%s/%s", program, folder, library_name) >= sizeof(path))
-		return NULL;
-	return dlopen(path, RTLD_NOW | RTLD_LOCAL);
+	return qd_path_join(path, program, "%s/%s", folder, library_name) == QD_OK ? dlopen(path, RTLD_NOW | RTLD_LOCAL) : NULL;
 }
 
 /* Never by a path that depends on where the program was started. */

@@ -152,13 +152,13 @@ static bool is_stable_diffusion(const char *pipeline)
 
 enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline)
 {
-	char path[4096];
+	char path[QD_PATH_BYTES];
 	json_t *json = NULL;
 	struct qd_fields f = { .what = path };
 	enum qd_status st = QD_OK;
 
 	*schedule = (struct qd_schedule){ 0 };
-	snprintf(path, sizeof(path), "%s/scheduler/scheduler_config.json", root);
+	QD_TRY(st, qd_path_join(path, root, "scheduler/scheduler_config.json"));
 	if (qd_is_file(path))
 		QD_TRY(st, qd_json_read(path, &json));
 	else

@@ -96,8 +96,13 @@ if [ -e o/killed.safetensors ]; then
 	skip "the run ended before it could be killed"
 else
 	refused "holds parts of a run with other data or options" "${calib[@]}" --trajectory ddim:60 --count 240 --seed 9 -o o/killed.safetensors
-	# killed while it wrote a part, which happens by chance
-	: >o/killed.safetensors.partial/.walk-000001.safetensors.abc123
+	# --force drops the parts, and nothing that lies beside them
+	cp -r o/killed.safetensors.partial o/forced.safetensors.partial
+	touch o/forced.safetensors.partial/mine.safetensors o/forced.safetensors.partial/walk-000001-mine.safetensors
+	expect 0 "5 samples" "${calib[@]}" --trajectory ddim:5 --count 5 -o o/forced.safetensors --force
+	[ "$(ls -A o/forced.safetensors.partial | tr '\n' ' ')" = "mine.safetensors walk-000001-mine.safetensors " ] ||
+		fault "--force leaves of the parts and what is not one of them: $(ls -A o/forced.safetensors.partial)"
+	refused "'o/forced.safetensors.partial' is in the way: it holds no parts of a run" "${calib[@]}" --trajectory ddim:5 --count 5 -o o/forced.safetensors --force
 	expect 0 '"samples": 240' "${long[@]}" -o o/killed.safetensors --json
 	grep -q '"kept": 0,\?$' out && fault "nothing of the killed run was used"
 	cmp o/whole.safetensors o/killed.safetensors || fault "a resumed run gives other bytes"

@@ -57,7 +57,9 @@ cmp -s o/x/model.onnx o/y/model.onnx || fault "the graph depends on the adapters
 refused "adapters/b.safetensors' already exists" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
 expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --align none -o other.json
 refused "was made under profile" "$QUAD" export --adapter-only --base m --profile other.json --adapter a=a.safetensors -o o/x
-refused "cannot read 'm/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
+refused "the output 'm' is the input 'm'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
+mkdir none
+refused "cannot read 'none/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o none
 
 # Every adapter: the simulator and the exported file agree at every step; the samples are the same, and the float ones are not far.
 common=(--inputs data.safetensors --steps 2 --seed 3)

@@ -325,6 +325,38 @@ static void refuses_doubles_and_nothing(void **state)
 	free(a.data);
 }
 
+static void patch(struct zip *z, int member, size_t at, uint64_t value, int n)
+{
+	unsigned char *entry = z->directory.data + (size_t)member * (46 + strlen("a.npy"));
+	for (int i = 0; i < n; i++)
+		entry[at + (size_t)i] = (unsigned char)(value >> 8 * i);
+}
+
+/* The same bytes named twice, and a file of 20 MB that says it unpacks to 20 GB. */
+static void refuses_bombs(void **state)
+{
+	enum { MEMBERS = 5, PACKED = 4 << 20 };
+	struct zip overlap = { 0 }, large = { 0 };
+	struct bytes a = { 0 }, zeros = { calloc(PACKED, 1), PACKED };
+
+	(void)state;
+	array(&a, 100, 0);
+	add_member(&overlap, "a.npy", &a, true);
+	add_member(&overlap, "b.npy", &a, true);
+	patch(&overlap, 1, 42, 0, 4);
+	expect_refused(finish(&overlap, "overlap.npz", ""), QD_EINPUT, ".npy' overlap");
+	for (int i = 0; i < MEMBERS; i++) {
+		add_member(&large, (const char[]){ (char)('a' + i), '.', 'n', 'p', 'y', 0 }, &zeros, false);
+		patch(&large, i, 10, 8, 2);
+		patch(&large, i, 24, 0xf0000000, 4);
+	}
+	expect_refused(finish(&large, "large.npz", ""), QD_EINPUT, "with member 'e.npy' the archive unpacks to more than 16 GiB");
+	drop(&overlap);
+	drop(&large);
+	free(a.data);
+	free(zeros.data);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -333,6 +365,7 @@ int main(void)
 		cmocka_unit_test(refuses_damage),
 		cmocka_unit_test(refuses_cuts),
 		cmocka_unit_test(refuses_doubles_and_nothing),
+		cmocka_unit_test(refuses_bombs),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

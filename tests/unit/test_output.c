@@ -243,6 +243,9 @@ static void folder_appears_whole(void **state)
 	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
 	qd_output_folder_release(&out);
 	assert_content(below(room_b, path, "sub/b"), "2");
+	assert_content(below(room_b, path, ".quad-files.json"),
+		"{\n  \"program\": \"quad\",\n  \"files\": [\n    {\n      \"path\": \"a\"\n    },\n    {\n      \"path\": "
+		"\"sub/b\"\n    }\n  ]\n}\n");
 	assert_int_equal(entries(outer), 1);
 }
 
@@ -277,12 +280,21 @@ static void links_in_a_folder_are_not_followed(void **state)
 	assert_int_equal(entries(kept), 1);
 }
 
+/* Writes the folder `path` with the one file `name`. */
+static void make_folder(const char *path, const char *name, bool force)
+{
+	struct qd_output_folder out;
+	assert_int_equal(qd_output_folder_open(&out, path, force), QD_OK);
+	put(&out, name, "x");
+	assert_int_equal(qd_output_folder_commit(&out), QD_OK);
+	qd_output_folder_release(&out);
+}
+
 static void older_folders_are_replaced_with_force_only(void **state)
 {
 	(void)state;
 	const char *outer = own_folder("older"), *path = below(room_a, outer, "export");
-	assert_int_equal(mkdir(path, 0777), 0);
-	scratch_file("older/export/old", "x", 1);
+	make_folder(path, "old", false);
 	struct qd_output_folder out;
 	assert_int_equal(qd_output_folder_open(&out, path, false), QD_EEXIST);
 	assert_message_ends("export' already exists; --force replaces it");
@@ -294,6 +306,98 @@ static void older_folders_are_replaced_with_force_only(void **state)
 	assert_false(qd_is_file(below(room_b, path, "old")));
 	assert_content(below(room_b, path, "new"), "y");
 	assert_int_equal(entries(outer), 1);
+}
+
+/* A folder without an index, one with a file more than its index, a file in a folder in it, a link, somebody else's manifest. */
+static void what_others_wrote_is_not_replaced(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("others"), *path = below(room_a, outer, "model");
+	struct qd_output_folder out;
+	assert_int_equal(mkdir(path, 0777), 0);
+	scratch_file("others/model/notes", "x", 1);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_message_ends("model' holds 'notes', which this program did not write: it is not replaced, choose another name");
+	assert_int_equal(unlink(below(room_b, path, "notes")), 0);
+	make_folder(path, "old", true);
+	assert_int_equal(mkdir(below(room_b, path, "sub"), 0777), 0);
+	make_folder(path, "old", true);
+	assert_int_equal(mkdir(below(room_b, path, "sub"), 0777), 0);
+	scratch_file("others/model/sub/notes", "x", 1);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'sub/notes'"));
+	assert_int_equal(unlink(below(room_b, path, "sub/notes")), 0);
+	assert_int_equal(unlink(below(room_b, path, "old")), 0);
+	assert_int_equal(symlink("/", below(room_b, path, "old")), 0);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'old'"));
+	assert_int_equal(unlink(below(room_b, path, "old")), 0);
+	assert_int_equal(unlink(below(room_b, path, ".quad-files.json")), 0);
+	const char *manifest = "{\"program\": \"another\", \"files\": []}";
+	scratch_file("others/model/manifest.json", manifest, strlen(manifest));
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EEXIST);
+	assert_non_null(strstr(qd_message(), "holds 'manifest.json'"));
+	assert_int_equal(entries(path), 2);
+	assert_int_equal(entries(outer), 1);
+}
+
+static void what_others_put_there_meanwhile_is_not_replaced(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("meanwhile"), *path = below(room_a, outer, "model");
+	struct qd_output_folder out;
+	make_folder(path, "old", false);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_OK);
+	scratch_file("meanwhile/model/notes", "x", 1);
+	assert_int_equal(qd_output_folder_commit(&out), QD_EEXIST);
+	qd_output_folder_release(&out);
+	assert_int_equal(entries(path), 3);
+	assert_int_equal(entries(outer), 1);
+}
+
+/* However it is spelled: through links, from below, with dots, before it is there. */
+static void outputs_keep_apart_from_inputs(void **state)
+{
+	(void)state;
+	const struct {
+		const char *output, *input, *says; /* NULL: may be written */
+	} cases[] = {
+		{ "apart/in/file", "apart/in/file", "is the input" },
+		{ "apart/link/file", "apart/in/file", "is the input" },
+		{ "apart/in/../in/file", "apart/link/file", "is the input" },
+		{ "apart/hard", "apart/in/file", "is the input" },
+		{ "apart/in", "apart/link", "is the input" },
+		{ "apart/in", "apart/in/sub/file", "holds the input" },
+		{ "apart/link", "apart/in/sub", "holds the input" },
+		{ "apart", "apart/link/sub/file", "holds the input" },
+		{ "apart/in/new", "apart/link", "lies in the input" },
+		{ "apart/link/sub/new/", "apart/in", "lies in the input" },
+		{ "apart/to-new", "apart/in", "lies in the input" },
+		{ "apart/in/sub/file", "apart", "lies in the input" },
+		{ "apart/in/new", "apart/in/file", NULL },
+		{ "apart/in2", "apart/in", NULL },
+		{ "apart/new", "apart/in/sub", NULL },
+		{ "apart/in/sub", "apart/in/file", NULL },
+		{ "apart/new", "apart/none", NULL },
+		{ "apart/none/new", "apart/in", NULL },
+	};
+	char output[4200], input[4200];
+	own_folder("apart");
+	own_folder("apart/in");
+	own_folder("apart/in/sub");
+	scratch_file("apart/in/file", "x", 1);
+	scratch_file("apart/in/sub/file", "x", 1);
+	assert_int_equal(link(scratch_path("apart/in/file"), scratch_path("apart/hard")), 0);
+	assert_int_equal(symlink("in", scratch_path("apart/link")), 0);
+	assert_int_equal(symlink("in/new", scratch_path("apart/to-new")), 0);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		enum qd_status st = qd_output_check_apart(
+			below(output, scratch_dir(), cases[i].output), below(input, scratch_dir(), cases[i].input));
+		if (st != (cases[i].says != NULL ? QD_EINPUT : QD_OK))
+			fail_msg("%s for %s: %s", cases[i].output, cases[i].input, qd_message());
+		if (cases[i].says != NULL && strstr(qd_message(), cases[i].says) == NULL)
+			fail_msg("%s for %s: '%s'", cases[i].output, cases[i].input, qd_message());
+	}
 }
 
 static void force_is_no_matter_where_nothing_is(void **state)
@@ -358,6 +462,153 @@ static void a_signal_leaves_only_what_was_committed(void **state)
 	assert_true(qd_is_file(below(room_a, outer, "b")));
 }
 
+/* ---- leftovers ---- */
+
+/* A child that has a file and a folder open in `folder`, and waits. */
+static pid_t start_writer(const char *folder)
+{
+	int ready[2];
+	char byte;
+	pid_t child;
+	assert_int_equal(pipe(ready), 0);
+	child = fork();
+	assert_true(child >= 0);
+	if (child == 0) {
+		struct qd_output a;
+		struct qd_output_folder b;
+		if (qd_output_open(&a, below(room_b, folder, "a"), false) != QD_OK ||
+			qd_output_folder_open(&b, below(room_b, folder, "b"), false) != QD_OK ||
+			qd_write_file(below(room_b, b.temporary, "c"), "x", 1, false) != QD_OK || write(ready[1], "x", 1) != 1)
+			_exit(1);
+		for (;;)
+			pause();
+	}
+	close(ready[1]);
+	assert_int_equal(read(ready[0], &byte, 1), 1);
+	close(ready[0]);
+	return child;
+}
+
+static void leftovers_of_the_killed_are_removed_and_no_others(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("leftovers");
+	pid_t living = start_writer(outer), killed = start_writer(outer);
+	int status;
+	scratch_file("leftovers/.mine.quad-abc12", "x", 1);
+	scratch_file("leftovers/mine.quad-abc123", "x", 1);
+	scratch_file("leftovers/.mine.quad-abC123", "x", 1);
+	assert_int_equal(entries(outer), 4 + 3);
+	qd_leftovers_remove(outer);
+	assert_int_equal(entries(outer), 4 + 3);
+	kill(killed, SIGKILL);
+	assert_int_equal(waitpid(killed, &status, 0), killed);
+	assert_int_equal(entries(outer), 4 + 3);
+	assert_int_equal(qd_write_file(below(room_a, outer, "new"), "x", 1, false), QD_OK);
+	assert_int_equal(entries(outer), 2 + 3 + 1);
+	kill(living, SIGKILL);
+	assert_int_equal(waitpid(living, &status, 0), living);
+	qd_leftovers_remove(outer);
+	assert_int_equal(entries(outer), 3 + 1);
+}
+
+static void links_lead_to_what_is_written(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("linked"), *path = below(room_a, outer, "link");
+	struct qd_output_folder out;
+	struct stat info;
+	own_folder("linked/there");
+	assert_int_equal(symlink("there/file", path), 0);
+	for (int force = 0; force < 2; force++) {
+		assert_int_equal(qd_write_file(path, force ? "new" : "old", 3, force), QD_OK);
+		assert_true(lstat(path, &info) == 0 && S_ISLNK(info.st_mode));
+		assert_content(below(room_b, outer, "there/file"), force ? "new" : "old");
+	}
+	assert_int_equal(qd_write_file(path, "newer", 5, false), QD_EEXIST);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(symlink("there/folder", path), 0);
+	make_folder(path, "old", false);
+	make_folder(below(room_a, outer, "link/"), "new", true);
+	assert_content(below(room_b, outer, "there/folder/new"), "x");
+	assert_int_equal(entries(outer), 2);
+	path = below(room_a, outer, "circle");
+	assert_int_equal(symlink("circle", path), 0);
+	assert_int_equal(qd_output_folder_open(&out, path, true), QD_EIO);
+	assert_message_ends("circle': Too many levels of symbolic links");
+}
+
+/* ---- changes of several files ---- */
+
+/* What is moved to its place stays in the folder, whatever lies in the way. */
+static void updates_do_not_leave_the_folder(void **state)
+{
+	(void)state;
+	const char *outer = own_folder("update"), *elsewhere = own_folder("elsewhere");
+	own_folder("update/.quad-update");
+	own_folder("update/.quad-update/sub");
+	scratch_file("update/.quad-update/sub/file", "x", 1);
+	assert_int_equal(symlink(elsewhere, below(room_a, outer, "sub")), 0);
+	assert_int_equal(qd_output_update_settle(outer), QD_EIO);
+	assert_message_ends("to its place: Not a directory");
+	assert_int_equal(entries(elsewhere), 0);
+	assert_int_equal(unlink(below(room_a, outer, "sub")), 0);
+	assert_int_equal(qd_output_update_settle(outer), QD_OK);
+	assert_content(below(room_a, outer, "sub/file"), "x");
+	assert_int_equal(entries(outer), 1);
+	assert_int_equal(qd_output_update_settle(below(room_a, outer, "none")), QD_OK);
+}
+
+/* ---- files that become shorter ---- */
+
+static void shrunk_files_are_known_by_name(void **state)
+{
+	enum { BYTES = 1 << 20 };
+	(void)state;
+	const char *folder = own_folder("shrunk"), *path = below(room_a, folder, "out");
+	static char data[BYTES];
+	struct qd_mapping mapping, other;
+	struct qd_output out;
+	scratch_file("shrunk/in", data, BYTES);
+	scratch_file("shrunk/other", "x", 1);
+	assert_int_equal(qd_mapping_open(&mapping, below(room_b, folder, "in")), QD_OK);
+	assert_int_equal(qd_mapping_open(&other, scratch_path("shrunk/other")), QD_OK);
+	assert_string_equal(qd_mapping_path(mapping.data), room_b);
+	assert_string_equal(qd_mapping_path(mapping.data + BYTES - 1), room_b);
+	assert_string_equal(qd_mapping_path(other.data), scratch_path("shrunk/other"));
+	assert_null(qd_mapping_path(data));
+	assert_int_equal(qd_output_open(&out, path, false), QD_OK);
+	assert_int_equal(truncate(room_b, 0), 0);
+	assert_int_equal(qd_output_write(&out, mapping.data, BYTES), QD_EIO);
+	assert_message_ends("out': a file that it is made from became shorter meanwhile");
+	qd_output_release(&out);
+	const unsigned char *where = other.data;
+	qd_mapping_release(&other);
+	assert_null(qd_mapping_path(where));
+	assert_string_equal(qd_mapping_path(mapping.data), room_b);
+	qd_mapping_release(&mapping);
+	assert_int_equal(entries(folder), 2);
+}
+
+/* ---- paths ---- */
+
+static void paths_that_are_too_long_are_refused(void **state)
+{
+	char path[QD_PATH_BYTES], name[QD_PATH_BYTES + 10];
+	(void)state;
+	memset(name, 'a', sizeof(name));
+	name[QD_PATH_BYTES - 4] = '\0';
+	assert_int_equal(qd_path_join(path, "b", "%s-%d", name, 1), QD_EIO);
+	assert_string_equal(path, "");
+	assert_int_equal(qd_path_join(path, name, "%s", "abc"), QD_EIO);
+	assert_string_equal(path, "");
+	assert_int_equal(qd_path_join(path, "b", "%s", name), QD_OK);
+	assert_int_equal(strlen(path), QD_PATH_BYTES - 2);
+	assert_false(qd_has_file(name, "x"));
+	assert_int_equal(qd_path_join(path, "a/b", "%s-%02d", "c", 7), QD_OK);
+	assert_string_equal(path, "a/b/c-07");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -376,9 +627,17 @@ int main(void)
 		cmocka_unit_test(released_folders_vanish_with_what_is_in_them),
 		cmocka_unit_test(links_in_a_folder_are_not_followed),
 		cmocka_unit_test(older_folders_are_replaced_with_force_only),
+		cmocka_unit_test(what_others_wrote_is_not_replaced),
+		cmocka_unit_test(what_others_put_there_meanwhile_is_not_replaced),
+		cmocka_unit_test(outputs_keep_apart_from_inputs),
 		cmocka_unit_test(force_is_no_matter_where_nothing_is),
 		cmocka_unit_test(bad_folder_targets_are_refused),
 		cmocka_unit_test(a_signal_leaves_only_what_was_committed),
+		cmocka_unit_test(leftovers_of_the_killed_are_removed_and_no_others),
+		cmocka_unit_test(links_lead_to_what_is_written),
+		cmocka_unit_test(updates_do_not_leave_the_folder),
+		cmocka_unit_test(shrunk_files_are_known_by_name),
+		cmocka_unit_test(paths_that_are_too_long_are_refused),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
