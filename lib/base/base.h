@@ -334,4 +334,8 @@ void qd_progress(const char *what, uint64_t done, uint64_t total, const char *no
 /* Seconds of a monotonic clock. */
 double qd_now(void);
 
+/* How many processors' time this process can have, at least 1: its affinity, and the quotas of its control groups (rounded up) as
+ * the files below `root` tell them ("" but in tests). */
+int qd_processors(const char *root);
+
 #endif

@@ -260,7 +260,7 @@ enum qd_status qd_attention_f32(
 	int64_t blocks = (a->queries + QUERY_BLOCK - 1) / QUERY_BLOCK, work = a->batch * a->heads * blocks;
 	bool failed = false;
 
-#pragma omp parallel reduction(|| : failed) if (a->batch * a->heads * a->queries * a->keys > QD_CHUNK)
+#pragma omp parallel reduction(|| : failed) if (work > 1 && a->batch * a->heads * a->queries * a->keys > QD_CHUNK)
 	{
 		struct forward f;
 		bool ready = forward_init(&f, a);
@@ -393,7 +393,7 @@ enum qd_status qd_attention_backward_f32(const struct qd_attention *a, const flo
 	int64_t work = a->batch * a->heads;
 	bool failed = false;
 
-#pragma omp parallel reduction(|| : failed) if (work * a->queries * a->keys > QD_CHUNK)
+#pragma omp parallel reduction(|| : failed) if (work > 1 && work * a->queries * a->keys > QD_CHUNK)
 	{
 		struct backward b;
 		bool ready = backward_init(&b, a);

@@ -119,7 +119,7 @@ static float filtered(int r, float a, float b, float c)
 /* The four points of row r: f32 [4, n] of n kernels. */
 static void transform_kernels(int r, int64_t n, const float *w, float *u)
 {
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (9 * n >= QD_PARALLEL_MIN)
 	for (int64_t i = 0; i < n; i++) {
 		const float *g = w + 9 * i;
 		float a = filtered(r, g[0], g[3], g[6]), b = filtered(r, g[1], g[4], g[7]), c = filtered(r, g[2], g[5], g[8]);
@@ -178,7 +178,7 @@ static void transform_inputs(const struct qd_winograd *winograd, const float *x,
 	const struct qd_product_spec *s = &winograd->spec;
 	int64_t high = s->height / 2;
 
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (POINTS * tiles(winograd) * s->in >= QD_PARALLEL_MIN)
 	for (int64_t i = 0; i < tiles(winograd); i++) {
 		int64_t row = first + i / winograd->columns, top = row % high * 2 - 1, left = i % winograd->columns * 2 - 1;
 		const float *image = x + row / high * s->height * s->width * s->in, *d[POINTS];
@@ -220,7 +220,7 @@ static void transform_outputs(
 	const struct qd_product_spec *s = &winograd->spec;
 	int64_t high = s->height / 2;
 
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (POINTS * tiles(winograd) * s->out >= QD_PARALLEL_MIN)
 	for (int64_t i = 0; i < tiles(winograd); i++) {
 		int64_t row = first + i / winograd->columns, column = i % winograd->columns;
 		float *to[4];

@@ -61,7 +61,7 @@ static enum qd_status fill_randomly(void *context, size_t i, void *buffer)
 	const struct filler *f = context;
 	int64_t total = qd_shape_elements(&f->tensors[i].shape);
 	enum qd_status st = QD_OK;
-#pragma omp parallel
+#pragma omp parallel if (total > CHUNK)
 	{
 		float *scratch = malloc(CHUNK * sizeof(*scratch));
 #pragma omp for schedule(static)

@@ -48,6 +48,7 @@ struct api_base {
 	X(96, void, ReleaseValue, (void *value))                                                                                   \
 	X(97, void, ReleaseRunOptions, (void *options))                                                                            \
 	X(100, void, ReleaseSessionOptions, (void *options))                                                                       \
+	X(130, void *, AddSessionConfigEntry, (void *options, const char *key, const char *value))                                 \
 	X(280, void *, CreateLoraAdapter, (const char *path, void *allocator, void **out))                                         \
 	X(282, void, ReleaseLoraAdapter, (void *adapter))                                                                          \
 	X(283, void *, RunOptionsAddActiveLoraAdapter, (void *options, const void *adapter))
@@ -180,6 +181,7 @@ enum qd_status qd_ort_session_new(
 {
 	enum qd_status st;
 	void *options = NULL;
+	const char *wait = getenv("OMP_WAIT_POLICY");
 	struct qd_ort_session *session = calloc(1, sizeof(*session));
 	*out = NULL;
 	if (session == NULL)
@@ -189,6 +191,9 @@ enum qd_status qd_ort_session_new(
 	QD_TRY(st, check(ort, ort->api.SetSessionGraphOptimizationLevel(options, OPTIMIZE_ALL), "options"));
 	if (o->threads > 0)
 		QD_TRY(st, check(ort, ort->api.SetIntraOpNumThreads(options, o->threads), "options"));
+	/* Its threads wait as OpenMP's do in this process. */
+	if (wait != NULL && strcasecmp(wait, "passive") == 0)
+		QD_TRY(st, check(ort, ort->api.AddSessionConfigEntry(options, "session.intra_op.allow_spinning", "0"), "options"));
 	if (o->profile != NULL)
 		QD_TRY(st, check(ort, ort->api.EnableProfiling(options, o->profile), "options"));
 	QD_TRY(st, check(ort, ort->api.CreateSession(ort->env, model, options, &session->session), model));

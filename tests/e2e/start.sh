@@ -31,4 +31,29 @@ expect 3 "cannot load the library that executes graphs: libquad-torch.so" \
 	"$work/p/bin/quad" train --device cpu --base "$work/model" --data "$work/model" -o "$work/out"
 ln "$library" "$work/p/lib/quad/libquad-torch.so" 2>/dev/null || cp "$library" "$work/p/lib/quad/"
 loads yes "$work/p/bin/quad" --version
+
+# Where memory for threads is short the program ends all the same.
+for limit in 100000 150000 180000; do
+	(
+		ulimit -v $limit
+		expect 0 "quad " timeout 20 "$QUAD" --version
+		expect 0 "Usage: quad COMMAND" timeout 20 "$QUAD" --help
+		finish
+	) || fault "within $limit kB"
+done
+
+# Threads sleep while they wait, unless the caller wants them awake.
+waits()
+{
+	local want=$1 found
+	shift
+	found=$(env -u OMP_WAIT_POLICY OMP_DISPLAY_ENV=verbose "$@" "$QUAD" --help 2>&1 >/dev/null |
+		sed -n "s/.*GOMP_SPINCOUNT = '\\(.*\\)'/\\1/p" | tail -n 1)
+	[ "$found" = "$want" ] || fault "spins '$found' times, needs $want: $*"
+}
+waits 0
+waits 17 GOMP_SPINCOUNT=17
+waits 0 OMP_WAIT_POLICY=passive
+waits 30000000000 OMP_WAIT_POLICY=active
+
 finish

@@ -26,6 +26,20 @@ expect 0 "" "${train[@]}" --steps 2 --lora 2 --alpha 1 --slots attention -o "$o/
 expect 0 "LoRA in diffusers format" "$QUAD" inspect "$o/lora.safetensors" --base "$work/base"
 expect 0 "" "${train[@]}" --steps 1 --init-adapter "$o/lora.safetensors" -o "$o/further.safetensors"
 
+# Two threads on one processor cost no more of its time than one does.
+processor=$(taskset -cp $$ 2>/dev/null | sed 's/.*: *\([0-9]*\).*/\1/')
+processor_seconds()
+{
+	local TIMEFORMAT='%U %S'
+	{ time taskset -c "$processor" env -u OMP_WAIT_POLICY "${train[@]}" -q --lora 2 --steps 20 --threads "$1" -o "$o/threads" --force \
+		>"$work/out" 2>"$work/err"; } 2>&1 | awk '{ print $1 + $2 }'
+}
+if [ -n "$processor" ]; then
+	one=$(processor_seconds 1) two=$(processor_seconds 2)
+	awk -v one="$one" -v two="$two" 'BEGIN { exit !(one > 0 && two < 2 * one + 1) }' ||
+		fault "two threads take $two s of a processor, one takes $one: $(cat "$work/err")"
+fi
+
 # A run that is killed once its first checkpoint is there goes on and ends in the same bytes; nothing but the checkpoint was left.
 long=("${train[@]}" --steps 12 --ema 0.9 --checkpoint-every 4)
 expect 0 "" "${long[@]}" -o "$o/whole"

@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,6 +326,73 @@ static void hooks_are_called(void **state)
 	assert_true(qd_now() >= before);
 }
 
+/* ---- processors ---- */
+
+static void make_folder(const char *name)
+{
+	char path[4096];
+
+	snprintf(path, sizeof(path), "%s", scratch_path(name));
+	for (char *slash = path + 1; (slash = strchr(slash, '/')) != NULL; slash++) {
+		*slash = '\0';
+		mkdir(path, 0755);
+		*slash = '/';
+	}
+	mkdir(path, 0755);
+}
+
+/* What this process may use under a file system where `files` (name, text; NULL at the end) tell its groups. */
+static int processors_of(const char *const files[][2])
+{
+	static int tree;
+	char name[512], folder[64];
+
+	snprintf(folder, sizeof(folder), "groups%d", tree++);
+	for (; files[0][0] != NULL; files++) {
+		snprintf(name, sizeof(name), "%s/%.255s", folder, files[0][0]);
+		*strrchr(name, '/') = '\0';
+		make_folder(name);
+		snprintf(name, sizeof(name), "%s/%.255s", folder, files[0][0]);
+		scratch_file(name, files[0][1], strlen(files[0][1]));
+	}
+	return qd_processors(scratch_path(folder));
+}
+
+static void quotas_bound_processors(void **state)
+{
+	(void)state;
+	int all = qd_processors("/nowhere");
+	cpu_set_t set, one;
+
+	assert_int_equal(sched_getaffinity(0, sizeof(set), &set), 0);
+	assert_int_equal(all, CPU_COUNT(&set));
+#define TREE(...) processors_of((const char *const[][2]){ __VA_ARGS__, { NULL, NULL } })
+	assert_int_equal(TREE({ "proc/self/cgroup", "0::/a/b\n" }, { "sys/fs/cgroup/a/b/cpu.max", "max 100000\n" }), all);
+	assert_int_equal(TREE({ "proc/self/cgroup", "0::/a/b\n" }, { "sys/fs/cgroup/a/b/cpu.max", "50000 100000\n" }), 1);
+	assert_int_equal(TREE({ "proc/self/cgroup", "0::/a/b\n" }, { "sys/fs/cgroup/a/cpu.max", "50000 100000\n" },
+				 { "sys/fs/cgroup/a/b/cpu.max", "900000 100000\n" }),
+		1);
+	assert_int_equal(TREE({ "proc/self/cgroup", "0::/../../elsewhere\n" }, { "sys/fs/cgroup/cpu.max", "20000 100000\n" }), 1);
+	assert_int_equal(TREE({ "proc/self/cgroup", "0::/\n" }, { "sys/fs/cgroup/cpu.max", "110000 100000\n" }), all < 2 ? all : 2);
+	/* version 1, with the quota in a container's own top group, and other controllers' groups, which say nothing */
+	assert_int_equal(TREE({ "proc/self/cgroup", "9:memory:/m\n4:cpu,cpuacct:/docker/x\n" },
+				 { "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_quota_us", "50000\n" },
+				 { "sys/fs/cgroup/cpu,cpuacct/cpu.cfs_period_us", "100000\n" }),
+		1);
+	assert_int_equal(TREE({ "proc/self/cgroup", "4:cpu:/\n" }, { "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "-1\n" },
+				 { "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n" }),
+		all);
+	assert_int_equal(TREE({ "proc/self/cgroup", "4:cpuset:/\n" }, { "sys/fs/cgroup/cpuset/cpu.max", "50000 100000\n" }), all);
+#undef TREE
+	CPU_ZERO(&one);
+	for (int i = 0; CPU_COUNT(&one) == 0; i++)
+		if (CPU_ISSET(i, &set))
+			CPU_SET(i, &one);
+	assert_int_equal(sched_setaffinity(0, sizeof(one), &one), 0);
+	assert_int_equal(qd_processors(""), 1);
+	assert_int_equal(sched_setaffinity(0, sizeof(set), &set), 0);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -347,6 +415,7 @@ int main(void)
 		cmocka_unit_test(hashes_are_those_of_xxhsum),
 		cmocka_unit_test(lfs_pointers_are_known),
 		cmocka_unit_test(hooks_are_called),
+		cmocka_unit_test(quotas_bound_processors),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
