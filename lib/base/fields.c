@@ -47,9 +47,9 @@ void qd_fields_fail(struct qd_fields *r, enum qd_status code, const char *fmt, .
 
 void qd_field_refuse(struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need)
 {
-	char *text;
+	char *text = json_dumps(found, JSON_COMPACT | JSON_ENCODE_ANY);
 
-	if (qd_json_text(found, JSON_COMPACT | JSON_ENCODE_ANY, &text) == QD_ENOMEM)
+	if (qd_json_starved())
 		code = QD_ENOMEM;
 	qd_fields_fail(r, code, "'%s': field '%s' is %.80s, needs %s", r->what, name, text != NULL ? text : "unreadable", need);
 	free(text);

@@ -79,8 +79,11 @@ static enum qd_status read_index(struct owned *o, const char *name)
 	enum qd_status st;
 
 	QD_TRY(st, qd_path_join(path, o->folder, "%s", name));
-	if (!qd_is_file(path) || qd_json_read(path, &index) != QD_OK)
+	if (!qd_is_file(path))
 		return QD_OK;
+	st = qd_json_read(path, &index);
+	if (st != QD_OK)
+		return st == QD_ENOMEM ? st : QD_OK;
 	program = json_string_value(json_object_get(index, "program"));
 	if (program == NULL || !qd_starts_with(program, "quad"))
 		goto out;

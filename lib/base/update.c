@@ -105,6 +105,9 @@ enum qd_status qd_output_update_commit(struct qd_output_update *out)
 	QD_TRY(st, qd_path_join(path, out->folder, update_name));
 	QD_TRY(st, qd_pending_rename(&out->pending, path, false));
 	st = qd_output_update_settle(out->folder);
+	/* The new files are all there, under the update's name: a want of memory that has passed must not leave that to the next one. */
+	if (st != QD_OK)
+		st = qd_output_update_settle(out->folder);
 out:
 	return st;
 }
