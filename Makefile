@@ -65,7 +65,7 @@ UNIT_HELP := $(filter-out $(UNIT_SRC) $(UNIT_MALLOC),$(sort $(wildcard tests/uni
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
 SCRIPTS := $(sort $(wildcard tests/golden/*.sh tests/e2e/*.sh))
 # Everything whose layout .clang-format decides.
-FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(UNIT_MALLOC) $(FUZZ_SRC) $(EXAMPLE_SRC) $(BENCH_SRC) tests/fuzz/replay.c $(sort $(wildcard */*.h */*/*.h))
+FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(UNIT_MALLOC) $(FUZZ_SRC) $(EXAMPLE_SRC) $(BENCH_SRC) tests/fuzz/replay.c $(filter-out build/%,$(sort $(wildcard */*.h */*/*.h)))
 
 OBJ := $(BUILD)/obj
 SAN := $(BUILD)/san
