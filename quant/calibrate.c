@@ -231,7 +231,7 @@ static enum qd_status observe_all(struct calibration *c)
 	QD_TRY(st, qd_runner_open(&runner, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
 		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));
-	/* Where adapters may be clipped, the ranges must also hold what they are meant to compute, and what training can bring back. */
+	/* Where adapters may be clipped, the ranges must also hold what they are meant to compute: training can bring it back. */
 	hang_lora(c, false);
 	for (size_t i = 0; i < c->n && qd_align_may_clip(c->profile->options.align); i++)
 		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));

@@ -10,8 +10,8 @@
  *   an alignment more    its row in QD_ALIGN_LIST; what it does to a layer, in align.c
  *   a divergence more    its row in QD_DIVERGENCE_LIST; the distance, in choice.c
  *   a scope more         its row in QD_SCOPE_LIST; how an adapter is scored, in qss.c
- *   an option more       its row in options.def, and whoever obeys it. Where profile.json has it, QD_PROFILE_SCHEMA grows by one and
- *                        the row says since when: an older file then means the default
+ *   an option more       its row in options.def, and whoever obeys it. Where profile.json has it, QD_PROFILE_SCHEMA grows by one
+ *                        and the row says since when: an older file then means the default
  */
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
@@ -201,7 +201,9 @@ QD_CHECK enum qd_status qd_update_sqnr(
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 /* An executor with that hook, which sees every value. */
 extern const struct qd_exec_options qd_sim_options;
-/* Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter and feeds it (NULL: none). */
+/*
+ * Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter and feeds it (NULL: none).
+ */
 QD_CHECK enum qd_status qd_runner_open_simulated(
 	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter);
 /* Feeds fitted tensors to the LoRA inputs of a net (float: their encodings round them). */

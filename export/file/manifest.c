@@ -1,7 +1,8 @@
 /*
  * manifest.json: what an export holds.
  *
- *   schema 1, program, command, base (hash of the model), profile { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
+ *   schema 1, program, command, base (hash of the model)
+ *   profile    { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
  *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
  *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]

@@ -1,6 +1,6 @@
 /*
- * Makes a fitted sampler (lib/sampler/sampler.h): the reference scheduler's runs are recorded a batch at a time, and only their inner
- * products are kept. Then both are asked for as few steps, and their results compared with the reference's.
+ * Makes a fitted sampler (lib/sampler/sampler.h): the reference scheduler's runs are recorded a batch at a time, and only their
+ * inner products are kept. Then both are asked for as few steps, and their results compared with the reference's.
  */
 #include "export/runtime/session.h"
 #include "lib/math/math.h"

@@ -12,7 +12,7 @@
 /* ---- opening what runs (open.c, onnx.c, ort_runner.c) ---- */
 struct qd_runtime_options {
 	const char *base; /* a pipeline's or a component's folder, a single-file model, an ONNX file, an export's folder */
-	/* Of a pipeline or VAE: unet, text_encoder, text_encoder_2, encoder, decoder. NULL: what `base` is, or a pipeline's UNet. */
+	/* of a pipeline or VAE: unet, text_encoder, text_encoder_2, encoder, decoder; NULL: what `base` is, or a pipeline's UNet */
 	const char *part;
 	const char *adapter; /* of a model as qd_adapter_open_spec takes it, of an export as onnx.c has it; NULL: none (gain 0) */
 	const char *profile; /* of a model: simulate under it; NULL: float */
@@ -45,8 +45,8 @@ struct qd_runtime {
 	struct qd_ort *ort;
 };
 /*
- * QD_EINPUT names what does not fit: a part that is not there, an adapter or profile of something else, an adapter's file that lacks
- * a LoRA input of the graph, or holds another tensor, or a number that is not finite.
+ * QD_EINPUT names what does not fit: a part that is not there, an adapter or profile of something else, an adapter's file that
+ * lacks a LoRA input of the graph, or holds another tensor, or a number that is not finite.
  */
 QD_CHECK enum qd_status qd_runtime_open(struct qd_runtime *rt, const struct qd_runtime_options *options);
 void qd_runtime_release(struct qd_runtime *rt);
@@ -107,8 +107,8 @@ struct qd_fit_sampler_result {
 	double energy; /* mean square of the reference's result */
 };
 /*
- * Records the reference on all samples of the inputs file, fits (lib/sampler/sampler.h), writes options->output and measures on the same
- * samples. Memory: one batch's latents and outputs of all steps. QD_EINPUT, QD_EEXIST.
+ * Records the reference on all samples of the inputs file, fits (lib/sampler/sampler.h), writes options->output and measures on the
+ * same samples. Memory: one batch's latents and outputs of all steps. QD_EINPUT, QD_EEXIST.
  */
 QD_CHECK enum qd_status qd_fit_sampler(const struct qd_fit_sampler_options *options, struct qd_fit_sampler_result *result);
 

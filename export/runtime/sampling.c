@@ -1,6 +1,6 @@
 /*
- * Sampling from files: the loop over a scheduler's steps. A fitted sampler (lib/sampler/sampler.h) is only used for the guidance and the
- * model that it was fitted to.
+ * Sampling from files: the loop over a scheduler's steps. A fitted sampler (lib/sampler/sampler.h) is only used for the guidance
+ * and the model that it was fitted to.
  */
 #include "export/runtime/session.h"
 

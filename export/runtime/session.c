@@ -5,8 +5,8 @@
  * A graph has a fixed batch B. Samples go through it B at a time, the last batch filled up by repeating the last sample.
  *
  * A trace holds, for each step s, step.SSS.sample f32 [N,C,H,W] and step.SSS.timestep f32 [1] as the model was given them, and
- * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): whatever else runs can then be asked the same questions, so that
- * differences do not add up. Metadata "range", where the model was simulated: what the output's encoding covers.
+ * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): whatever else runs can then be asked the same questions, so
+ * that differences do not add up. Metadata "range", where the model was simulated: what the output's encoding covers.
  */
 #include "export/runtime/session.h"
 

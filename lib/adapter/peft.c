@@ -6,8 +6,8 @@
  *
  * lora_A is our down, lora_B our up. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
  * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression of
- * Python's, matched with re.match as (.*\.)?(K)$: K is the path or what follows one of its dots, a leading ^ asks for the whole path.
- * target_modules is a list of endings or a regular expression of whole paths.
+ * Python's, matched with re.match as (.*\.)?(K)$: K is the path or what follows one of its dots, a leading ^ asks for the whole
+ * path. target_modules is a list of endings or a regular expression of whole paths.
  *
  * The same fields, flattened into one JSON object, stand in the header of files that diffusers writes. Writers store every field
  * they know, so a field is refused for its value and not for being there.

@@ -105,7 +105,9 @@ struct qd_opened {
 	const struct qd_adapter **adapter_list;
 	size_t n_adapters;
 };
-/* Opens the model at `base`, and n adapters by their specs (qd_adapter_open_spec). Warns of weights that the network does not use. */
+/*
+ * Opens the model at `base`, and n adapters by their specs (qd_adapter_open_spec). Warns of weights that the network does not use.
+ */
 QD_CHECK enum qd_status qd_opened_open(struct qd_opened *opened, const char *base, const char *const *specs, size_t n);
 /* The same, the adapters' matrices left in their mapped files (qd_adapter_map). */
 QD_CHECK enum qd_status qd_opened_map(struct qd_opened *opened, const char *base, const char *const *specs, size_t n);
@@ -153,8 +155,10 @@ QD_CHECK enum qd_status qd_runner_feed(struct qd_runner *runner, const struct qd
 /* Feeds a slot's tensors in the slot's own rank: [R,I*kh*kw], [O,R] and [R]. */
 QD_CHECK enum qd_status qd_runner_feed_slot(
 	struct qd_runner *runner, const struct qd_slot *slot, const float *down, const float *up, const float *gain);
-/* Feeds an adapter's tensors, padded and unaligned (NULL: zeros, which is the base model). `slots` are those of the graph. QD_EINPUT
- * when it changes a layer without a slot. */
+/*
+ * Feeds an adapter's tensors, padded and unaligned (NULL: zeros, which is the base model). `slots` are those of the graph.
+ * QD_EINPUT when it changes a layer without a slot.
+ */
 QD_CHECK enum qd_status qd_runner_feed_adapter(
 	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_adapter *adapter);
 /* Runs the graph on what was fed. QD_EINPUT names an input that was not. */
