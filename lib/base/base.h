@@ -262,10 +262,9 @@ QD_CHECK enum qd_status qd_json_write_floats(const char *path, const json_t *val
 json_t *qd_json_float(float x);
 /*
  * Making documents: what cannot be made is NULL, and so is what it should have become part of, as json_pack has it too. One look at
- * the whole is then enough. `item` is stolen; the list or object is released when it becomes NULL.
+ * the whole is then enough. `item` is stolen; the list is released when it becomes NULL.
  */
 void qd_json_append(json_t **list, json_t *item);
-void qd_json_set(json_t **object, const char *key, json_t *item);
 
 /* The shortest decimal that reads back as the same finite number ("0.1", "1e-09"), as float32 or through double. `text` has
  * QD_NUMBER_TEXT bytes and is returned. */

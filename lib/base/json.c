@@ -285,14 +285,6 @@ void qd_json_append(json_t **list, json_t *item)
 	*list = NULL;
 }
 
-void qd_json_set(json_t **object, const char *key, json_t *item)
-{
-	if (json_object_set_new(*object, key, item) == 0)
-		return;
-	json_decref(*object);
-	*object = NULL;
-}
-
 /* ---- numbers ---- */
 
 /* Fewer digits than FLT_DIG or DBL_DIG are those with zeros at the end, which %g leaves out. */

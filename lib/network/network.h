@@ -124,8 +124,7 @@ struct qd_vae_config {
 	bool quant_conv, post_quant_conv, mid_attention;
 	/* latent of the UNet = (z - mean) / std * scaling, means and stds 0 and 1 unless the file has them */
 	double scaling_factor;
-	double shift_factor; /* of pipelines newer than Stable Diffusion, whose pipelines ignore it; 0 when absent */
-	bool normalized;     /* the file has means and stds */
+	bool normalized; /* the file has means and stds */
 	double mean[QD_MAX_LATENTS], std[QD_MAX_LATENTS];
 };
 /* QD_EINPUT or QD_EUNSUPPORTED naming file, field, found and needed. Unknown fields are ignored. */

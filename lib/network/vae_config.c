@@ -48,7 +48,6 @@ static void read_channels(struct qd_fields *r, struct qd_vae_config *c, double s
 	c->out_channels = qd_field_needed_int(r, "out_channels", 1, MAX_CHANNELS, 3);
 	c->latent_channels = qd_field_needed_int(r, "latent_channels", 1, QD_MAX_LATENTS, 4);
 	c->scaling_factor = qd_field_number(r, "scaling_factor", -INFINITY, INFINITY, scaling);
-	c->shift_factor = qd_field_number(r, "shift_factor", -INFINITY, INFINITY, 0);
 	if (json_is_null(value) || !(c->scaling_factor > 0))
 		qd_field_refuse(r, QD_EINPUT, "scaling_factor", value, "a number above 0");
 }

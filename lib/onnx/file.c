@@ -122,18 +122,6 @@ void qd_onnx_free(struct qd_onnx_file *file)
 
 /* ---- a file and its graph ---- */
 
-enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n)
-{
-	enum qd_status st;
-	*onnx = (struct qd_onnx){ 0 };
-	QD_TRY(st, qd_onnx_load(&onnx->file, path));
-	QD_TRY(st, qd_onnx_graph(&onnx->graph, onnx->file, given, n));
-out:
-	if (st != QD_OK)
-		qd_onnx_release(onnx);
-	return st;
-}
-
 void qd_onnx_release(struct qd_onnx *onnx)
 {
 	qd_graph_release(&onnx->graph);

@@ -49,12 +49,11 @@ const char *qd_onnx_output(const struct qd_onnx_file *file);
 /* Whether there is an initializer whose name ends so. */
 bool qd_onnx_has_constant(const struct qd_onnx_file *file, const char *suffix);
 
-/* A file and its graph for the sizes in the file and in `given`. */
+/* A file and its graph. */
 struct qd_onnx {
 	struct qd_graph graph; /* its weights point into `file` */
 	struct qd_onnx_file *file;
 };
-QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n);
 void qd_onnx_release(struct qd_onnx *onnx);
 
 /* ---- writing (write.c) ---- */

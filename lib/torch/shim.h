@@ -71,10 +71,9 @@ QD_CHECK enum qd_status qt_shape(qt_tensor x, struct qd_shape *out);
 QD_CHECK enum qd_status qt_data(qt_tensor x, float **out);
 /* x in row-major memory: x itself where it lies so. */
 QD_CHECK enum qd_status qt_contiguous(qt_tensor x, qt_tensor *out);
-/* A new reference to the same tensor; a copy, through which gradients flow; the same memory without gradients. */
+/* A new reference to the same tensor; a copy, through which gradients flow. */
 QD_CHECK enum qd_status qt_retain(qt_tensor x, qt_tensor *out);
 QD_CHECK enum qd_status qt_clone(qt_tensor x, qt_tensor *out);
-QD_CHECK enum qd_status qt_detach(qt_tensor x, qt_tensor *out);
 /* NULL is fine. */
 void qt_free(qt_tensor x);
 

@@ -74,7 +74,7 @@ static void absent_vae_fields_have_the_defaults(void **state)
 	assert_int_equal(c.vae.decoder_layers[0], 2);
 	assert_true(c.vae.in_channels == 3 && c.vae.out_channels == 3 && c.vae.latent_channels == 4 && c.vae.groups == 32);
 	assert_true(c.vae.quant_conv && c.vae.post_quant_conv && c.vae.mid_attention && c.vae.act == QD_OP_SIGMOID);
-	assert_true(c.vae.scaling_factor == 0.18215 && c.vae.shift_factor == 0 && !c.vae.normalized);
+	assert_true(c.vae.scaling_factor == 0.18215 && !c.vae.normalized);
 	parses(&c, "{\"_class_name\": \"AutoencoderTiny\"}");
 	assert_true(c.vae.tiny && c.vae.blocks == 4 && c.vae.channels[3] == 64 && c.vae.layers[0] == 1 && c.vae.layers[3] == 3);
 	assert_true(c.vae.decoder_layers[0] == 3 && c.vae.decoder_layers[3] == 1);

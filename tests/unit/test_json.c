@@ -175,22 +175,16 @@ static void floats_are_written_with_their_digits(void **state)
 
 static void what_cannot_be_made_leaves_no_part(void **state)
 {
-	json_t *list = json_array(), *object = json_object();
+	json_t *list = json_array();
 
 	(void)state;
 	qd_json_append(&list, json_integer(1));
-	qd_json_set(&object, "a", json_integer(2));
 	assert_int_equal(json_array_size(list), 1);
-	assert_int_equal(json_object_size(object), 1);
 	qd_json_append(&list, json_string("\xff"));
 	assert_null(list);
 	qd_json_append(&list, json_integer(1));
 	assert_null(list);
-	qd_json_set(&object, "list", list);
-	assert_null(object);
-	qd_json_set(&object, "a", json_integer(2));
-	assert_null(object);
-	assert_null(json_pack("{s:o,s:o}", "a", json_integer(1), "b", object));
+	assert_null(json_pack("{s:o,s:o}", "a", json_integer(1), "b", list));
 }
 
 int main(void)

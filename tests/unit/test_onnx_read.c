@@ -15,6 +15,7 @@
 #include "lib/onnx/onnx.h"
 #include "onnx.pb-c.h"
 #include "tests/unit/ir_help.h"
+#include "tests/unit/onnx_help.h"
 #include "tests/unit/scratch.h"
 
 /* ---- a small model: y = Relu(x) + w, x and w [2,3] ---- */
@@ -335,7 +336,7 @@ static void refuses_what_is_no_model(void **state)
 	assert_string_equal(qd_message(), "'m': is not an ONNX file");
 	assert_int_equal(read_bytes(&onnx, NULL, "", 0), QD_EINPUT);
 	assert_string_equal(qd_message(), "'m': is not an ONNX file");
-	assert_int_equal(qd_onnx_open(&onnx, "/nonexistent/m.onnx", NULL, 0), QD_EIO);
+	assert_int_equal(onnx_open(&onnx, "/nonexistent/m.onnx"), QD_EIO);
 }
 
 static void refuses_other_operator_sets(void **state)
@@ -941,7 +942,7 @@ static void refuses_golden_files(void **state)
 		char name[64];
 		struct qd_onnx onnx;
 		snprintf(name, sizeof(name), "onnx/refuse/%s.onnx", cases[i][0]);
-		assert_int_not_equal(qd_onnx_open(&onnx, golden_path(name), NULL, 0), QD_OK);
+		assert_int_not_equal(onnx_open(&onnx, golden_path(name)), QD_OK);
 		if (!qd_ends_with(qd_message(), cases[i][1]))
 			fail_msg("%s: %s", cases[i][0], qd_message());
 	}
@@ -954,7 +955,7 @@ static void sorts_a_golden_file(void **state)
 	(void)state;
 	if (golden_path("onnx/refuse/unsorted.onnx") == NULL)
 		skip();
-	if (qd_onnx_open(&onnx, golden_path("onnx/refuse/unsorted.onnx"), NULL, 0) != QD_OK)
+	if (onnx_open(&onnx, golden_path("onnx/refuse/unsorted.onnx")) != QD_OK)
 		fail_msg("%s", qd_message());
 	qd_onnx_release(&onnx);
 }

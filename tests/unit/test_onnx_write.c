@@ -14,6 +14,7 @@
 
 #include "export/pass/pass.h"
 #include "tests/unit/ir_help.h"
+#include "tests/unit/onnx_help.h"
 #include "tests/unit/scratch.h"
 #include "onnx.pb-c.h"
 
@@ -69,7 +70,7 @@ static void write_or_fail(const struct qd_graph *g, const char *path, const stru
 
 static void open_or_fail(struct qd_onnx *onnx, const char *path)
 {
-	if (qd_onnx_open(onnx, path, NULL, 0) != QD_OK)
+	if (onnx_open(onnx, path) != QD_OK)
 		fail_msg("%s", qd_message());
 }
 

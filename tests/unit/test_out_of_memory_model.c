@@ -19,6 +19,7 @@
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/failing_malloc.h"
 #include "tests/unit/ldm_help.h"
+#include "tests/unit/onnx_help.h"
 #include "tests/unit/scratch.h"
 #include "tests/unit/small_pipeline.h"
 #include "tests/unit/tokenizer_help.h"
@@ -246,7 +247,7 @@ static void models(void **state)
 static enum qd_status open_onnx(const void *path)
 {
 	struct qd_onnx onnx = { 0 };
-	enum qd_status st = qd_onnx_open(&onnx, path, NULL, 0);
+	enum qd_status st = onnx_open(&onnx, path);
 
 	if (st == QD_OK) {
 		see_graph(&onnx.graph);

@@ -18,6 +18,7 @@
 #include "export/pass/pass.h"
 #include "lib/ort/ort.h"
 #include "tests/unit/ir_help.h"
+#include "tests/unit/onnx_help.h"
 #include "tests/unit/scratch.h"
 
 /* A layer of each kind that carries encodings: convolution and linear with a LoRA branch, normalization, attention, concatenation,
@@ -177,7 +178,7 @@ static void exported_file_equals_simulator(void **state)
 		build(&simulated, seed, bits[i][0], bits[i][1]);
 		build(&exported, seed, bits[i][0], bits[i][1]);
 		export_graph(&exported, path);
-		if (qd_onnx_open(&onnx, path, NULL, 0) != QD_OK)
+		if (onnx_open(&onnx, path) != QD_OK)
 			fail_msg("%s", qd_message());
 		for (size_t o = 0; o < 2; o++) {
 			size_t n, m;
@@ -207,7 +208,7 @@ static void float_file_equals_float_graph(void **state)
 	build(&a, seed, 16, 8);
 	build(&b, seed, 16, 8);
 	assert_int_equal(qd_onnx_write(&b, scratch_path("float.onnx"), &options, NULL), QD_OK);
-	if (qd_onnx_open(&onnx, scratch_path("float.onnx"), NULL, 0) != QD_OK)
+	if (onnx_open(&onnx, scratch_path("float.onnx")) != QD_OK)
 		fail_msg("%s", qd_message());
 	float *x = run(&a, &a, false, seed, 0, &n), *y = run(&onnx.graph, &a, false, seed, 0, &m);
 	assert_memory_equal(x, y, n * sizeof(*x));
@@ -244,7 +245,7 @@ static void reads_golden_models(void **state)
 		struct qd_exec_options options = { 0 };
 		const struct qd_tensor *wanted, *input;
 		qt_tensor out;
-		if (qd_onnx_open(&onnx, golden_path(cases[i].model), NULL, 0) != QD_OK)
+		if (onnx_open(&onnx, golden_path(cases[i].model)) != QD_OK)
 			fail_msg("%s", qd_message());
 		assert_int_equal(qd_safetensors_open(&data, golden_path(cases[i].data)), QD_OK);
 		assert_int_equal(qd_exec_new(&exec, &onnx.graph, &options), QD_OK);
