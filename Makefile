@@ -45,7 +45,7 @@ endif
 # Kept although nothing refers to it: a CUDA build registers its device through it.
 TORCH_LIB += -Wl,--no-as-needed -ltorch -Wl,--as-needed -ltorch_cpu -lc10
 
-LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lpcre2-8 -lz -lxxhash -lutf8proc -lopenblas -ldnnl -ldl -lpthread -lm
+LIBS := -lprotobuf-c -ljansson -lpng -ljpeg -lwebp -lpcre2-8 -lz -lxxhash -lutf8proc -ldnnl -ldl -lpthread -lm
 
 # ---- sources ----
 CMD_SRC := $(sort $(wildcard cmd/*.c))
@@ -188,7 +188,7 @@ $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o 
 BENCH_SRC := $(sort $(wildcard scripts/bench/*.c))
 $(BUILD)/bench-forward: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_OBJ) $(OBJ)/libquad.a
 	$(call say,LINK,$@)
-	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS)
+	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lopenblas
 
 # Long builds use every processor unless -j was given.
 JOBS = $(if $(filter -j% --jobserver%,$(MAKEFLAGS)),,-j$(shell nproc))

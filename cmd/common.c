@@ -2,13 +2,11 @@
  * What commands have in common: their options, and how they end.
  */
 #include "cmd/cmd.h"
-#include "lib/math/math.h"
 
 #include <assert.h>
 #include <errno.h>
 #include <malloc.h>
 #include <math.h>
-#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,7 +28,7 @@ static const struct qd_option table[] = {
 	{ "json", QD_OPT_FLAG, FIELD(json), .bit = QD_COMMON_JSON, .help = "print one JSON document" },
 	{ "seed", QD_OPT_INT, FIELD(seed), .bit = QD_COMMON_SEED, .high = INT64_MAX, .arg = "N", .help = "seed of random numbers" },
 	{ "threads", QD_OPT_INT, FIELD(threads), .bit = QD_COMMON_THREADS, .low = 1, .high = MAX_THREADS, .arg = "N",
-		.help = "threads to compute with", .absent = "one per processor" },
+		.help = "threads to compute with", .absent = "one per processor that this process may use" },
 	{ "device", QD_OPT_CHOICE, FIELD(device), .bit = QD_COMMON_THREADS, .names = devices, .help = "where to compute",
 		.absent = "cpu" },
 	{ "dry-run", QD_OPT_FLAG, FIELD(dry_run), .bit = QD_COMMON_DRY_RUN, .help = "check everything, write nothing" },
@@ -39,14 +37,6 @@ static const struct qd_option table[] = {
 	{ 0 },
 };
 #undef FIELD
-
-/* One per processor that this process may use. */
-static int default_threads(void)
-{
-	cpu_set_t set;
-	int n = sched_getaffinity(0, sizeof(set), &set) == 0 ? CPU_COUNT(&set) : 1;
-	return n > 0 ? n : 1;
-}
 
 /*
  * A run makes and frees the same tensors over and over. By default the C library gives such blocks back to the system each time,
@@ -61,11 +51,9 @@ static void keep_freed_memory(void)
 
 static enum qd_status apply(const struct qd_common *common, bool computes)
 {
-	int threads = common->threads != 0 ? common->threads : default_threads();
+	int threads = common->threads != 0 ? common->threads : qd_processors("");
+
 	qd_progress_install(common->quiet, common->verbose);
-	/* libtorch and the kernels call BLAS from within their own threads. OpenBLAS's pool under theirs waits in sched_yield:
-	 * sampling took 1.6 times as long with it. */
-	qd_set_blas_threads(computes ? 1 : threads);
 	if (!computes)
 		return QD_OK;
 	keep_freed_memory();

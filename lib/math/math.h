@@ -59,10 +59,7 @@ uint64_t qd_stream(enum qd_stream range, uint64_t index);
 /* out float32 [n]: the standard normal numbers that a stream begins with. */
 void qd_random_normals(uint64_t seed, uint64_t stream, size_t n, float *out);
 
-/* ---- linear algebra ---- */
-
-/* How many threads OpenBLAS uses from here on; at least 1. */
-void qd_set_blas_threads(int threads);
+/* ---- linear algebra: OpenBLAS, loaded at the first call; all give QD_EUNSUPPORTED where it cannot be ---- */
 
 /*
  * G += X X^T, the inner products of the rows of x f32 [m,n], products and sums in double; g [m,m] symmetric. QD_ENOMEM.

@@ -82,13 +82,11 @@ enum qd_status bench_rates_measure(struct bench_rates *rates, int threads)
 	m.c = calloc(1, bytes);
 	if (!m.a || !m.b || !m.c)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_set_blas_threads(threads);
-	st = measure(&m, by_openblas, &rates->openblas);
-	qd_set_blas_threads(1);
-	if (st == QD_OK)
-		QD_TRY(st, measure_onednn(&m, false, &rates->onednn));
-	if (st == QD_OK)
-		QD_TRY(st, measure_onednn(&m, true, &rates->bfloat16));
+	openblas_set_num_threads(threads);
+	QD_TRY(st, measure(&m, by_openblas, &rates->openblas));
+	openblas_set_num_threads(1);
+	QD_TRY(st, measure_onednn(&m, false, &rates->onednn));
+	QD_TRY(st, measure_onednn(&m, true, &rates->bfloat16));
 out:
 	free(m.a);
 	free(m.b);
