@@ -116,14 +116,17 @@ struct qd_prepare_options {
 	uint64_t seed;
 };
 struct qd_prepare_result {
-	int64_t rows, samples, prompts; /* images or rows of the data; samples written; different captions */
-	int64_t height, width, tokens;  /* of latents; of the context */
-	int64_t kept;                   /* parts found finished from an earlier run */
+	int64_t rows, samples;         /* images or rows of the data; samples written */
+	int64_t height, width, tokens; /* of latents; of the context */
+	/* what the samples are of: different contexts, adapters (0: the base alone) and timesteps */
+	int64_t prompts, adapters, timesteps;
+	double first_timestep, last_timestep; /* the lowest and the highest */
+	int64_t kept;                         /* parts found finished from an earlier run */
 };
 /*
  * Writes options->output with the fields of QD_FIELD_LIST: sample, timestep, encoder_hidden_states, what else the model
- * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's; trajectory j runs
- * with adapter j mod n. The result is filled in as far as it is known, by a dry run too, which opens and checks everything that can
+ * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's. However many
+ * samples are asked for, they are spread over prompts, adapters and timesteps (prepare_spread.c). The result is filled in as far as it is known, by a dry run too, which opens and checks everything that can
  * be checked without running. QD_EINPUT names file, line, tensor or part, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the output,
  * or parts of another run, are there and `force` is false.
  */

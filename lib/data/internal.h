@@ -10,7 +10,15 @@
 #include "lib/data/data.h"
 
 /* Streams of the seed's random numbers; every sample or row has its own of each. */
-enum qd_prepare_stream { QD_STREAM_ORDER, QD_STREAM_TIMESTEP, QD_STREAM_NOISE, QD_STREAM_LATENT, QD_STREAM_WALK };
+enum qd_prepare_stream {
+	QD_STREAM_ORDER,
+	QD_STREAM_TIMESTEP,
+	QD_STREAM_NOISE,
+	QD_STREAM_LATENT,
+	QD_STREAM_WALK,
+	QD_STREAM_ROW,
+	QD_STREAM_STEP
+};
 void qd_prepare_random(struct qd_random *random, uint64_t seed, enum qd_prepare_stream stream, int64_t index);
 /* n standard normal numbers. */
 void qd_prepare_noise(uint64_t seed, enum qd_prepare_stream stream, int64_t index, size_t n, float *out);
@@ -100,6 +108,34 @@ struct qd_prepare_source {
 /* A field of a row, as float32. */
 QD_CHECK enum qd_status qd_prepare_row(const struct qd_prepare_source *source, enum qd_data_field field, int64_t row, float *out);
 
+/* ---- which samples there are (prepare_spread.c) ---- */
+struct qd_prepare_trajectory {
+	int64_t row;
+	size_t adapter;
+	int64_t first, n; /* its samples are [first, first + n) */
+};
+struct qd_prepare_spread {
+	int64_t n;        /* samples */
+	int64_t *row;     /* [n] that each comes from */
+	int64_t *stratum; /* [n] of n in time; noised latents alone */
+	int *step;        /* [n] of its trajectory, ascending in each; trajectories alone */
+	struct qd_prepare_trajectory *trajectories;
+	int64_t n_trajectories;
+};
+/* What is there to be spread over: rows, and which of them have one prompt. */
+struct qd_prepare_spread_rows {
+	int64_t n;
+	int64_t *prompt; /* [n] from 0 up, below n */
+};
+/* Each is a function of its arguments. QD_ENOMEM; `s` is to be released even then. `timestep` [rows->n]; n <= rows->n. */
+QD_CHECK enum qd_status qd_prepare_spread_noised(
+	struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows, int64_t n, uint64_t seed);
+QD_CHECK enum qd_status qd_prepare_spread_stored(
+	struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows, const double *timestep, int64_t n, uint64_t seed);
+QD_CHECK enum qd_status qd_prepare_spread_trajectories(struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows,
+	size_t n_adapters, int steps, int64_t n, uint64_t seed);
+void qd_prepare_spread_release(struct qd_prepare_spread *s);
+
 /* ---- trajectories (prepare_walks.c) ---- */
 struct qd_prepare_walks {
 	const struct qd_model *model;
@@ -108,11 +144,11 @@ struct qd_prepare_walks {
 	size_t n_adapters;
 	const struct qd_prepare_options *options;
 	const struct qd_prepare_source *source;
-	const struct qd_schedule *schedule;
-	int64_t n;        /* trajectories */
+	const struct qd_scheduler *scheduler;
+	const struct qd_prepare_spread *spread;
 	int64_t negative; /* index of the text of the unconditional pass; -1: zeros */
 };
-/* Runs those that are not in the store: part "walk-J": sample [S,C,h,w], timestep [S]. */
+/* Runs those that are not in the store: part "walk-J", of n samples: sample [n,C,h,w], timestep [n]. */
 QD_CHECK enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_prepare_store *store);
 
 #endif

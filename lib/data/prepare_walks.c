@@ -1,7 +1,7 @@
 /*
- * States that a model passes when it samples. Trajectory j starts from its own noise, is told what row j mod n of the data says,
- * and runs with adapter j mod n_adapters; each of its S steps gives one sample: the scaled latents with the condition, as the UNet
- * was given them, and the timestep.
+ * States that a model passes when it samples. A trajectory starts from its own noise, is told what its row of the data says, and
+ * runs with its adapter as far as the last step that is wanted of it; a step that is wanted gives a sample: the scaled latents with
+ * the condition, as the UNet was given them, and the timestep.
  */
 #include "lib/data/internal.h"
 
@@ -13,10 +13,9 @@ struct walker {
 	struct qd_slots slots;
 	struct qd_net net;
 	struct qd_exec *exec;
-	struct qd_scheduler scheduler;
 	size_t latent, sample; /* elements */
 	float *condition, *context, *negative;
-	struct qd_tensor samples, timesteps; /* [S,C,h,w], [S] */
+	struct qd_tensor samples, timesteps; /* of the longest: [n,C,h,w], [n] */
 };
 
 /* ---- inputs ---- */
@@ -88,13 +87,15 @@ out:
 
 struct pass {
 	struct walker *walker;
-	int64_t row;
+	const struct qd_prepare_trajectory *trajectory;
+	int64_t kept; /* samples so far */
 };
 
 static enum qd_status denoise(void *context, const struct qd_denoise_call *call)
 {
 	struct pass *pass = context;
 	struct walker *w = pass->walker;
+	const struct qd_prepare_trajectory *t = pass->trajectory;
 	const struct qd_shape *text = &w->walks->source->shape[QD_FIELD_CONTEXT];
 	struct qd_shape sample = w->samples.shape;
 	float timestep = (float)call->timestep;
@@ -102,16 +103,16 @@ static enum qd_status denoise(void *context, const struct qd_denoise_call *call)
 	enum qd_status st;
 
 	sample.dim[0] = 1;
-	if (call->conditional) {
-		memcpy((float *)w->samples.data + (size_t)call->step * w->sample, call->sample, w->sample * sizeof(float));
-		((float *)w->timesteps.data)[call->step] = timestep;
+	if (call->conditional && w->walks->spread->step[t->first + pass->kept] == call->step) {
+		memcpy((float *)w->samples.data + (size_t)pass->kept * w->sample, call->sample, w->sample * sizeof(float));
+		((float *)w->timesteps.data)[pass->kept++] = timestep;
 	}
 	QD_TRY(st, bind(w, "sample", sample, call->sample));
 	QD_TRY(st, bind(w, "timestep", QD_SHAPE(1), &timestep));
 	QD_TRY(st, bind(w, "encoder_hidden_states", QD_SHAPE(1, text->dim[0], text->dim[1]),
 			   call->conditional ? w->context : w->negative));
 	if (w->walks->options->guidance != 1 && w->walks->source->has[QD_FIELD_TEXT_EMBEDS])
-		QD_TRY(st, bind_pooled(w, pass->row, call->conditional));
+		QD_TRY(st, bind_pooled(w, t->row, call->conditional));
 	QD_TRY(st, qd_exec_run(w->exec, &out));
 	st = qt_read(out, call->out, w->latent * sizeof(float));
 out:
@@ -122,21 +123,22 @@ out:
 static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_store *store)
 {
 	const struct qd_prepare_walks *walks = w->walks;
-	const struct qd_shape *shape = &w->samples.shape;
-	const struct qd_adapter *adapter = walks->n_adapters > 0 ? walks->adapters[(size_t)j % walks->n_adapters] : NULL;
-	struct pass pass = { w, j % walks->source->n };
+	const struct qd_prepare_trajectory *t = &walks->spread->trajectories[j];
+	struct qd_shape shape = w->samples.shape;
+	struct pass pass = { .walker = w, .trajectory = t };
 	int64_t latents = walks->model->config.out_channels;
-	struct qd_sampling sampling = { .scheduler = &w->scheduler,
+	struct qd_sampling sampling = { .scheduler = walks->scheduler,
+		.steps = walks->spread->step[t->first + t->n - 1] + 1,
 		.n = 1,
 		.latent_channels = latents,
-		.condition_channels = shape->dim[1] - latents,
-		.height = shape->dim[2],
-		.width = shape->dim[3],
+		.condition_channels = shape.dim[1] - latents,
+		.height = shape.dim[2],
+		.width = shape.dim[3],
 		.condition = w->condition,
 		.quiet = true,
 		.guidance = walks->options->guidance,
 		.seed = walks->options->seed + (uint64_t)j };
-	struct qd_tensor parts[2] = { w->samples, w->timesteps };
+	struct qd_tensor parts[2];
 	float *x = malloc(w->latent * sizeof(*x));
 	bool grad = qt_get_grad();
 	enum qd_status st = QD_OK;
@@ -145,10 +147,13 @@ static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_
 	if (x == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (walks->n_adapters > 0)
-		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, adapter));
-	QD_TRY(st, begin_row(w, pass.row));
+		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, walks->adapters[t->adapter]));
+	QD_TRY(st, begin_row(w, t->row));
 	qd_prepare_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
 	QD_TRY(st, qd_sample(&sampling, denoise, &pass, x));
+	shape.dim[0] = t->n;
+	parts[0] = qd_tensor_view("sample", QD_F32, shape, w->samples.data);
+	parts[1] = qd_tensor_view("timestep", QD_F32, QD_SHAPE(t->n), w->timesteps.data);
 	st = qd_prepare_store_put(store, "walk", j, parts, 2);
 out:
 	qt_set_grad(grad);
@@ -178,7 +183,7 @@ static enum qd_status allocate(struct walker *w)
 {
 	const struct qd_prepare_walks *walks = w->walks;
 	struct qd_shape shape = walks->source->shape[QD_FIELD_SAMPLE];
-	int64_t latents = walks->model->config.out_channels, steps = w->scheduler.steps;
+	int64_t latents = walks->model->config.out_channels, longest = walks->spread->trajectories[0].n;
 	size_t plane = (size_t)(shape.dim[1] * shape.dim[2]),
 	       text = (size_t)qd_shape_elements(&walks->source->shape[QD_FIELD_CONTEXT]);
 	enum qd_status st = QD_OK;
@@ -194,8 +199,8 @@ static enum qd_status allocate(struct walker *w)
 	if (walks->negative >= 0)
 		QD_TRY(st, qd_prepare_store_get(
 				   walks->source->store, "text", walks->negative, "encoder_hidden_states", text, w->negative));
-	QD_TRY(st, qd_tensor_new(&w->samples, "sample", QD_F32, &QD_SHAPE(steps, shape.dim[0], shape.dim[1], shape.dim[2])));
-	st = qd_tensor_new(&w->timesteps, "timestep", QD_F32, &QD_SHAPE(steps));
+	QD_TRY(st, qd_tensor_new(&w->samples, "sample", QD_F32, &QD_SHAPE(longest, shape.dim[0], shape.dim[1], shape.dim[2])));
+	st = qd_tensor_new(&w->timesteps, "timestep", QD_F32, &QD_SHAPE(longest));
 out:
 	return st;
 }
@@ -205,7 +210,6 @@ static void walker_release(struct walker *w)
 	qd_exec_free(w->exec);
 	qd_net_release(&w->net);
 	qd_slots_release(&w->slots);
-	qd_scheduler_release(&w->scheduler);
 	qd_tensor_release(&w->samples);
 	qd_tensor_release(&w->timesteps);
 	free(w->condition);
@@ -216,19 +220,19 @@ static void walker_release(struct walker *w)
 enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_prepare_store *store)
 {
 	struct walker w = { .walks = walks };
+	int64_t n = walks->spread->n_trajectories;
 	enum qd_status st;
 
-	QD_TRY(st, qd_scheduler_new(&w.scheduler, walks->schedule, walks->options->trajectory, walks->options->trajectory_steps));
 	QD_TRY(st, allocate(&w));
-	for (int64_t j = 0; j < walks->n; j++) {
-		qd_progress("trajectories", (uint64_t)j, (uint64_t)walks->n, NULL);
+	for (int64_t j = 0; j < n; j++) {
+		qd_progress("trajectories", (uint64_t)j, (uint64_t)n, NULL);
 		if (qd_prepare_store_has(store, "walk", j))
 			continue;
 		if (w.exec == NULL)
 			QD_TRY(st, build(&w));
 		QD_TRY(st, walk(&w, j, store));
 	}
-	qd_progress("trajectories", (uint64_t)walks->n, (uint64_t)walks->n, NULL);
+	qd_progress("trajectories", (uint64_t)n, (uint64_t)n, NULL);
 out:
 	walker_release(&w);
 	return st;

@@ -171,6 +171,7 @@ struct qd_sampling {
 	double guidance;        /* out = uncond + guidance (cond - uncond) (Ho & Salimans 2022); 1: one pass, no guidance */
 	uint64_t seed;          /* of the noise that stochastic schedulers add; sample i's noise depends on seed and i alone */
 	bool quiet;             /* no progress: the caller counts runs */
+	int steps;              /* so many of the scheduler's are enough; 0: all */
 	qd_sample_hook observe; /* NULL: none */
 	void *observe_context;
 };

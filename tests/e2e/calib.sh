@@ -82,6 +82,11 @@ expect 0 "[5,9,8,8]" "$QUAD" inspect o/inpaint.safetensors
 expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/a.safetensors --calib o/b.safetensors
 expect 0 "12 samples of 5 rows" "${calib[@]}" --trajectory euler:4 --count 12 --guidance 3 --adapter a.safetensors --adapter b.safetensors -o o/walk.safetensors
 expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/walk.safetensors
+# few samples of long trajectories are of everything
+expect 0 "5 prompts, 2 of 2 adapters, 6 timesteps from " "${calib[@]}" --trajectory ddim:50 --count 6 --adapter a.safetensors --adapter b.safetensors -o o/few.safetensors
+expect 0 '"adapters": 2' "${calib[@]}" --trajectory ddim:50 --count 6 --adapter a.safetensors --adapter b.safetensors -o o/few.safetensors --force --json
+expect 0 "prompts, 5 timesteps from " "$QUAD" calib --model m --data o/few.safetensors --count 5 -o o/fewer.safetensors
+expect 0 "3 prompts, 3 timesteps from " "${calib[@]}" --count 3 --dry-run -o o/x.safetensors
 
 # ---- killed and gone on ----
 long=("${calib[@]}" --trajectory ddim:60 --count 240)
