@@ -286,23 +286,19 @@ void qd_dataset_release(struct qd_dataset *data)
 
 enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out)
 {
-	struct qd_arena arena = { 0 };
-	const char *text = "";
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *f = open_memstream(&text, &bytes);
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0; i < data->n_files; i++)
-		for (size_t k = 0; k < data->files[i].n; k++) {
-			const struct qd_tensor *t = &data->files[i].tensors[k];
-			char shape[QD_SHAPE_TEXT], hash[QD_HASH_TEXT];
-			qd_hash_bytes(t->data, t->bytes, hash);
-			text = qd_arena_strf(&arena, "%s%s %s %s %s\n", text, t->name, qd_dtype_name(t->dtype),
-				qd_shape_text(&t->shape, shape), hash);
-			if (text == NULL)
-				QD_TRY(st, QD_ENOMEM);
-		}
-	qd_hash_bytes(text, strlen(text), out);
+	for (size_t i = 0; f != NULL && i < data->n_files; i++)
+		for (size_t k = 0; k < data->files[i].n; k++)
+			qd_tensor_print(&data->files[i].tensors[k], f);
+	if (f == NULL || fclose(f) != 0)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	qd_hash_bytes(text, bytes, out);
 out:
-	qd_arena_release(&arena);
+	free(text);
 	return st;
 }
 

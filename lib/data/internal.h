@@ -28,13 +28,18 @@ struct qd_prepare_store {
 	char *folder;
 	int64_t kept; /* parts that were there already */
 };
-/* Opens or makes "<output>.partial" for the run called `run`. QD_EEXIST when it is another's and `force` is false. */
+/* Opens or makes "<output>.partial" for the run called `run`, lines of "key value". QD_EEXIST when it is another's and `force` is
+ * false, naming the key in which they differ. */
 QD_CHECK enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force);
-/* True, counted in `kept`, when the part is finished. */
-bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index);
-QD_CHECK enum qd_status qd_prepare_store_put(
-	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n);
-/* A tensor of a part as float32, n values. QD_EINPUT when it has another number. */
+/*
+ * True, counted in `kept`, when the part is there, whole, and made from `of`: a text that says what shapes this part beside the run.
+ * A part that is damaged or made from something else is said so, and is to be made anew.
+ */
+bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index, const char *of);
+/* QD_EINPUT when a value is not finite. */
+QD_CHECK enum qd_status qd_prepare_store_put(const struct qd_prepare_store *store, const char *kind, int64_t index, const char *of,
+	const struct qd_tensor *tensors, size_t n);
+/* A tensor of a part as float32, n values. QD_EINPUT when it has another number, or the part is damaged. */
 QD_CHECK enum qd_status qd_prepare_store_get(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out);
 /* Removes the folder. */
@@ -55,7 +60,7 @@ QD_CHECK enum qd_status qd_prepare_network_build(struct qd_prepare_network *part
 /* Runs it and reads the output `name`, n values. */
 QD_CHECK enum qd_status qd_prepare_network_run(struct qd_prepare_network *part, const char *name, size_t n, float *out);
 void qd_prepare_network_release(struct qd_prepare_network *part);
-/* Adds what identifies the part's weights to a hash. */
+/* A hash over its weights and its configuration. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out);
 
 /* ---- captions (prepare_texts.c) ---- */
@@ -66,6 +71,7 @@ struct qd_prepare_texts {
 	int64_t *of_row; /* [rows] index into texts */
 	struct qd_prepare_network encoders[QD_PREPARE_ENCODERS];
 	struct qd_tokenizer *tokenizers[QD_PREPARE_ENCODERS];
+	char *folders[QD_PREPARE_ENCODERS]; /* of the tokenizers */
 	size_t n_encoders;
 	bool pooled; /* SDXL: next-to-last states joined, and the projected vector */
 	int64_t tokens, features, embeds;

@@ -11,6 +11,7 @@
  * the finished parts.
  */
 #include "lib/data/internal.h"
+#include "lib/tokenizer/tokenizer.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -385,33 +386,7 @@ out:
 
 /* ---- which run this is ---- */
 
-static enum qd_status print_file(FILE *f, const char *path)
-{
-	char hash[QD_HASH_TEXT];
-	enum qd_status st = path != NULL ? qd_hash_file(path, hash) : QD_OK;
-
-	if (path != NULL && st == QD_OK)
-		fprintf(f, " %s", hash);
-	return st;
-}
-
-static enum qd_status print_rows(const struct making *m, FILE *f)
-{
-	enum qd_status st = QD_OK;
-
-	for (size_t i = 0; st == QD_OK && i < m->folder.n; i++) {
-		const struct qd_image_row *row = &m->folder.rows[i];
-		fprintf(f, "\nrow %zu '%s'", i, row->text);
-		st = print_file(f, row->image);
-		if (st == QD_OK)
-			st = print_file(f, row->mask);
-		if (st == QD_OK)
-			st = print_file(f, row->condition);
-	}
-	return st;
-}
-
-static enum qd_status print_parts(const struct making *m, FILE *f)
+static enum qd_status print_networks(const struct making *m, FILE *f)
 {
 	char hash[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
@@ -419,28 +394,44 @@ static enum qd_status print_parts(const struct making *m, FILE *f)
 	if (m->is_folder) {
 		QD_TRY(st, qd_prepare_network_hash(&m->images.vae, hash));
 		fprintf(f, "vae %s\n", hash);
-	} else {
-		QD_TRY(st, qd_dataset_hash(&m->arrays, hash));
-		fprintf(f, "arrays %s\n", hash);
 	}
 	for (size_t i = 0; i < m->texts.n_encoders; i++) {
 		QD_TRY(st, qd_prepare_network_hash(&m->texts.encoders[i], hash));
-		fprintf(f, "text %s\n", hash);
+		fprintf(f, "text_encoder %s\n", hash);
+		QD_TRY(st, qd_tokenizer_hash(m->texts.folders[i], hash));
+		fprintf(f, "tokenizer %s\n", hash);
 	}
-	if (m->steps > 0) {
-		QD_TRY(st, qd_model_hash(m->model, hash));
-		fprintf(f, "unet %s\n", hash);
+out:
+	return st;
+}
+
+static enum qd_status print_sampler(const struct making *m, FILE *f)
+{
+	const struct qd_prepare_options *o = m->options;
+	const char *file = strchr(o->trajectory, ':');
+	char hash[QD_HASH_TEXT];
+	enum qd_status st = QD_OK;
+
+	qd_schedule_hash(&m->schedule, hash);
+	fprintf(f, "samples %" PRId64 "\nschedule %s\ntrajectory %s %d\nguidance %a %" PRId64 "\n", m->n, hash, o->trajectory,
+		m->steps, o->guidance, m->negative);
+	if (file != NULL) {
+		QD_TRY(st, qd_hash_file(file + 1, hash));
+		fprintf(f, "sampler %s\n", hash);
 	}
+	QD_TRY(st, qd_model_hash(m->model, hash));
+	fprintf(f, "unet %s\n", hash);
 	for (size_t i = 0; i < m->n_adapters; i++)
 		fprintf(f, "adapter %s %s\n", m->adapters[i]->name, m->adapters[i]->hash);
 out:
 	return st;
 }
 
-/* A text over everything that shapes the parts; heap memory. */
+/* Lines of "key value" over everything that shapes all parts, beside what each is made from; heap memory. */
 static enum qd_status identify(const struct making *m, char **run)
 {
 	const struct qd_prepare_options *o = m->options;
+	const struct qd_unet_config *unet = &m->model->config;
 	size_t bytes = 0;
 	FILE *f = open_memstream(run, &bytes);
 	enum qd_status st = QD_OK;
@@ -448,12 +439,13 @@ static enum qd_status identify(const struct making *m, char **run)
 	if (f == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	fprintf(f,
-		"calib 2\nsamples %" PRId64 "\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64
-		"\nmode %d\ntrajectory %s %d %a\nsteps %d\n",
-		m->steps > 0 ? m->n : 0, o->seed, m->images.height, m->images.width, o->mode,
-		o->trajectory != NULL ? o->trajectory : "-", m->steps, o->guidance, (int)m->schedule.prediction);
-	QD_TRY(st, print_parts(m, f));
-	st = print_rows(m, f);
+		"calib 2\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\nchannels %" PRId64 " %" PRId64 " %" PRId64 "\n",
+		o->seed, m->images.height, m->images.width, o->mode, unet->in_channels, unet->out_channels,
+		unet->text_time ? unet->time_ids : 0);
+	fprintf(f, "kind %s\n", m->steps > 0 ? "trajectory" : "noised");
+	QD_TRY(st, print_networks(m, f));
+	if (m->steps > 0)
+		st = print_sampler(m, f);
 out:
 	if (fclose(f) != 0 && st == QD_OK)
 		st = qd_fail(QD_ENOMEM, "out of memory");

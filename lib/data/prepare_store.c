@@ -1,6 +1,7 @@
 /*
  * Finished parts of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
- * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes.
+ * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes. Metadata of a part:
+ * "quad.of", what it was made from, and "quad.hash", over that and its tensors.
  */
 #include "lib/data/internal.h"
 
@@ -12,7 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-enum { PATH_TEXT = 4096 };
+enum { PATH_TEXT = 4096, KEY_TEXT = 40 };
 
 /* Only what this file writes is removed. */
 void qd_prepare_store_remove(struct qd_prepare_store *store)
@@ -36,20 +37,28 @@ void qd_prepare_store_release(struct qd_prepare_store *store)
 	*store = (struct qd_prepare_store){ 0 };
 }
 
-/* Whether the folder's parts are of this run. */
-static bool is_mine(const char *path, const char *run)
+/* Whether the folder's parts are of this run; if not, `key` [KEY_TEXT] is the first word of the line of `run` that differs. */
+static bool is_mine(const char *path, const char *run, char *key)
 {
 	struct qd_mapping mapping = { 0 };
-	bool mine = qd_is_file(path) && qd_mapping_open(&mapping, path) == QD_OK && mapping.size == strlen(run) &&
-		    memcmp(mapping.data, run, mapping.size) == 0;
+	size_t n = strlen(run), same = 0;
+	bool mine;
 
+	if (!qd_is_file(path) || qd_mapping_open(&mapping, path) != QD_OK)
+		mapping = (struct qd_mapping){ 0 };
+	while (same < n && same < mapping.size && mapping.data[same] == (unsigned char)run[same])
+		same++;
+	mine = same == n && same == mapping.size;
+	while (same > 0 && run[same - 1] != '\n')
+		same--;
+	snprintf(key, KEY_TEXT, "%.*s", (int)strcspn(run + same, " \n"), run + same);
 	qd_mapping_release(&mapping);
 	return mine;
 }
 
 enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force)
 {
-	char path[PATH_TEXT];
+	char path[PATH_TEXT], key[KEY_TEXT];
 	enum qd_status st = QD_OK;
 
 	*store = (struct qd_prepare_store){ 0 };
@@ -58,15 +67,18 @@ enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char 
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	}
 	snprintf(path, sizeof(path), "%s/run", store->folder);
-	if (qd_is_directory(store->folder) && !is_mine(path, run)) {
+	if (qd_is_directory(store->folder) && !is_mine(path, run, key)) {
 		if (!force)
-			QD_TRY(st, qd_fail(QD_EEXIST, "'%s' holds parts of a run with other data or options; --force drops them",
-					   store->folder));
+			QD_TRY(st,
+				qd_fail(QD_EEXIST,
+					"'%s' holds parts of a run with other data or options ('%s' is another): repeat those, or "
+					"give --force to drop them",
+					store->folder, key));
 		qd_prepare_store_remove(store);
 	}
 	if (mkdir(store->folder, 0777) != 0 && errno != EEXIST)
 		QD_TRY(st, qd_fail(QD_EIO, "cannot make the folder '%s': %s", store->folder, strerror(errno)));
-	if (!is_mine(path, run))
+	if (!is_mine(path, run, key))
 		st = qd_write_file(path, run, strlen(run), true);
 out:
 	if (st != QD_OK)
@@ -79,24 +91,100 @@ static void part_path(const struct qd_prepare_store *store, const char *kind, in
 	snprintf(path, PATH_TEXT, "%s/%s-%06lld.safetensors", store->folder, kind, (long long)index);
 }
 
-bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index)
+/* The tensor of the least name behind that of `after` (NULL: the first): a file has an order of its own. */
+static const struct qd_tensor *next_by_name(const struct qd_tensor *tensors, size_t n, const struct qd_tensor *after)
+{
+	const struct qd_tensor *next = NULL;
+
+	for (size_t i = 0; i < n; i++)
+		if ((after == NULL || strcmp(tensors[i].name, after->name) > 0) &&
+			(next == NULL || strcmp(tensors[i].name, next->name) < 0))
+			next = &tensors[i];
+	return next;
+}
+
+static enum qd_status hash_part(const char *of, const struct qd_tensor *tensors, size_t n, char *hash)
+{
+	char *text = NULL;
+	size_t bytes = 0;
+	FILE *f = open_memstream(&text, &bytes);
+	enum qd_status st = QD_OK;
+
+	if (f != NULL)
+		fprintf(f, "%s\n", of);
+	for (const struct qd_tensor *t = NULL; f != NULL && (t = next_by_name(tensors, n, t)) != NULL;)
+		qd_tensor_print(t, f);
+	if (f == NULL || fclose(f) != 0)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	qd_hash_bytes(text, bytes, hash);
+out:
+	free(text);
+	return st;
+}
+
+static enum qd_status check_finite(const struct qd_tensor *tensors, size_t n)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; st == QD_OK && i < n; i++)
+		st = qd_tensor_check_finite(&tensors[i], NULL);
+	return st;
+}
+
+/* Opens a part whose bytes are those that were written. */
+static enum qd_status open_part(struct qd_safetensors *file, const char *path, const char **of)
+{
+	const char *said;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st;
+
+	QD_TRY(st, qd_safetensors_open(file, path));
+	*of = qd_safetensors_metadata(file, "quad.of");
+	said = qd_safetensors_metadata(file, "quad.hash");
+	if (*of == NULL || said == NULL)
+		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' has no hash", path));
+	QD_TRY(st, hash_part(*of, file->tensors, file->n, hash));
+	if (strcmp(hash, said) != 0)
+		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is damaged: its hash is not that of its bytes", path));
+	st = qd_prefix(check_finite(file->tensors, file->n), "'%s'", path);
+out:
+	return st;
+}
+
+bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index, const char *of)
 {
 	char path[PATH_TEXT];
-	bool has;
+	struct qd_safetensors file = { 0 };
+	const char *stored = NULL;
+	bool has = false;
 
 	part_path(store, kind, index, path);
-	has = qd_is_file(path);
+	if (!qd_is_file(path))
+		return false;
+	if (open_part(&file, path, &stored) != QD_OK)
+		qd_log(QD_LOG_WARNING, "%s; it is made anew", qd_message());
+	else if (strcmp(stored, of) != 0)
+		qd_log(QD_LOG_WARNING, "'%s' was made from something else than what is there now; it is made anew", path);
+	else
+		has = true;
+	qd_safetensors_release(&file);
 	store->kept += has;
 	return has;
 }
 
-enum qd_status qd_prepare_store_put(
-	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n)
+enum qd_status qd_prepare_store_put(const struct qd_prepare_store *store, const char *kind, int64_t index, const char *of,
+	const struct qd_tensor *tensors, size_t n)
 {
-	char path[PATH_TEXT];
+	char path[PATH_TEXT], hash[QD_HASH_TEXT];
+	const char *const metadata[] = { "quad.hash", hash, "quad.of", of };
+	enum qd_status st;
 
 	part_path(store, kind, index, path);
-	return qd_safetensors_write(path, tensors, n, NULL, 0, true, NULL, NULL);
+	QD_TRY(st, check_finite(tensors, n));
+	QD_TRY(st, hash_part(of, tensors, n, hash));
+	st = qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, NULL, NULL);
+out:
+	return st;
 }
 
 enum qd_status qd_prepare_store_get(
@@ -105,10 +193,11 @@ enum qd_status qd_prepare_store_get(
 	char path[PATH_TEXT];
 	struct qd_safetensors file = { 0 };
 	const struct qd_tensor *tensor;
+	const char *of;
 	enum qd_status st;
 
 	part_path(store, kind, index, path);
-	QD_TRY(st, qd_safetensors_open(&file, path));
+	QD_TRY(st, open_part(&file, path, &of));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	if ((size_t)qd_shape_elements(&tensor->shape) != n)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s': tensor '%s' has %lld values, needs %zu", path, name,

@@ -5,6 +5,7 @@
  */
 #include "lib/data/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,6 +20,10 @@ struct walker {
 };
 
 /* ---- inputs ---- */
+
+/* What a row tells: the first two by hand, the others as inputs of their names. */
+static const enum qd_data_field told[] = { QD_FIELD_CONTEXT, QD_FIELD_CONDITION, QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS,
+	QD_FIELD_TIME_COND };
 
 static enum qd_status bind(struct walker *w, const char *name, struct qd_shape shape, const float *data)
 {
@@ -47,16 +52,15 @@ out:
 
 static enum qd_status begin_row(struct walker *w, int64_t row)
 {
-	static const enum qd_data_field extra[] = { QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS, QD_FIELD_TIME_COND };
 	const struct qd_prepare_source *source = w->walks->source;
 	enum qd_status st;
 
 	QD_TRY(st, qd_prepare_row(source, QD_FIELD_CONTEXT, row, w->context));
 	if (w->condition != NULL)
 		QD_TRY(st, qd_prepare_row(source, QD_FIELD_CONDITION, row, w->condition));
-	for (size_t i = 0; i < QD_COUNT(extra); i++)
-		if (source->has[extra[i]] && qd_data_field_needed(&w->walks->model->config, extra[i]).rank >= 0)
-			QD_TRY(st, bind_row(w, extra[i], row));
+	for (size_t i = 2; i < QD_COUNT(told); i++)
+		if (source->has[told[i]] && qd_data_field_needed(&w->walks->model->config, told[i]).rank >= 0)
+			QD_TRY(st, bind_row(w, told[i], row));
 out:
 	return st;
 }
@@ -80,6 +84,44 @@ static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditiona
 	st = bind(w, "text_embeds", QD_SHAPE(1, (int64_t)n), values);
 out:
 	free(values);
+	return st;
+}
+
+/* What a trajectory is told and which of its states are kept, as a hash; what shapes all of them is the run's. */
+static enum qd_status hash_walk(struct walker *w, int64_t j, char *of)
+{
+	const struct qd_prepare_walks *walks = w->walks;
+	const struct qd_prepare_trajectory *t = &walks->spread->trajectories[j];
+	const struct qd_prepare_source *source = walks->source;
+	char *text = NULL, hash[QD_HASH_TEXT];
+	float *values = NULL;
+	size_t bytes = 0, n;
+	FILE *f = open_memstream(&text, &bytes);
+	enum qd_status st = QD_OK;
+
+	if (f == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	qd_hash_bytes(walks->spread->step + t->first, (size_t)t->n * sizeof(*walks->spread->step), hash);
+	fprintf(f, "adapter %zu steps %s", t->adapter, hash);
+	for (size_t i = 0; i < QD_COUNT(told); i++) {
+		if (!source->has[told[i]])
+			continue;
+		n = (size_t)qd_shape_elements(&source->shape[told[i]]);
+		free(values);
+		values = malloc(n * sizeof(*values));
+		if (values == NULL)
+			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+		QD_TRY(st, qd_prepare_row(source, told[i], t->row, values));
+		qd_hash_bytes(values, n * sizeof(*values), hash);
+		fprintf(f, " %s", hash);
+	}
+out:
+	free(values);
+	if (fclose(f) != 0 && st == QD_OK)
+		st = qd_fail(QD_ENOMEM, "out of memory");
+	if (st == QD_OK)
+		qd_hash_bytes(text, bytes, of);
+	free(text);
 	return st;
 }
 
@@ -120,7 +162,7 @@ out:
 	return st;
 }
 
-static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_store *store)
+static enum qd_status walk(struct walker *w, int64_t j, const char *of, const struct qd_prepare_store *store)
 {
 	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_prepare_trajectory *t = &walks->spread->trajectories[j];
@@ -154,7 +196,7 @@ static enum qd_status walk(struct walker *w, int64_t j, const struct qd_prepare_
 	shape.dim[0] = t->n;
 	parts[0] = qd_tensor_view("sample", QD_F32, shape, w->samples.data);
 	parts[1] = qd_tensor_view("timestep", QD_F32, QD_SHAPE(t->n), w->timesteps.data);
-	st = qd_prepare_store_put(store, "walk", j, parts, 2);
+	st = qd_prepare_store_put(store, "walk", j, of, parts, 2);
 out:
 	qt_set_grad(grad);
 	free(x);
@@ -221,16 +263,18 @@ enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_p
 {
 	struct walker w = { .walks = walks };
 	int64_t n = walks->spread->n_trajectories;
+	char of[QD_HASH_TEXT];
 	enum qd_status st;
 
 	QD_TRY(st, allocate(&w));
 	for (int64_t j = 0; j < n; j++) {
 		qd_progress("trajectories", (uint64_t)j, (uint64_t)n, NULL);
-		if (qd_prepare_store_has(store, "walk", j))
+		QD_TRY(st, hash_walk(&w, j, of));
+		if (qd_prepare_store_has(store, "walk", j, of))
 			continue;
 		if (w.exec == NULL)
 			QD_TRY(st, build(&w));
-		QD_TRY(st, walk(&w, j, store));
+		QD_TRY(st, walk(&w, j, of, store));
 	}
 	qd_progress("trajectories", (uint64_t)n, (uint64_t)n, NULL);
 out:

@@ -33,6 +33,8 @@ struct qd_schedule {
 /* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
 QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);
 void qd_schedule_release(struct qd_schedule *schedule);
+/* A hash over all that the schedule says: of whatever it shapes, part of the identity. `out`: QD_HASH_TEXT bytes. */
+void qd_schedule_hash(const struct qd_schedule *schedule, char *out);
 
 struct qd_scheduler {
 	const struct qd_schedule *schedule;
