@@ -58,6 +58,11 @@ struct qd_dataset {
 QD_CHECK enum qd_status qd_dataset_open(
 	struct qd_dataset *data, const char *const *paths, size_t n, const struct qd_unet_config *config, enum qd_data_use use);
 void qd_dataset_release(struct qd_dataset *data);
+/*
+ * The timesteps of samples that are noisy as they are stored lie in [0, train_steps), the model's schedule; 0: that is not known, and
+ * they are only no less than 0. QD_EINPUT names file, sample and value.
+ */
+QD_CHECK enum qd_status qd_dataset_check_timesteps(const struct qd_dataset *data, int train_steps);
 /* What identifies the samples: a hash over names, types, shapes and bytes of all tensors. `out`: QD_HASH_TEXT bytes. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out);
 /* Elements of one sample's row; 0 for an absent field. */

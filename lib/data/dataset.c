@@ -341,6 +341,29 @@ static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_fie
 	return st;
 }
 
+enum qd_status qd_dataset_check_timesteps(const struct qd_dataset *data, int train_steps)
+{
+	bool used = data->has[QD_FIELD_TIMESTEP] && !data->has[QD_FIELD_LATENTS];
+
+	for (int64_t i = 0; used && i < data->n; i++) {
+		size_t at = file_of(data, i);
+		float t;
+		enum qd_status st = gather_row(data, QD_FIELD_TIMESTEP, i, 1, &t);
+		if (st != QD_OK)
+			return st;
+		if (t >= 0 && train_steps == 0)
+			continue;
+		if (t >= 0 && t < (float)train_steps)
+			continue;
+		if (train_steps == 0)
+			return qd_fail(QD_EINPUT, "'%s': the timestep of sample %lld is %.9g, needs 0 or more",
+				data->files[at].path, (long long)(i - data->first[at]), (double)t);
+		return qd_fail(QD_EINPUT, "'%s': the timestep of sample %lld is %.9g, the model's schedule goes from 0 to below %d",
+			data->files[at].path, (long long)(i - data->first[at]), (double)t, train_steps);
+	}
+	return QD_OK;
+}
+
 enum qd_status qd_dataset_gather(
 	const struct qd_dataset *data, enum qd_data_field field, const int64_t *index, int64_t batch, float *out)
 {

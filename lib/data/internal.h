@@ -97,6 +97,8 @@ struct qd_prepare_images {
 };
 QD_CHECK enum qd_status qd_prepare_images_open(struct qd_prepare_images *images, const struct qd_model *model,
 	const struct qd_image_folder *folder, const struct qd_prepare_options *options);
+/* Decodes every picture that would be encoded, and drops it: what a dry run can tell of them. */
+QD_CHECK enum qd_status qd_prepare_images_check(const struct qd_prepare_images *images);
 void qd_prepare_images_release(struct qd_prepare_images *images);
 /* Encodes those that are not in the store: part "image-I": latents [Z,h,w], condition [Cc,h,w], time_ids [I]. */
 QD_CHECK enum qd_status qd_prepare_images_encode(struct qd_prepare_images *images, struct qd_prepare_store *store);

@@ -100,6 +100,8 @@ static enum qd_status open_images(struct making *m)
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
 	QD_TRY(st, qd_prepare_texts_open(&m->texts, m->model, m->folder.rows, m->folder.n, empty));
 	QD_TRY(st, qd_prepare_images_open(&m->images, m->model, &m->folder, m->options));
+	if (m->options->dry_run)
+		QD_TRY(st, qd_prepare_images_check(&m->images));
 	m->negative = -1;
 	for (size_t i = 0; empty && i < m->texts.n; i++)
 		if (m->texts.texts[i][0] == '\0')
@@ -129,6 +131,7 @@ static enum qd_status open_arrays(struct making *m)
 	enum qd_status st;
 
 	QD_TRY(st, qd_dataset_open(&m->arrays, paths, 1, &m->model->config, QD_DATA_TRAIN));
+	QD_TRY(st, qd_dataset_check_timesteps(&m->arrays, m->schedule.train_steps));
 	*source = (struct qd_prepare_source){ .n = m->arrays.n, .arrays = &m->arrays };
 	memcpy(source->has, m->arrays.has, sizeof(source->has));
 	memcpy(source->shape, m->arrays.shape, sizeof(source->shape));

@@ -358,6 +358,27 @@ out:
 	return st;
 }
 
+enum qd_status qd_prepare_images_check(const struct qd_prepare_images *m)
+{
+	bool used = m->latents || m->condition > 0 || m->unet->text_time;
+	enum qd_status st = QD_OK;
+
+	for (int64_t i = 0; used && i < m->n; i++) {
+		const char *const pictures[] = { m->rows[i].image, m->condition == 0                 ? NULL
+								   : m->condition == m->channels + 1 ? m->rows[i].mask
+												     : m->rows[i].condition };
+		qd_progress("pictures", (uint64_t)i, (uint64_t)m->n, NULL);
+		for (size_t k = 0; k < QD_COUNT(pictures); k++) {
+			struct qd_image image = { 0 };
+			if (pictures[k] != NULL)
+				QD_TRY(st, qd_image_read(pictures[k], &image));
+			qd_image_release(&image);
+		}
+	}
+out:
+	return qd_prefix(st, "image");
+}
+
 void qd_prepare_images_release(struct qd_prepare_images *m)
 {
 	qd_prepare_network_release(&m->vae);

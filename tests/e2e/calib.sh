@@ -97,6 +97,7 @@ damage() # FILE: other bits in its last byte
 cp -r images late
 head -c 60 images/interlaced.png >late/interlaced.png
 late=("$QUAD" calib --model m --data late)
+expect 3 "late/interlaced.png' is not a readable PNG" "${late[@]}" --seed 3 -o o/late.safetensors --dry-run
 expect 3 "interlaced.png' is not a readable PNG" "${late[@]}" --seed 3 -o o/late.safetensors
 echo "#version: 0.3" >m/tokenizer/merges.txt
 refused "('tokenizer' is another)" "${late[@]}" --seed 3 -o o/late.safetensors
