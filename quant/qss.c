@@ -10,6 +10,7 @@
 #include "lib/math/math.h"
 #include "quant/internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -123,6 +124,26 @@ static void hang(struct scoring *s, size_t i)
 	}
 }
 
+/* What is not finite cannot be compared. A strength that is too high is the usual cause, and shows in the layer it changes most. */
+static enum qd_status check_outputs(const struct scoring *s, size_t i, const float *y)
+{
+	const struct qd_adapter *adapter = s->adapters[i];
+	const struct qd_lora *most = &adapter->loras[0];
+
+	for (size_t k = 0; k < (size_t)s->data->n * s->outputs; k++) {
+		if (isfinite(y[k]))
+			continue;
+		for (size_t l = 1; l < adapter->n; l++)
+			if (qd_lora_bound(&adapter->loras[l]) > qd_lora_bound(most))
+				most = &adapter->loras[l];
+		return qd_fail(QD_EINPUT,
+			"the output is not finite in sample %zu (layer '%s' changes weights by up to %g): is the strength too "
+			"high?",
+			k / s->outputs, most->path, qd_lora_bound(most));
+	}
+	return QD_OK;
+}
+
 static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 {
 	enum qd_status st;
@@ -130,6 +151,7 @@ static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 	hang(s, rounded ? i : s->n);
 	QD_TRY(st, qd_net_bind_adapter(&s->net, s->exec, s->adapters[i]));
 	QD_TRY(st, qd_run_samples(s->exec, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
+	st = check_outputs(s, i, rounded ? s->rounded : s->y[i]);
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
 }
@@ -224,6 +246,12 @@ static enum qd_status start_rows(struct scoring *s)
 			return QD_ENOMEM;
 		memcpy(a->hash, adapter->hash, sizeof(a->hash));
 		a->n_slots = adapter->n;
+		a->idle = true;
+		for (size_t k = 0; a->idle && k < adapter->n; k++)
+			a->idle = !(qd_lora_bound(&adapter->loras[k]) > 0);
+		if (a->idle)
+			qd_log(QD_LOG_WARNING,
+				"adapter '%s' changes nothing (strength 0, or all of it is zero): it is never the anchor", a->name);
 		for (size_t k = 0; k < adapter->n; k++)
 			a->rank = adapter->loras[k].rank > a->rank ? adapter->loras[k].rank : a->rank;
 	}
