@@ -2,9 +2,10 @@
  * cmd: the program. One table of commands (main.c), one file per command: parse, call, print; no arithmetic. Results go to stdout
  * (text, or with --json one document with a "schema" number), progress and messages to stderr.
  *
- * A new command is a row of QD_COMMANDS and its file; a new option is a row in its command's table (options.h), nothing else.
- *
  * Exit codes: 0 done; 1 the check the command exists to make said no; 2 wrong usage; 3 could not do it (one line saying why).
+ *
+ * A command more: its file, its row in QD_COMMANDS, and its line in README.md. An option more: its row in its command's table
+ * (options.h), nothing else.
  */
 #ifndef QUAD_CMD_CMD_H
 #define QUAD_CMD_CMD_H
@@ -82,19 +83,9 @@ void qd_progress_install(bool quiet, int verbose);
 /* Ends the progress line, so that something else can be printed. */
 void qd_progress_clear(void);
 
-/* What most commands start with: model, modules and adapters opened. */
-struct qd_opened {
-	struct qd_model model;
-	struct qd_graph shape_graph; /* for the smallest sizes: what modules belong to */
-	struct qd_modules modules;
-	struct qd_adapter *adapters;
-	const struct qd_adapter **adapter_list;
-	size_t n_adapters;
-};
-/* Opens common->base and common->adapters. QD_EINPUT without a base. */
+/* What most commands start with: common->base and common->adapters opened. QD_EINPUT without a base. */
 QD_CHECK enum qd_status qd_open_all(struct qd_opened *opened, const struct qd_common *common);
 /* The same, the adapters' matrices left in their mapped files (qd_adapter_map). */
 QD_CHECK enum qd_status qd_open_mapped(struct qd_opened *opened, const struct qd_common *common);
-void qd_opened_release(struct qd_opened *opened);
 
 #endif

@@ -2,7 +2,8 @@
  * quad eval: runs a graph once on the tensors of a file and compares. The graph is a model with an adapter in float, the same under
  * a profile's encodings (simulated), or an exported ONNX file read back.
  */
-#include "cmd/eval.h"
+#include "cmd/cmd.h"
+#include "export/runtime/runtime.h"
 #include "lib/math/math.h"
 
 #include <math.h>
@@ -21,7 +22,7 @@ static const char doc[] =
 	"VAE's decoder takes z, its encoder x, and both give out. --base is a pipeline folder (--part unet, text_encoder, "
 	"text_encoder_2, encoder or decoder; unet without it), a component's own folder, an export folder or an ONNX file; with "
 	"those "
-	"two --adapter is a name in the folder, or a file of its inputs.";
+	"two --adapter is a name in the folder's adapters/, or [NAME=]FILE of its LoRA inputs.";
 
 struct eval_options {
 	struct qd_common common;
@@ -41,15 +42,19 @@ static const struct qd_option table[] = {
 struct result {
 	const char *name;
 	struct qd_tensor value;
-	bool finite, compared;
+	bool finite;
 	float low, high;
-	struct qd_error error; /* against the file's tensor, when compared */
+	const struct qd_tensor *expected; /* of the file; NULL: nothing to compare with */
+	bool expected_finite;
+	struct qd_error error; /* against `expected` */
 };
 
 struct eval {
 	const struct eval_options *options;
-	struct qd_evaluated run;
+	struct qd_safetensors inputs;
+	struct qd_runtime runtime;
 	struct result *results; /* of the graph's outputs */
+	size_t n;
 };
 
 /* ---- outputs ---- */
@@ -57,72 +62,68 @@ struct eval {
 /* What to compare output `name` with: the tensor of its name, or of a single output's other names; NULL when the file has none. */
 static const struct qd_tensor *expected_of(const struct eval *e, const char *name)
 {
-	const char *const others[] = { "out", e->run.declared };
-	const struct qd_tensor *tensor = qd_safetensors_find(&e->run.inputs, name);
-	for (size_t i = 0; i < QD_COUNT(others) && !tensor && e->run.g->n_outputs == 1; i++)
-		tensor = qd_safetensors_find(&e->run.inputs, others[i]);
+	const char *const others[] = { "out", e->runtime.output_name };
+	const struct qd_tensor *tensor = qd_safetensors_find(&e->inputs, name);
+
+	for (size_t i = 0; i < QD_COUNT(others) && tensor == NULL && others[i] != NULL && e->n == 1; i++)
+		tensor = qd_safetensors_find(&e->inputs, others[i]);
 	return tensor;
 }
 
-static enum qd_status compare(const struct eval *e, struct result *r)
+static enum qd_status compare_output(const struct eval *e, struct result *r)
 {
-	const struct qd_tensor *expected = expected_of(e, r->name);
 	char found[QD_SHAPE_TEXT], need[QD_SHAPE_TEXT];
+	size_t n = (size_t)qd_shape_elements(&r->value.shape);
+	float *reference;
 	enum qd_status st;
-	if (!expected)
-		return QD_OK;
-	if (!qd_shape_equal(&expected->shape, &r->value.shape))
-		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs %s", e->run.inputs.path, expected->name,
-			qd_shape_text(&expected->shape, found), qd_shape_text(&r->value.shape, need));
-	size_t n = (size_t)qd_shape_elements(&expected->shape);
-	float *reference = malloc(n * sizeof(*reference) + 1);
-	if (!reference)
+
+	if (!qd_shape_equal(&r->expected->shape, &r->value.shape))
+		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs %s", e->inputs.path, r->expected->name,
+			qd_shape_text(&r->expected->shape, found), qd_shape_text(&r->value.shape, need));
+	reference = malloc(n * sizeof(*reference) + 1);
+	if (reference == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
-	QD_TRY(st, qd_tensor_check_finite(expected, e->run.inputs.path));
-	QD_TRY(st, qd_tensor_to_f32(expected, reference));
+	QD_TRY(st, qd_tensor_to_f32(r->expected, reference));
+	r->expected_finite = qd_all_finite(reference, n);
 	qd_error_add(&r->error, reference, r->value.data, n);
-	r->compared = true;
 out:
 	free(reference);
 	return st;
 }
 
-static enum qd_status take_output(struct eval *e, size_t i, qt_tensor tensor)
+static enum qd_status take_output(struct eval *e, const struct qd_value *value, struct result *r)
 {
-	const struct qd_value *value = &e->run.g->values[e->run.g->outputs[i]];
-	struct result *r = &e->results[i];
+	size_t n = (size_t)qd_shape_elements(&value->shape);
+	const float *x;
 	enum qd_status st;
+
 	r->name = value->name;
-	if (value->dtype != QD_F32)
-		return qd_fail(QD_EUNSUPPORTED, "output '%s' is %s, needs F32", r->name, qd_dtype_name(value->dtype));
 	QD_TRY(st, qd_tensor_new(&r->value, r->name, QD_F32, &value->shape));
-	QD_TRY(st, qt_read(tensor, r->value.data, r->value.bytes));
-	r->finite = true;
-	for (int64_t k = 0, n = qd_shape_elements(&value->shape); k < n; k++) {
-		float x = ((const float *)r->value.data)[k];
-		r->finite = r->finite && isfinite(x);
-		r->low = k == 0 || x < r->low ? x : r->low;
-		r->high = k == 0 || x > r->high ? x : r->high;
+	QD_TRY(st, qd_runner_read(&e->runtime.runner, r->name, n, r->value.data));
+	x = r->value.data;
+	r->finite = qd_all_finite(x, n);
+	for (size_t i = 0; i < n; i++) {
+		r->low = i == 0 || x[i] < r->low ? x[i] : r->low;
+		r->high = i == 0 || x[i] > r->high ? x[i] : r->high;
 	}
-	QD_TRY(st, compare(e, r));
+	r->expected = expected_of(e, r->name);
+	if (r->expected != NULL)
+		QD_TRY(st, compare_output(e, r));
 out:
 	return st;
 }
 
-static enum qd_status run(struct eval *e)
+static enum qd_status take_outputs(struct eval *e)
 {
-	qt_tensor *outputs = calloc(e->run.g->n_outputs + 1, sizeof(*outputs));
-	enum qd_status st;
-	e->results = calloc(e->run.g->n_outputs + 1, sizeof(*e->results));
-	if (!outputs || !e->results)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_exec_run(e->run.exec, outputs));
-	for (size_t i = 0; i < e->run.g->n_outputs; i++)
-		QD_TRY(st, take_output(e, i, outputs[i]));
-out:
-	for (size_t i = 0; outputs && i < e->run.g->n_outputs; i++)
-		qt_free(outputs[i]);
-	free(outputs);
+	const struct qd_graph *g = e->runtime.runner.graph;
+	enum qd_status st = QD_OK;
+
+	e->results = calloc(g->n_outputs + 1, sizeof(*e->results));
+	if (e->results == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	e->n = g->n_outputs;
+	for (size_t i = 0; i < e->n && st == QD_OK; i++)
+		st = take_output(e, &g->values[g->outputs[i]], &e->results[i]);
 	return st;
 }
 
@@ -130,51 +131,47 @@ out:
 
 static bool within(const struct result *r, double tolerance)
 {
-	return r->finite && r->error.largest <= tolerance;
-}
-
-static enum qd_status nothing_compared(const struct eval *e)
-{
-	const struct qd_graph *g = e->run.g;
-	bool one = g->n_outputs == 1;
-	return qd_fail(QD_EINPUT, "'%s' has no tensor '%s'%s to check against", e->run.inputs.path,
-		one ? "out" : g->values[g->outputs[0]].name, one ? "" : " or of another output's name");
+	return r->finite && r->expected_finite && r->error.largest <= tolerance;
 }
 
 /* QD_ECHECK when an output is too far off; QD_EINPUT when there is nothing to compare with. */
 static enum qd_status verdict(const struct eval *e)
 {
 	size_t compared = 0;
+
 	if (e->options->tolerance < 0)
 		return QD_OK;
-	for (size_t i = 0; i < e->run.g->n_outputs; i++) {
+	for (size_t i = 0; i < e->n; i++) {
 		const struct result *r = &e->results[i];
-		compared += r->compared;
-		if (r->compared && !r->finite)
+		if (r->expected == NULL)
+			continue;
+		compared++;
+		if (!r->finite)
 			return qd_fail(QD_ECHECK, "output '%s' has values that are not finite", r->name);
-		if (r->compared && !within(r, e->options->tolerance))
+		if (!r->expected_finite)
+			return qd_fail(QD_ECHECK,
+				"output '%s' cannot equal tensor '%s' of '%s', which has values that are not finite", r->name,
+				r->expected->name, e->inputs.path);
+		if (!within(r, e->options->tolerance))
 			return qd_fail(QD_ECHECK, "output '%s' differs by up to %.3g, allowed is %.3g", r->name, r->error.largest,
 				e->options->tolerance);
 	}
-	return compared ? QD_OK : nothing_compared(e);
+	if (compared > 0)
+		return QD_OK;
+	return qd_fail(QD_EINPUT, "'%s' has no tensor '%s'%s to check against", e->inputs.path,
+		e->n == 1 ? "out" : e->results[0].name, e->n == 1 ? "" : " or of another output's name");
 }
 
-static void print_text(const struct eval *e)
+static void print_outputs(const struct eval *e)
 {
 	char shape[QD_SHAPE_TEXT];
-	for (size_t i = 0; i < e->run.g->n_outputs; i++) {
+	for (size_t i = 0; i < e->n; i++) {
 		const struct result *r = &e->results[i];
 		printf("%s %s  from %.6g to %.6g%s\n", r->name, qd_shape_text(&r->value.shape, shape), (double)r->low,
 			(double)r->high, r->finite ? "" : ", not finite");
-		if (r->compared)
+		if (r->expected != NULL)
 			printf("  largest difference %.3g, SQNR %.2f dB\n", r->error.largest, qd_error_sqnr_db(&r->error));
 	}
-}
-
-/* JSON has no infinity: an exact match has sqnr_db null. */
-static json_t *finite_number(double x)
-{
-	return isfinite(x) ? json_real(x) : json_null();
 }
 
 static json_t *result_json(const struct eval *e, const struct result *r)
@@ -184,12 +181,12 @@ static json_t *result_json(const struct eval *e, const struct result *r)
 		json_array_append_new(shape, json_integer(r->value.shape.dim[d]));
 	json_object_set_new(item, "name", json_string(r->name));
 	json_object_set_new(item, "shape", shape);
-	json_object_set_new(item, "min", finite_number((double)r->low));
-	json_object_set_new(item, "max", finite_number((double)r->high));
+	json_object_set_new(item, "min", qd_finite_json((double)r->low));
+	json_object_set_new(item, "max", qd_finite_json((double)r->high));
 	json_object_set_new(item, "finite", json_boolean(r->finite));
-	if (r->compared) {
-		json_object_set_new(item, "max_abs_difference", finite_number(r->error.largest));
-		json_object_set_new(item, "sqnr_db", finite_number(qd_error_sqnr_db(&r->error)));
+	if (r->expected != NULL) {
+		json_object_set_new(item, "max_abs_difference", qd_finite_json(r->error.largest));
+		json_object_set_new(item, "sqnr_db", qd_finite_json(qd_error_sqnr_db(&r->error)));
 		if (e->options->tolerance >= 0)
 			json_object_set_new(item, "within", json_boolean(within(r, e->options->tolerance)));
 	}
@@ -199,11 +196,11 @@ static json_t *result_json(const struct eval *e, const struct result *r)
 static enum qd_status print_results(const struct eval *e)
 {
 	if (!e->options->common.json) {
-		print_text(e);
+		print_outputs(e);
 		return QD_OK;
 	}
 	json_t *root = json_object(), *list = json_array();
-	for (size_t i = 0; i < e->run.g->n_outputs; i++)
+	for (size_t i = 0; i < e->n; i++)
 		json_array_append_new(list, result_json(e, &e->results[i]));
 	json_object_set_new(root, "schema", json_integer(1));
 	json_object_set_new(root, "outputs", list);
@@ -214,18 +211,18 @@ static enum qd_status print_results(const struct eval *e)
 static enum qd_status write_results(const struct eval *e)
 {
 	const struct qd_common *common = &e->options->common;
-	struct qd_tensor *tensors = calloc(e->run.inputs.n + e->run.g->n_outputs + 1, sizeof(*tensors));
+	struct qd_tensor *tensors = calloc(e->inputs.n + e->n + 1, sizeof(*tensors));
 	size_t n = 0;
 	if (!tensors)
 		return qd_fail(QD_ENOMEM, "out of memory");
-	for (size_t i = 0; i < e->run.g->n_outputs; i++)
+	for (size_t i = 0; i < e->n; i++)
 		tensors[n++] = e->results[i].value;
-	for (size_t i = 0; i < e->run.inputs.n; i++) {
+	for (size_t i = 0; i < e->inputs.n; i++) {
 		bool replaced = false;
-		for (size_t k = 0; k < e->run.g->n_outputs; k++)
-			replaced = replaced || strcmp(e->run.inputs.tensors[i].name, tensors[k].name) == 0;
+		for (size_t k = 0; k < e->n; k++)
+			replaced = replaced || strcmp(e->inputs.tensors[i].name, tensors[k].name) == 0;
 		if (!replaced)
-			tensors[n++] = e->run.inputs.tensors[i];
+			tensors[n++] = e->inputs.tensors[i];
 	}
 	enum qd_status st = qd_safetensors_write(common->output, tensors, n, NULL, 0, common->force, NULL, NULL);
 	free(tensors);
@@ -237,12 +234,20 @@ static enum qd_status write_results(const struct eval *e)
 static enum qd_status evaluate(struct eval *e)
 {
 	const struct qd_common *common = &e->options->common;
+	const struct qd_runtime_options what = { .base = common->base,
+		.part = e->options->part,
+		.adapter = common->adapters.n > 0 ? common->adapters.items[0] : NULL,
+		.profile = common->profile,
+		.inputs = &e->inputs };
 	enum qd_status st;
+
 	if (common->output && !common->force && (qd_is_file(common->output) || qd_is_directory(common->output)))
 		return qd_fail(QD_EEXIST, "'%s' exists, needs --force to be replaced", common->output);
-	QD_TRY(st, qd_safetensors_open(&e->run.inputs, e->options->inputs));
-	QD_TRY(st, qd_evaluated_open(&e->run));
-	QD_TRY(st, run(e));
+	QD_TRY(st, qd_safetensors_open(&e->inputs, e->options->inputs));
+	QD_TRY(st, qd_runtime_open(&e->runtime, &what));
+	QD_TRY(st, qd_runtime_feed(&e->runtime, &e->inputs));
+	QD_TRY(st, qd_runner_run(&e->runtime.runner));
+	QD_TRY(st, take_outputs(e));
 	if (common->output)
 		QD_TRY(st, write_results(e));
 	QD_TRY(st, print_results(e));
@@ -251,18 +256,19 @@ out:
 	return st;
 }
 
-static void release(struct eval *e)
+static void release_eval(struct eval *e)
 {
-	for (size_t i = 0; e->results && i < e->run.g->n_outputs; i++)
+	for (size_t i = 0; i < e->n; i++)
 		qd_tensor_release(&e->results[i].value);
 	free(e->results);
-	qd_evaluated_release(&e->run);
+	qd_runtime_release(&e->runtime);
+	qd_safetensors_release(&e->inputs);
 }
 
 int qd_cmd_eval(int argc, char **argv)
 {
 	struct eval_options o = { .tolerance = -1 };
-	struct eval e = { .options = &o, .run = { .common = &o.common } };
+	struct eval e = { .options = &o };
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1,
@@ -270,9 +276,8 @@ int qd_cmd_eval(int argc, char **argv)
 		QD_COMMON_BASE, &o.common);
 	if (o.common.adapters.n > 1)
 		qd_usage("needs one --adapter at most (join files with NAME=A+B)");
-	e.run.part = o.part;
 	st = evaluate(&e);
-	release(&e);
+	release_eval(&e);
 	qd_common_release(&o.common);
 	return qd_finish("eval", st);
 }

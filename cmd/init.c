@@ -15,20 +15,31 @@ static const char doc[] =
 	"text encoder it is that component's folder. Weights are drawn as PyTorch draws them; the same architecture, "
 	"seed and type give the same bytes.";
 
-static const char *const arch_names[] = { "sd15", "sdxl", "tiny", NULL };
-/* What differs from the defaults of the class. */
-static const char *const arch_configs[] = {
-	"{\"sample_size\": 64, \"cross_attention_dim\": 768}",
-	"{\"sample_size\": 128, \"block_out_channels\": [320, 640, 1280],"
-	" \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\"],"
-	" \"up_block_types\": [\"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"UpBlock2D\"],"
-	" \"attention_head_dim\": [5, 10, 20], \"transformer_layers_per_block\": [1, 2, 10], \"cross_attention_dim\": 2048,"
-	" \"use_linear_projection\": true, \"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 256,"
-	" \"projection_class_embeddings_input_dim\": 2816}",
-	"{\"sample_size\": 16, \"block_out_channels\": [32, 64, 64], \"layers_per_block\": 1, \"cross_attention_dim\": 32,"
-	" \"attention_head_dim\": 4, \"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", \"DownBlock2D\"],"
-	" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]}",
+/* Of no family: for trying things out. */
+static const struct qd_family tiny = {
+	.name = "tiny",
+	.arch = "tiny",
+	.config =
+		"{\"sample_size\": 16, \"block_out_channels\": [32, 64, 64], \"layers_per_block\": 1, \"cross_attention_dim\": 32,"
+		" \"attention_head_dim\": 4, \"down_block_types\": [\"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\", "
+		"\"DownBlock2D\"],"
+		" \"up_block_types\": [\"UpBlock2D\", \"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\"]}",
 };
+
+/* The families that have a name here, and tiny; NULL behind it. */
+static const struct qd_family *arch_at(size_t i)
+{
+	for (size_t k = 0; k < QD_FAMILIES; k++)
+		if (qd_families[k].arch != NULL && i-- == 0)
+			return &qd_families[k];
+	return i == 0 ? &tiny : NULL;
+}
+
+static const char *arch_name(size_t i)
+{
+	return arch_at(i) != NULL ? arch_at(i)->arch : NULL;
+}
+
 struct init_options {
 	struct qd_common common;
 	int arch; /* -1: none was named */
@@ -41,7 +52,7 @@ struct init_options {
 #define FIELD(field) QD_FIELD(struct init_options, field)
 static const int dtypes[] = { QD_F32, QD_F16, QD_BF16, QD_VALUES_END };
 static const struct qd_option table[] = {
-	{ "arch", QD_OPT_CHOICE, FIELD(arch), .names = arch_names, .help = "a known architecture" },
+	{ "arch", QD_OPT_CHOICE, FIELD(arch), .name_at = arch_name, .help = "a known architecture" },
 	{ "config", QD_OPT_TEXT, FIELD(config), .arg = "FILE",
 		.help = "or the architecture of this config.json, of a UNet, a VAE or a text encoder" },
 	{ "dtype", QD_OPT_DTYPE, FIELD(dtype), .values = dtypes, .help = "type of the weights" },
@@ -53,31 +64,15 @@ static const struct qd_option table[] = {
 
 static enum qd_status read_config(const struct init_options *o, struct qd_unet_config *config)
 {
-	json_t *json = NULL;
-	enum qd_status st;
-	if (o->config)
-		return qd_unet_config_read(config, o->config);
-	const char *text = arch_configs[o->arch];
-	QD_TRY(st, qd_json_parse(arch_names[o->arch], text, strlen(text), &json));
-	QD_TRY(st, qd_unet_config_parse(config, arch_names[o->arch], json));
-out:
-	json_decref(json);
-	return st;
+	return o->config != NULL ? qd_unet_config_read(config, o->config) : qd_unet_config_family(config, arch_at((size_t)o->arch));
 }
 
 /* ---- the files beside the weights ---- */
 
-/* Which of diffusers' pipelines takes such a UNet. */
-static const char *pipeline_class(const struct qd_unet_config *c)
+/* The family whose pipelines take such a UNet. */
+static const struct qd_family *family_like(const struct qd_unet_config *c)
 {
-	if (c->text_time)
-		return c->in_channels == 9 ? "StableDiffusionXLInpaintPipeline" : "StableDiffusionXLPipeline";
-	return c->in_channels == 9 ? "StableDiffusionInpaintPipeline" : "StableDiffusionPipeline";
-}
-
-static const char *scheduler_class(const struct qd_unet_config *c)
-{
-	return c->text_time ? "EulerDiscreteScheduler" : "DDIMScheduler";
+	return &qd_families[c->text_time ? QD_FAMILY_SDXL : QD_FAMILY_SD1];
 }
 
 static json_t *component(const char *library, const char *class_name)
@@ -90,9 +85,11 @@ static json_t *model_index(const struct qd_unet_config *c)
 	static const char *const absent[] = { "vae", "text_encoder", "tokenizer" },
 				 *const absent_xl[] = { "text_encoder_2", "tokenizer_2" },
 				 *const absent_sd[] = { "safety_checker", "feature_extractor" };
-	json_t *o = json_pack("{s:s}", "_class_name", pipeline_class(c));
+	const struct qd_family *family = family_like(c);
+	json_t *o = json_pack("{s:o}", "_class_name",
+		json_sprintf("%s%sPipeline", family->pipeline, c->in_channels == QD_FAMILY_INPAINT ? "Inpaint" : ""));
 	json_object_set_new(o, "unet", component("diffusers", "UNet2DConditionModel"));
-	json_object_set_new(o, "scheduler", component("diffusers", scheduler_class(c)));
+	json_object_set_new(o, "scheduler", component("diffusers", family->scheduler));
 	for (size_t i = 0; i < QD_COUNT(absent); i++)
 		json_object_set_new(o, absent[i], component(NULL, NULL));
 	for (size_t i = 0; i < 2; i++)
@@ -103,8 +100,8 @@ static json_t *model_index(const struct qd_unet_config *c)
 /* The noise schedule of the Stable Diffusion models. */
 static json_t *scheduler_config(const struct qd_unet_config *c, enum qd_prediction prediction)
 {
-	json_t *o = json_pack("{s:s,s:i,s:f,s:f,s:s,s:s,s:i,s:n}", "_class_name", scheduler_class(c), "num_train_timesteps", 1000,
-		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type",
+	json_t *o = json_pack("{s:s,s:i,s:f,s:f,s:s,s:s,s:i,s:n}", "_class_name", family_like(c)->scheduler, "num_train_timesteps",
+		1000, "beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type",
 		qd_prediction_names[prediction], "steps_offset", 1, "trained_betas");
 	json_object_set_new(o, "timestep_spacing", json_string("leading"));
 	if (c->text_time) {

@@ -81,7 +81,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
+static enum qd_status inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
 {
 	size_t width = 0, bytes = 0;
 	if (common->json)
@@ -104,52 +104,34 @@ enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struc
 
 /* ---- adapters ---- */
 
-/* Architectures that published adapters are made for, as differences from the defaults of the class. */
-static const struct known {
-	const char *name, *config;
-} known[] = {
-	{ "SD1.x", "{\"cross_attention_dim\": 768}" },
-	{ "SD2.x", "{\"cross_attention_dim\": 1024, \"attention_head_dim\": [5, 10, 20, 20], \"use_linear_projection\": true}" },
-	{ "SDXL",
-		"{\"block_out_channels\": [320, 640, 1280],"
-		" \"down_block_types\": [\"DownBlock2D\", \"CrossAttnDownBlock2D\", \"CrossAttnDownBlock2D\"],"
-		" \"up_block_types\": [\"CrossAttnUpBlock2D\", \"CrossAttnUpBlock2D\", \"UpBlock2D\"],"
-		" \"attention_head_dim\": [5, 10, 20], \"transformer_layers_per_block\": [1, 2, 10], \"cross_attention_dim\": 2048,"
-		" \"use_linear_projection\": true, \"addition_embed_type\": \"text_time\", \"addition_time_embed_dim\": 256,"
-		" \"projection_class_embeddings_input_dim\": 2816}" },
-};
-
-/* The modules of a known architecture, from its shapes alone. */
-static enum qd_status known_modules(const struct known *k, struct qd_modules *modules)
+/* The modules of a family's UNet, from its shapes alone. */
+static enum qd_status family_modules(const struct qd_family *family, struct qd_modules *modules)
 {
 	struct qd_unet_config config;
 	struct qd_graph g = { 0 };
-	json_t *json = NULL;
 	uint64_t parameters, tensors;
 	enum qd_status st;
-	QD_TRY(st, qd_json_parse(k->name, k->config, strlen(k->config), &json));
-	QD_TRY(st, qd_unet_config_parse(&config, k->name, json));
+	QD_TRY(st, qd_unet_config_family(&config, family));
 	QD_TRY(st, qd_unet_parameters(&config, &g, &parameters, &tensors));
 	QD_TRY(st, qd_modules_of(modules, &g));
 out:
-	json_decref(json);
 	qd_graph_release(&g);
 	return st;
 }
 
 /* Prints the adapter when it fits; `*fits` false and QD_OK when it belongs to another model. */
-static enum qd_status try_known(const struct known *k, const char *path, const struct qd_common *common, bool *fits)
+static enum qd_status try_family(const struct qd_family *family, const char *path, const struct qd_common *common, bool *fits)
 {
 	struct qd_modules modules = { 0 };
 	struct qd_adapter adapter = { 0 };
 	enum qd_status st;
-	QD_TRY(st, known_modules(k, &modules));
+	QD_TRY(st, family_modules(family, &modules));
 	st = qd_adapter_open_spec(&adapter, path, &modules);
 	*fits = st == QD_OK;
 	if (st == QD_EINPUT)
 		st = QD_OK;
 	if (*fits)
-		st = qd_inspect_adapter(&adapter, &modules, k->name, common);
+		st = qd_inspect_adapter(&adapter, &modules, family->name, common);
 out:
 	qd_adapter_release(&adapter);
 	qd_modules_release(&modules);
@@ -174,17 +156,14 @@ out:
 	return st;
 }
 
-/* Whether names look like low-rank layers of any trainer, or of an algorithm that the reader refuses by name. */
+/* Of a dialect, refused by name, or with names that speak of LoRA in no dialect. */
 static bool looks_like_adapter(const struct qd_safetensors *file)
 {
-	static const char *const marks[] = { "lora", ":up", ":down", "hada_", "lokr_", "oft_", "ia3_", "dora_", "diff_b" };
-	for (size_t i = 0; i < file->n; i++) {
-		for (size_t k = 0; k < QD_COUNT(marks); k++) {
-			if (strstr(file->tensors[i].name, marks[k]))
-				return true;
-		}
-	}
-	return false;
+	bool looks = qd_adapter_detect(file);
+
+	for (size_t i = 0; i < file->n && !looks; i++)
+		looks = strstr(file->tensors[i].name, "lora") != NULL;
+	return looks;
 }
 
 static enum qd_status inspect_adapter(const char *path, const struct qd_common *common, bool *fits)
@@ -193,8 +172,10 @@ static enum qd_status inspect_adapter(const char *path, const struct qd_common *
 	if (common->base)
 		return with_base(path, common);
 	*fits = false;
-	for (size_t i = 0; i < QD_COUNT(known) && !*fits; i++) {
-		enum qd_status st = try_known(&known[i], path, common, fits);
+	for (size_t i = 0; i < QD_FAMILIES && !*fits; i++) {
+		if (qd_families[i].config == NULL)
+			continue;
+		enum qd_status st = try_family(&qd_families[i], path, common, fits);
 		if (st != QD_OK)
 			return st;
 	}
@@ -203,11 +184,13 @@ static enum qd_status inspect_adapter(const char *path, const struct qd_common *
 
 /* ---- all of it ---- */
 
+/* What an export holds of an adapter: codes under the names of graph inputs. */
 static bool is_lora_input_file(const struct qd_safetensors *file)
 {
-	return file->n &&
-	       qd_starts_with(strrchr(file->tensors[0].name, '.') ? strrchr(file->tensors[0].name, '.') : "", ".lora_") &&
-	       file->tensors[0].dtype != QD_F32 && file->tensors[0].dtype != QD_F16 && file->tensors[0].dtype != QD_BF16;
+	const struct qd_tensor *first = file->tensors;
+
+	return file->n > 0 && qd_lora_tensor_of(first->name) != QD_LORA_NONE && first->dtype != QD_F32 && first->dtype != QD_F16 &&
+	       first->dtype != QD_BF16;
 }
 
 static enum qd_status inspect_file(const char *path, const struct qd_common *common)
@@ -227,7 +210,7 @@ static enum qd_status inspect_file(const char *path, const struct qd_common *com
 				path);
 	}
 	if (!fits)
-		QD_TRY(st, qd_inspect_tensors(&file, common));
+		QD_TRY(st, inspect_tensors(&file, common));
 out:
 	qd_safetensors_release(&file);
 	return st;

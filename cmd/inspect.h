@@ -23,7 +23,6 @@ QD_CHECK enum qd_status qd_inspect_joint(const char *path, const struct qd_commo
 /* `family` names the architecture that `modules` belong to. */
 QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
-QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common);
 
 /* Of a model that came as one file: what else is in it. */
 void qd_print_beside(const struct qd_model *model);
@@ -33,8 +32,6 @@ json_t *qd_beside_json(const struct qd_model *model);
 void qd_print_components(const char *root);
 json_t *qd_components_json(const char *root);
 
-/* "SD1.x", "SD2.x inpainting", "SDXL", "other". */
-const char *qd_family(const struct qd_unet_config *config);
 /* What all tensors of a model are together; zero it to begin. */
 struct qd_weight_facts {
 	uint64_t parameters, bytes;

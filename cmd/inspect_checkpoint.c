@@ -7,31 +7,32 @@
 
 void qd_print_beside(const struct qd_model *model)
 {
-	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS];
 	char digits[QD_DIGITS];
 	qd_checkpoint_contents(&model->weights.files[0], contents);
-	for (int part = 0; part < QD_CHECKPOINT_PARTS; part++) {
-		const struct qd_checkpoint_content *c = &contents[part];
-		if (part == QD_CHECKPOINT_UNET || c->tensors == 0)
+	for (int section = 0; section < QD_CHECKPOINT_SECTIONS; section++) {
+		const struct qd_checkpoint_content *c = &contents[section];
+		if (section == QD_CHECKPOINT_UNET || c->tensors == 0)
 			continue;
-		printf("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_part_name(part),
+		printf("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_section_name(section),
 			qd_digits(c->parameters, digits), c->tensors, (double)c->bytes / 1e9);
-		printf(part == QD_CHECKPOINT_OTHER || part == QD_CHECKPOINT_EMA ? ", not used ('%s', ...)\n" : "\n", c->first);
+		printf(section == QD_CHECKPOINT_OTHER || section == QD_CHECKPOINT_EMA ? ", not used ('%s', ...)\n" : "\n",
+			c->first);
 	}
 }
 
 json_t *qd_beside_json(const struct qd_model *model)
 {
-	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS];
 	json_t *list = json_array();
 	qd_checkpoint_contents(&model->weights.files[0], contents);
-	for (int part = 0; part < QD_CHECKPOINT_PARTS; part++) {
-		const struct qd_checkpoint_content *c = &contents[part];
-		if (part == QD_CHECKPOINT_UNET || c->tensors == 0)
+	for (int section = 0; section < QD_CHECKPOINT_SECTIONS; section++) {
+		const struct qd_checkpoint_content *c = &contents[section];
+		if (section == QD_CHECKPOINT_UNET || c->tensors == 0)
 			continue;
-		json_array_append_new(list,
-			json_pack("{s:s,s:I,s:I,s:I,s:s}", "part", qd_checkpoint_part_name(part), "tensors", (json_int_t)c->tensors,
-				"parameters", (json_int_t)c->parameters, "bytes", (json_int_t)c->bytes, "first", c->first));
+		json_array_append_new(list, json_pack("{s:s,s:I,s:I,s:I,s:s}", "part", qd_checkpoint_section_name(section),
+						    "tensors", (json_int_t)c->tensors, "parameters", (json_int_t)c->parameters,
+						    "bytes", (json_int_t)c->bytes, "first", c->first));
 	}
 	return list;
 }

@@ -6,20 +6,17 @@
 #include <stdio.h>
 #include <string.h>
 
-const char *qd_family(const struct qd_unet_config *c)
+enum { FAMILY_TEXT = 64 };
+
+/* "SD1.x", "SD2.x inpainting", "other". */
+static const char *family_text(const struct qd_unet_config *c, char *out, size_t n)
 {
-	bool inpaint = c->in_channels == 9;
-	if (c->text_time && c->time_ids == 5)
-		return "SDXL refiner";
-	if (c->blocks == 0 || c->channels[0] != 320)
-		return inpaint ? "other, inpainting" : "other";
-	if (c->text_time && c->cross_dim[0] == 2048)
-		return inpaint ? "SDXL inpainting" : "SDXL";
-	if (!c->text_time && c->cross_dim[0] == 1024)
-		return inpaint ? "SD2.x inpainting" : "SD2.x";
-	if (!c->text_time && c->cross_dim[0] == 768)
-		return inpaint ? "SD1.x inpainting" : "SD1.x";
-	return inpaint ? "other, inpainting" : "other";
+	const struct qd_family *family = qd_family_of(c->cross_dim[0], c->channels[0], c->time_ids);
+	bool inpaints = c->in_channels == QD_FAMILY_INPAINT;
+
+	snprintf(out, n, "%s%s%s", family != NULL ? family->name : "other", inpaints && family == NULL ? "," : "",
+		inpaints ? " inpainting" : "");
+	return out;
 }
 
 char *qd_digits(uint64_t value, char *buffer)
@@ -96,9 +93,10 @@ static enum qd_status print_text(const struct model_facts *f)
 {
 	const struct qd_unet_config *c = &f->model->config;
 	double flop = f->cost.conv + f->cost.linear + f->cost.attention;
-	char digits[QD_DIGITS];
+	char digits[QD_DIGITS], family[FAMILY_TEXT];
 	bool single = f->model->kind == QD_MODEL_CHECKPOINT;
-	printf("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel", qd_family(c));
+	printf("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel",
+		family_text(c, family, sizeof(family)));
 	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->model->weights.n,
 		f->weights.dtypes, (double)f->weights.bytes / 1e9);
 	printf("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
@@ -123,8 +121,9 @@ static enum qd_status print_text(const struct model_facts *f)
 static enum qd_status print_json(const struct model_facts *f)
 {
 	const struct qd_unet_config *c = &f->model->config;
-	json_t *root =
-		json_pack("{s:i,s:s,s:s,s:s}", "schema", 1, "kind", "model", "path", f->model->folder, "family", qd_family(c));
+	char family[FAMILY_TEXT];
+	json_t *root = json_pack("{s:i,s:s,s:s,s:s}", "schema", 1, "kind", "model", "path", f->model->folder, "family",
+		family_text(c, family, sizeof(family)));
 	json_object_set_new(root, "parameters", json_integer((json_int_t)f->weights.parameters));
 	json_object_set_new(root, "tensors", json_integer((json_int_t)f->model->weights.n));
 	json_object_set_new(root, "bytes", json_integer((json_int_t)f->weights.bytes));

@@ -25,7 +25,7 @@ struct parsing {
 	struct qd_arena texts; /* of the help */
 };
 
-enum qd_status qd_texts_add(struct qd_texts *list, const char *text)
+static enum qd_status add_text(struct qd_texts *list, const char *text)
 {
 	enum qd_status st;
 
@@ -213,7 +213,7 @@ static enum qd_status take(const struct active *o, char *arg)
 		*(const char **)field(o) = arg;
 		break;
 	case QD_OPT_TEXTS:
-		return qd_texts_add(field(o), arg);
+		return add_text(field(o), arg);
 	case QD_OPT_CHOICE:
 	case QD_OPT_DTYPE:
 		return take_choice(o, arg);

@@ -22,7 +22,6 @@ struct qd_texts {
 	const char **items;
 	size_t n, cap;
 };
-QD_CHECK enum qd_status qd_texts_add(struct qd_texts *list, const char *text);
 void qd_texts_release(struct qd_texts *list);
 
 enum qd_option_kind {
@@ -87,8 +86,8 @@ struct qd_options {
 };
 /*
  * Parses the command line, or exits with QD_EXIT_USAGE and a message. Of rows with a bit only those in `takes` belong to the
- * command, and those in `needs` that take a value are required. The help shows the tables in their order, and `doc`: what stands before and, after a
- * \v, behind the options.
+ * command, and those in `needs` that take a value are required. The help shows the tables in their order, and `doc`: what stands
+ * before and, after a \v, behind the options.
  */
 void qd_options_parse(
 	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs);

@@ -28,38 +28,31 @@ struct qss {
 static const struct qd_option data_table[] = {
 	{ "calib", QD_OPT_TEXTS, FIELD(calib), .required = true, .arg = "FILE",
 		.help = "calibration data: safetensors, .npz or a folder of .npy; may be repeated" },
-	{ "batch", QD_OPT_INT, FIELD(quant.batch), .low = 1, .high = 1 << 20, .arg = "N",
-		.help = "samples per run, a divisor of their number", .absent = "as many as fit" },
 	{ 0 },
 };
 
-static const int weight_bits[] = { 4, 8, 16, QD_VALUES_END }, lora_bits[] = { 8, 16, QD_VALUES_END },
-		 act_bits[] = { 0, 8, 16, QD_VALUES_END };
+/* The rows of options.def: what an option is, and within which bounds. */
+#define KIND_BITS(...) QD_OPT_CHOICE
+#define KIND_CHOICE(type, names) QD_OPT_CHOICE
+#define KIND_NUMBER(low, high) QD_OPT_NUMBER
+#define KIND_WHOLE(low, high) QD_OPT_INT
+#define KIND_TEXT QD_OPT_TEXT
+#define KIND_TEXT_OR(names) QD_OPT_TEXT
+#define BOUNDS_BITS(...)                                                                                                           \
+	.values = (const int[])                                                                                                    \
+	{                                                                                                                          \
+		__VA_ARGS__, QD_VALUES_END                                                                                         \
+	}
+#define BOUNDS_CHOICE(type, spelled) .names = spelled
+#define BOUNDS_NUMBER(least, most) .from = least, .to = most
+#define BOUNDS_WHOLE(least, most) .low = least, .high = most
+#define BOUNDS_TEXT .names = NULL
+#define BOUNDS_TEXT_OR(names) .name_at = names
 static const struct qd_option quant_table[] = {
-	{ "weight-bits", QD_OPT_CHOICE, FIELD(quant.weight_bits), .values = weight_bits, .help = "bits of base weights" },
-	{ "lora-bits", QD_OPT_CHOICE, FIELD(quant.lora_bits), .values = lora_bits, .help = "bits of LoRA tensors" },
-	{ "act-bits", QD_OPT_CHOICE, FIELD(quant.act_bits), .values = act_bits,
-		.help = "bits of activations, 0 leaves them float" },
-	{ "weight-scheme", QD_OPT_CHOICE, FIELD(quant.weight_per_channel), .names = qd_weight_scheme_names,
-		.help = "scales of base weights" },
-	{ "share", QD_OPT_CHOICE, FIELD(quant.share), .names = qd_share_names,
-		.help = "what adapters share: one encoding per tensor position, or one per layer" },
-	{ "align", QD_OPT_CHOICE, FIELD(quant.align), .names = qd_align_names,
-		.help = "rescale adapters to fill the shared ranges" },
-	{ "method", QD_OPT_CHOICE, FIELD(quant.method), .names = qd_method_names, .help = "whose encodings are shared" },
-	{ "anchor", QD_OPT_TEXT, FIELD(quant.anchor), .arg = "NAME", .help = "take this adapter's encodings" },
-	{ "equal-level", QD_OPT_NUMBER, FIELD(quant.equal_level), .to = 1, .arg = "P",
-		.help = "significance below which adapters count as equally sensitive" },
-	{ "observer", QD_OPT_CHOICE, FIELD(quant.observer), .names = qd_observer_names, .help = "ranges of activations" },
-	{ "percentile", QD_OPT_NUMBER, FIELD(quant.percentile), .from = 50, .to = 100, .arg = "P",
-		.help = "what the percentile observer keeps" },
-	{ "divergence", QD_OPT_CHOICE, FIELD(quant.divergence), .names = qd_divergence_names,
-		.help = "distance that QSS measures" },
-	{ "scope", QD_OPT_CHOICE, FIELD(quant.scope), .names = qd_scope_names, .help = "what QSS quantizes" },
-	{ "slots", QD_OPT_TEXT, FIELD(quant.slots), .name_at = qd_slots_policy_name, .arg = "FILE",
-		.help = "layers that get a slot; FILE has module paths", .absent = "union of the adapters" },
-	{ "rank", QD_OPT_INT, FIELD(quant.rank), .low = 1, .high = 65536, .arg = "N", .help = "rank of every slot",
-		.absent = "the largest adapter's" },
+#define OPTION(type, field, option, normal, written, value, otherwise, text)                                                       \
+	{ option, KIND_##type, FIELD(quant.field), BOUNDS_##type, .arg = value, .absent = otherwise, .help = text },
+#include "quant/options.def"
+#undef OPTION
 	{ 0 },
 };
 
@@ -139,7 +132,7 @@ static enum qd_status run(const struct qss *qss)
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
 	/* of a sampler that this program does not know the steps stay unknown: nothing is sampled here */
-	if (qd_schedule_read(&schedule, opened.model.root) != QD_OK)
+	if (qd_schedule_read(&schedule, opened.model.root, opened.model.pipeline.class_name) != QD_OK)
 		schedule.train_steps = 0;
 	QD_TRY(st, qd_dataset_check_timesteps(&data, schedule.train_steps));
 	if (common->dry_run) {

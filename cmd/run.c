@@ -4,6 +4,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+static const char doc[] =
+	"Sample with an adapter: float, simulated under a profile, or from an export.\v"
+	"--base is a model, an export folder or an ONNX file of a denoiser; of the last two --adapter is a name in the folder's "
+	"adapters/, or [NAME=]FILE of its LoRA inputs.";
+
 struct run {
 	struct qd_sampling_options options;
 	const char *check_trace;
@@ -19,7 +24,7 @@ static const struct qd_option table[] = {
 		.absent = "8, or those of the FILE" },
 	{ "engine", QD_OPT_CHOICE, FIELD(options.engine.ort), .names = engines, .help = "what executes an export" },
 	{ "ort-lib", QD_OPT_TEXT, FIELD(options.engine.ort_library), .arg = "FILE", .help = "the ONNX Runtime library",
-		.absent = "$QUAD_ORT_LIB, the system's, build/ort" },
+		.absent = "$QUAD_ORT_LIB, the system's, or beside the program" },
 	{ "profile-ort", QD_OPT_TEXT, FIELD(options.engine.ort_profile), .arg = "PREFIX",
 		.help = "let ONNX Runtime write operator times to PREFIX_*.json" },
 	{ "trace", QD_OPT_TEXT, FIELD(options.trace), .arg = "FILE", .help = "store every step's model input and output" },
@@ -31,7 +36,7 @@ static const struct qd_option table[] = {
 	{ 0 },
 };
 
-static enum qd_status sample(const struct qd_sampling_options *options, const struct qd_common *common)
+static enum qd_status sample_to_file(const struct qd_sampling_options *options, const struct qd_common *common)
 {
 	enum qd_status st;
 	struct qd_tensor latents = { 0 };
@@ -57,40 +62,36 @@ out:
 
 static enum qd_status print_trace(const struct qd_trace_step *steps, size_t n, double tolerance, bool as_json)
 {
-	json_t *rows = json_array();
-	size_t worst = 0;
-	for (size_t i = 0; i < n; i++) {
-		if (steps[i].difference > steps[worst].difference)
-			worst = i;
-		json_array_append_new(
-			rows, json_pack("{s:i,s:f,s:f,s:f,s:f}", "step", (int)i, "timestep", steps[i].timestep, "difference",
-				      steps[i].difference, "root_mean_square", steps[i].root_mean_square, "range", steps[i].range));
-		if (!as_json)
+	double largest = n > 0 ? steps[qd_trace_worst(steps, n)].difference : 0;
+	json_t *rows;
+
+	if (!as_json) {
+		for (size_t i = 0; i < n; i++)
 			printf("step %3zu  timestep %7.2f  largest difference %.3e (root mean square %.1e) of the range %.4g\n", i,
 				steps[i].timestep, steps[i].difference, steps[i].root_mean_square, steps[i].range);
-	}
-	double largest = n > 0 ? steps[worst].difference : 0;
-	json_t *document = json_pack("{s:i,s:o,s:f,s:f}", "schema", 1, "steps", rows, "largest", largest, "tolerance", tolerance);
-	if (as_json) {
-		enum qd_status st = qd_print_json(document);
-		if (st != QD_OK)
-			return st;
-	} else {
-		json_decref(document);
 		printf("largest difference %.3e of the output's range, allowed %g\n", largest, tolerance);
-	}
-	if (largest <= tolerance)
 		return QD_OK;
-	return qd_fail(QD_ECHECK, "step %zu differs by %.3e of the output's range, allowed %g", worst, largest, tolerance);
+	}
+	rows = json_array();
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(
+			rows, json_pack("{s:i,s:o,s:o,s:o,s:o}", "step", (int)i, "timestep", qd_finite_json(steps[i].timestep),
+				      "difference", qd_finite_json(steps[i].difference), "root_mean_square",
+				      qd_finite_json(steps[i].root_mean_square), "range", qd_finite_json(steps[i].range)));
+	return qd_print_json(json_pack(
+		"{s:i,s:o,s:o,s:f}", "schema", 1, "steps", rows, "largest", qd_finite_json(largest), "tolerance", tolerance));
 }
 
-static enum qd_status compare(const struct run *run, const struct qd_common *common)
+static enum qd_status compare_traces(const struct run *run, const struct qd_common *common)
 {
 	struct qd_trace_step *steps = NULL;
 	size_t n = 0;
-	enum qd_status st = qd_trace_check(&run->options, run->check_trace, &steps, &n);
-	if (st == QD_OK)
-		st = print_trace(steps, n, run->tolerance, common->json);
+	enum qd_status st;
+
+	QD_TRY(st, qd_trace_check(&run->options, run->check_trace, &steps, &n));
+	QD_TRY(st, print_trace(steps, n, run->tolerance, common->json));
+	QD_TRY(st, qd_trace_verdict(steps, n, run->tolerance));
+out:
 	free(steps);
 	return st;
 }
@@ -102,8 +103,7 @@ int qd_cmd_run(int argc, char **argv)
 	const struct qd_options options[] = { { table, &run }, { qd_sampling_table, &run.options } };
 	enum qd_status st;
 
-	qd_parse(argc, argv, "Sample with an adapter: float, simulated under a profile, or from an export.", options,
-		QD_COUNT(options),
+	qd_parse(argc, argv, doc, options, QD_COUNT(options),
 		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED |
 			QD_COMMON_THREADS,
 		QD_COMMON_BASE, &common);
@@ -111,7 +111,7 @@ int qd_cmd_run(int argc, char **argv)
 		qd_usage("needs -o PATH, or --check-trace FILE");
 	run.options.engine.profile = common.profile;
 	qd_sampling_take(&run.options, &common);
-	st = run.check_trace != NULL ? compare(&run, &common) : sample(&run.options, &common);
+	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);
 	qd_common_release(&common);
 	return qd_finish("run", st);
 }

@@ -51,7 +51,7 @@ struct distiller {
 	struct qd_distill_result *result;
 	struct qd_noising noising;
 	struct qd_net net;
-	struct qd_exec *student, *teacher;
+	struct qd_runner student, teacher;
 	struct qd_fitted fitted;
 	double lr, lr_gain;    /* as given, or by the start */
 	struct trained *slots; /* as net.slots */
@@ -79,7 +79,7 @@ static enum qd_status add_matrix(struct distiller *d, qd_id input, const float *
 	high = (qd_encoding_high(e) - e->zero_point[0]) * e->scale[0];
 	QD_TRY(st, qd_optimizer_add(o, &d->net.graph, input, &start, (double)(high - low) / 255 * d->lr));
 	QD_TRY(st, qd_param_bound(&o->params[o->n - 1], low, high));
-	QD_TRY(st, qd_exec_bind(d->student, input, o->params[o->n - 1].x));
+	QD_TRY(st, qd_exec_bind(d->student.exec, input, o->params[o->n - 1].x));
 out:
 	return st;
 }
@@ -142,7 +142,7 @@ static enum qd_status bind_gains(struct distiller *d)
 			continue;
 		st = gain_of(d, i, d->loop.optimizer.params[d->slots[i].first + 2].x, &gain);
 		if (st == QD_OK)
-			st = qd_exec_bind(d->student, d->net.slots.items[i].gain, gain);
+			st = qd_exec_bind(d->student.exec, d->net.slots.items[i].gain, gain);
 		qt_free(gain);
 	}
 	return st;
@@ -163,17 +163,16 @@ static enum qd_status choose_rates(struct distiller *d)
 static enum qd_status build_nets(struct distiller *d, const struct qd_model *model)
 {
 	struct qd_sizes sizes = qd_dataset_sizes(&d->loop.data, d->options->loop.batch);
-	const struct qd_exec_options simulated = { .hook = qd_sim_hook, .see_all = true };
 	enum qd_status st;
 
 	QD_TRY(st, qd_net_build(&d->net, model, &sizes, &d->profile->slots));
 	QD_TRY(st, qd_profile_apply(d->profile, &d->net));
-	QD_TRY(st, qd_exec_new(&d->teacher, &d->net.graph, &(struct qd_exec_options){ 0 }));
-	QD_TRY(st, qd_net_bind_adapter(&d->net, d->teacher, d->adapter));
-	QD_TRY(st, qd_exec_new(&d->student, &d->net.graph, &simulated));
+	QD_TRY(st, qd_runner_open(&d->teacher, &d->net.graph, NULL));
+	QD_TRY(st, qd_runner_feed_adapter(&d->teacher, &d->net.slots, d->adapter));
+	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &qd_sim_options));
 	QD_TRY(st, qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align));
 	QD_TRY(st, choose_rates(d));
-	QD_TRY(st, qd_net_bind_fitted(&d->net, d->student, &d->fitted));
+	QD_TRY(st, qd_runner_feed_fitted(&d->student, &d->net.slots, &d->fitted));
 	QD_TRY(st, add_slots(d));
 out:
 	return st;
@@ -182,14 +181,12 @@ out:
 static enum qd_status make_pool(struct distiller *d)
 {
 	const struct qd_distill_options *o = d->options;
-	struct qd_teacher teacher = { &d->loop.data, &d->noising, &d->net.graph, d->teacher, o->trajectory, o->trajectory_steps,
-		o->loop.seed };
+	struct qd_teacher teacher = { &d->loop.data, &d->noising, &d->teacher, o->trajectory, o->trajectory_steps, o->loop.seed };
 	const struct qd_value *out = &d->net.graph.values[d->net.graph.outputs[0]];
 	int64_t taken = o->loop.steps * o->loop.batch, all = taken < 64 ? 64 : taken < 512 ? taken : 512;
 	double start = qd_now();
 	enum qd_status st;
 
-	qt_set_grad(false);
 	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->loop.batch, o->pool, all));
 	d->result->teacher_seconds = qd_now() - start;
 	d->result->draws = d->pool.n_train;
@@ -199,34 +196,20 @@ static enum qd_status make_pool(struct distiller *d)
 	if (o->task_weight > 0 && d->loop.data.has[QD_FIELD_LATENTS])
 		QD_TRY(st, qt_full(&QD_SHAPE(1), (float)o->task_weight, &d->scale_task));
 out:
-	qt_set_grad(true);
 	return st;
 }
 
 /* ---- the objective ---- */
 
-/* All that a profile says of the numbers: one line per tensor. */
-static void print_profile(FILE *f, const struct qd_profile *profile)
-{
-	char scale[QD_HASH_TEXT], zero[QD_HASH_TEXT];
-
-	for (size_t i = 0; i < profile->n_entries; i++) {
-		const struct qd_encoding *e = profile->entries[i].encoding;
-		qd_hash_bytes(e->scale, e->n * sizeof(*e->scale), scale);
-		qd_hash_bytes(e->zero_point, e->n * sizeof(*e->zero_point), zero);
-		fprintf(f, "%s %d %d %d %s %s\n", profile->entries[i].name, e->bits, e->is_signed, e->axis, scale, zero);
-	}
-	for (size_t i = 0; i < profile->slots.n; i++)
-		fprintf(f, "slot %s %" PRId64 "\n", profile->slots.items[i].path, profile->slots.items[i].rank);
-}
-
 static enum qd_status identify_distillation(void *context, FILE *text)
 {
 	const struct distiller *d = context;
 	char hash[QD_HASH_TEXT];
+	enum qd_status st = qd_profile_run_hash(d->profile, hash);
 
-	print_profile(text, d->profile);
-	fprintf(text, "base %s align %d\n", d->profile->base_hash, (int)d->profile->options.align);
+	if (st != QD_OK)
+		return st;
+	fprintf(text, "profile %s\n", hash);
 	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
 	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
 		d->pool.n);
@@ -245,9 +228,9 @@ static enum qd_status run_student(struct distiller *d, const int64_t *draw, qt_t
 
 	*out = *error = NULL;
 	QD_TRY(st, qd_pool_take(&d->pool, &d->loop.data, draw, &d->loop.batch, d->wanted.data));
-	QD_TRY(st, qd_batch_bind(&d->loop.batch, &d->net.graph, d->student));
+	QD_TRY(st, qd_batch_feed(&d->loop.batch, &d->student));
 	QD_TRY(st, bind_gains(d));
-	QD_TRY(st, qd_exec_run(d->student, out));
+	QD_TRY(st, qd_exec_run(d->student.exec, out));
 	QD_TRY(st, qt_from_tensor(&d->wanted, &wanted));
 	QD_TRY(st, qt_mse(*out, wanted, error));
 out:
@@ -359,7 +342,7 @@ static enum qd_status write_distilled(void *context)
 {
 	struct distiller *d = context;
 	struct qd_adapter out = { 0 };
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	for (size_t i = 0; i < d->net.slots.n; i++) {
@@ -370,9 +353,9 @@ static enum qd_status write_distilled(void *context)
 		QD_TRY(st, read_matrix(d, &params[1], d->fitted.slots[i].up));
 		QD_TRY(st, read_gain(d, i, d->fitted.slots[i].gain));
 	}
-	QD_TRY(st, qd_profile_grid(d->profile, grid));
+	QD_TRY(st, qd_profile_encodings_id(d->profile, id));
 	QD_TRY(st, qd_fitted_to_adapter(&d->fitted, d->profile, d->adapter->name, &out));
-	out.grid = grid;
+	out.encodings_id = id;
 	QD_TRY(st, qd_adapter_write(&out, d->options->loop.output, QD_F32, true, d->options->loop.force));
 out:
 	qd_adapter_release(&out);
@@ -395,8 +378,8 @@ static void release_distiller(struct distiller *d)
 		qt_free(d->slots[i].start);
 	free(d->slots);
 	qd_loop_release(&d->loop);
-	qd_exec_free(d->student);
-	qd_exec_free(d->teacher);
+	qd_runner_release(&d->student);
+	qd_runner_release(&d->teacher);
 	qd_fitted_release(&d->fitted);
 	qd_net_release(&d->net);
 	qd_pool_release(&d->pool);

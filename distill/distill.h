@@ -50,7 +50,7 @@ QD_CHECK enum qd_status qd_batch_init(struct qd_batch *batch, const struct qd_da
 void qd_batch_release(struct qd_batch *batch);
 /*
  * Fills the batch for the samples in batch->index. From `latents`: sample = [latents noised to t, condition], one t drawn uniformly
- * within each of B equal parts of the schedule, and the target of the schedule's prediction type (lib/sampler/diffusion.h). From
+ * within each of B equal parts of the schedule, and the target of the schedule's prediction type (lib/sampler/sampler.h). From
  * `sample`: as stored. `random` is consumed in the same order whatever the options.
  */
 QD_CHECK enum qd_status qd_batch_fill(

@@ -102,8 +102,8 @@ QD_CHECK enum qd_status qd_loop_open(struct qd_loop *loop, const struct qd_objec
  * run that is not this one (and no `force`); QD_EINPUT: the loss is no longer finite. */
 QD_CHECK enum qd_status qd_loop_run(struct qd_loop *loop, int64_t samples);
 void qd_loop_release(struct qd_loop *loop);
-/* Binds a batch's tensors to the inputs of an executor that have their names. */
-QD_CHECK enum qd_status qd_batch_bind(const struct qd_batch *batch, const struct qd_graph *g, struct qd_exec *exec);
+/* Feeds a batch's tensors to the inputs that have their names. */
+QD_CHECK enum qd_status qd_batch_feed(const struct qd_batch *batch, struct qd_runner *runner);
 
 /* ---- pool.c: what the student is taught ---- */
 /* Draws from the data and what the teacher says to each, computed once. Draws [0, n_train) are learned from, the others judge. */
@@ -120,9 +120,8 @@ struct qd_pool {
 struct qd_teacher {
 	const struct qd_dataset *data;
 	const struct qd_noising *noising;
-	const struct qd_graph *graph;
-	struct qd_exec *exec;   /* float, the original adapter bound */
-	const char *trajectory; /* scheduler whose steps are the draws; NULL: noised latents, or samples as stored */
+	struct qd_runner *runner; /* float, the original adapter fed */
+	const char *trajectory;   /* scheduler whose steps are the draws; NULL: noised latents, or samples as stored */
 	int trajectory_steps;
 	uint64_t seed;
 };

@@ -3,9 +3,10 @@
  *
  *   where the best state counts: measure the start
  *   go on from the state that a killed run left
- *   update   the next samples of shuffled passes (shuffle.c); loss; backward; AdamW and averages (optimizer.c) at the schedule's
- * rate every so often: measure, and keep the best state; write the state (state.c); say how far it is write what was learned, and
- * drop the state
+ *   update           the next samples of shuffled passes (shuffle.c); loss; backward; AdamW and averages (optimizer.c) at the
+ *                    schedule's rate
+ *   every so often   measure, and keep the best state; write the state (state.c); say how far it is
+ *   write what was learned, and drop the state
  *
  * What update i does is a function of seed and i, so that a run that goes on ends in the bytes of one that was never stopped.
  */
@@ -45,7 +46,7 @@ enum qd_status qd_loop_open(struct qd_loop *loop, const struct qd_objective *obj
 	if (loop->evaluate_every == 0 && objective->keep_best)
 		loop->evaluate_every = (options->steps + 7) / 8;
 	QD_TRY(st, qd_dataset_open(&loop->data, data, n_data, &model->config, QD_DATA_TRAIN));
-	QD_TRY(st, qd_schedule_read(&loop->schedule, model->root));
+	QD_TRY(st, qd_schedule_read(&loop->schedule, model->root, model->pipeline.class_name));
 	QD_TRY(st, qd_dataset_check_timesteps(&loop->data, loop->schedule.train_steps));
 	QD_TRY(st, qd_batch_init(&loop->batch, &loop->data, options->batch));
 	loop->index = calloc((size_t)options->batch, sizeof(*loop->index));
@@ -68,17 +69,17 @@ void qd_loop_release(struct qd_loop *loop)
 	free(loop->state);
 }
 
-/* ---- a batch's way into an executor ---- */
+/* ---- a batch's way into a runner ---- */
 
-enum qd_status qd_batch_bind(const struct qd_batch *batch, const struct qd_graph *g, struct qd_exec *exec)
+enum qd_status qd_batch_feed(const struct qd_batch *batch, struct qd_runner *runner)
 {
 	const struct qd_tensor *inputs[] = { &batch->sample, &batch->timestep, &batch->context, &batch->text_embeds,
 		&batch->time_ids, &batch->time_cond };
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; st == QD_OK && i < QD_COUNT(inputs); i++)
-		if (inputs[i]->data != NULL && qd_graph_find(g, inputs[i]->name) != QD_NONE)
-			st = qd_exec_bind_tensor(exec, inputs[i]->name, inputs[i]);
+		if (inputs[i]->data != NULL && qd_graph_find(runner->graph, inputs[i]->name) != QD_NONE)
+			st = qd_runner_feed(runner, inputs[i]);
 	return st;
 }
 

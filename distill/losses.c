@@ -1,5 +1,5 @@
 /*
- * The training noising, over the noising and the targets of lib/sampler/diffusion.h:
+ * The training noising, over the noising and the targets of lib/sampler/sampler.h:
  *
  *   loss = mean_b w(t_b) mean((network(x_t, t) - target)^2)
  *

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STREAM_POOL (UINT64_C(1) << 62)
+#define STREAM_POOL qd_stream(QD_STREAM_POOL, 0)
 
 static enum qd_status allocate_pool(struct qd_pool *pool, const struct qd_batch *batch, int64_t n, size_t out_row)
 {
@@ -54,12 +54,11 @@ static enum qd_status add_draws(struct qd_pool *pool, const struct qd_teacher *t
 {
 	size_t n = (size_t)batch->n, outs = n * pool->out_row, at = (size_t)first;
 	float *answer = pool->teacher + at * pool->out_row;
-	qt_tensor out = NULL;
 	enum qd_status st;
 
-	QD_TRY(st, qd_batch_bind(batch, t->graph, t->exec));
-	QD_TRY(st, qd_exec_run(t->exec, &out));
-	QD_TRY(st, qt_read(out, answer, outs * sizeof(float)));
+	QD_TRY(st, qd_batch_feed(batch, t->runner));
+	QD_TRY(st, qd_runner_run(t->runner));
+	QD_TRY(st, qd_runner_read(t->runner, "out", outs, answer));
 	for (size_t i = 0; i < outs; i++)
 		if (!isfinite(answer[i]))
 			QD_TRY(st, qd_fail(QD_EINPUT, "the float model's output is not finite at timestep %g",
@@ -71,7 +70,6 @@ static enum qd_status add_draws(struct qd_pool *pool, const struct qd_teacher *t
 		memcpy(pool->target + at * pool->out_row, batch->target.data, outs * sizeof(float));
 	qd_progress("teacher", (uint64_t)(first + batch->n), (uint64_t)pool->n, NULL);
 out:
-	qt_free(out);
 	return st;
 }
 
@@ -176,7 +174,8 @@ enum qd_status qd_pool_make(
 	/* a group is what must not be torn: a batch, or a batch at every step of its way */
 	int64_t group = batch->n * (teacher->trajectory != NULL ? teacher->trajectory_steps : 1);
 	int64_t learning = (learn + group - 1) / group, judging = (learning + 6) / 7;
-	const struct qd_value *out = &teacher->graph->values[teacher->graph->outputs[0]];
+	const struct qd_graph *g = teacher->runner->graph;
+	const struct qd_value *out = &g->values[g->outputs[0]];
 	struct qd_shuffle shuffle = { 0 };
 	enum qd_status st;
 

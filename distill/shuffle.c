@@ -14,12 +14,11 @@ enum qd_status qd_shuffle_init(struct qd_shuffle *shuffle, int64_t n, uint64_t s
 	return QD_OK;
 }
 
-/* Streams of the generator below 2^62 are passes; the loops above use others. */
 static void shuffle_pass(struct qd_shuffle *shuffle, int64_t pass)
 {
 	struct qd_random random;
 
-	qd_random_init(&random, shuffle->seed, (uint64_t)pass);
+	qd_random_init(&random, shuffle->seed, qd_stream(QD_STREAM_PASS, (uint64_t)pass));
 	for (int64_t i = 0; i < shuffle->n; i++)
 		shuffle->order[i] = i;
 	for (int64_t i = shuffle->n - 1; i > 0; i--) {

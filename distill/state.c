@@ -48,9 +48,7 @@ void qd_training_state_remove(const char *path)
 struct listing {
 	const struct qd_tensor *tensors;
 	const qt_tensor *handles; /* NULL behind the last */
-	FILE *text;               /* what is hashed: metadata, and a line for each tensor so far */
-	char **hashed;
-	size_t *bytes;
+	struct qd_text *text;     /* what is hashed: metadata, and a line for each tensor so far */
 };
 
 static enum qd_status fill_state(void *context, size_t i, void *buffer)
@@ -60,16 +58,16 @@ static enum qd_status fill_state(void *context, size_t i, void *buffer)
 	enum qd_status st;
 
 	if (l->handles[i] == NULL) {
-		if (fflush(l->text) != 0)
-			return qd_fail(QD_ENOMEM, "out of memory");
+		st = qd_text_end(l->text);
 		memset(buffer, 0, tensor.bytes);
-		qd_hash_bytes(*l->hashed, *l->bytes, buffer);
-		return QD_OK;
+		if (st == QD_OK)
+			qd_hash_bytes(l->text->bytes, l->text->n, buffer);
+		return st;
 	}
 	st = qt_read(l->handles[i], buffer, tensor.bytes);
 	tensor.data = buffer;
 	if (st == QD_OK)
-		qd_tensor_print(&tensor, l->text);
+		qd_tensor_print(&tensor, l->text->stream);
 	return st;
 }
 
@@ -99,30 +97,26 @@ enum qd_status qd_training_state_write(const struct qd_optimizer *o, const char 
 	struct qd_arena arena = { 0 };
 	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS + 1, sizeof(*tensors));
 	qt_tensor *handles = qd_arena_array(&arena, o->n * PARTS + 1, sizeof(qt_tensor));
-	char step[32], best[64], *hashed = NULL;
-	size_t bytes = 0;
-	FILE *text = open_memstream(&hashed, &bytes);
+	char step[32], best[64];
+	struct qd_text text;
 	const char *const metadata[] = { "quad.best", best, "quad.run", run, "quad.step", step };
 	size_t n = 0;
-	enum qd_status st = QD_OK;
+	enum qd_status st;
 
+	QD_TRY(st, qd_text_open(&text));
 	if (tensors == NULL || handles == NULL)
 		QD_TRY(st, QD_ENOMEM);
-	if (text == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	snprintf(step, sizeof(step), "%" PRId64, o->step);
 	snprintf(best, sizeof(best), "%" PRId64 " %a", o->best_step, o->best);
 	for (size_t i = 0; i < o->n; i++)
 		QD_TRY(st, list_parameter(&arena, &o->params[i], tensors, handles, &n));
-	print_metadata(text, run, step, best);
+	print_metadata(text.stream, run, step, best);
 	tensors[n++] =
 		(struct qd_tensor){ .name = hash_name, .dtype = QD_U8, .shape = QD_SHAPE(QD_HASH_TEXT), .bytes = QD_HASH_TEXT };
-	struct listing listing = { tensors, handles, text, &hashed, &bytes };
+	struct listing listing = { tensors, handles, &text };
 	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, fill_state, &listing));
 out:
-	if (text != NULL)
-		fclose(text);
-	free(hashed);
+	qd_text_release(&text);
 	qd_arena_release(&arena);
 	return st;
 }
@@ -131,24 +125,21 @@ out:
 static enum qd_status check_hash(const struct qd_safetensors *file, const char *run, const char *step, const char *best)
 {
 	const struct qd_tensor *said = qd_safetensors_find(file, hash_name);
-	char hash[QD_HASH_TEXT] = { 0 }, *hashed = NULL;
-	size_t bytes = 0;
-	FILE *text = open_memstream(&hashed, &bytes);
-	enum qd_status st = QD_OK;
+	char hash[QD_HASH_TEXT] = { 0 };
+	struct qd_text text;
+	enum qd_status st;
 
-	if (text != NULL) {
-		print_metadata(text, run, step, best);
-		for (size_t i = 0; i < file->n; i++)
-			if (&file->tensors[i] != said)
-				qd_tensor_print(&file->tensors[i], text);
-	}
-	if (text == NULL || fclose(text) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_hash_bytes(hashed, bytes, hash);
+	QD_TRY(st, qd_text_open(&text));
+	print_metadata(text.stream, run, step, best);
+	for (size_t i = 0; i < file->n; i++)
+		if (&file->tensors[i] != said)
+			qd_tensor_print(&file->tensors[i], text.stream);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, hash);
 	if (said == NULL || said->bytes != sizeof(hash) || memcmp(said->data, hash, sizeof(hash)) != 0)
 		st = qd_fail(QD_EINPUT, "it is damaged, its hash is not that of its content: remove it or give --force");
 out:
-	free(hashed);
+	qd_text_release(&text);
 	return st;
 }
 

@@ -16,9 +16,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define STREAM_STEP (UINT64_C(1) << 62)
-#define STREAM_VALIDATION (UINT64_C(2) << 62)
-#define STREAM_INIT (UINT64_C(3) << 62)
+#define STREAM_STEP qd_stream(QD_STREAM_STEP, 0)
+#define STREAM_VALIDATION qd_stream(QD_STREAM_VALIDATION, 0)
+#define STREAM_INIT qd_stream(QD_STREAM_FRESH, 0)
 
 struct qd_train_options qd_train_options_default(void)
 {
@@ -35,7 +35,7 @@ struct trainer {
 	struct qd_graph graph;
 	struct qd_slots slots;
 	struct qd_adapter adapter;
-	struct qd_exec *exec;
+	struct qd_runner runner; /* with gradients, through its executor */
 };
 
 static bool trains_adapter(const struct trainer *t)
@@ -105,7 +105,7 @@ static enum qd_status given_adapter(struct trainer *t)
 	return st;
 }
 
-/* Parameters for the down and up of every layer, in this order; its gain is bound once. */
+/* Parameters for the down and up of every layer, in this order; its gain is fed once. */
 static enum qd_status add_adapter(struct trainer *t)
 {
 	const struct qd_value *values = t->graph.values;
@@ -116,11 +116,11 @@ static enum qd_status add_adapter(struct trainer *t)
 		const struct qd_lora *lora = qd_adapter_find(&t->adapter, slot->path);
 		struct qd_tensor down = qd_tensor_view(NULL, QD_F32, values[slot->down].shape, lora->down);
 		struct qd_tensor up = qd_tensor_view(NULL, QD_F32, values[slot->up].shape, lora->up);
-		struct qd_tensor gain = qd_tensor_view(NULL, QD_F32, values[slot->gain].shape, lora->gain);
+		struct qd_tensor gain = qd_tensor_view(values[slot->gain].name, QD_F32, values[slot->gain].shape, lora->gain);
 
 		QD_TRY(st, qd_optimizer_add(&t->loop.optimizer, &t->graph, slot->down, &down, 1));
 		QD_TRY(st, qd_optimizer_add(&t->loop.optimizer, &t->graph, slot->up, &up, 1));
-		QD_TRY(st, qd_exec_bind_tensor(t->exec, values[slot->gain].name, &gain));
+		QD_TRY(st, qd_runner_feed(&t->runner, &gain));
 	}
 out:
 	return st;
@@ -135,9 +135,9 @@ static enum qd_status use_parameters(struct trainer *t, bool averaged)
 		const struct qd_param *p = &t->loop.optimizer.params[i];
 		qt_tensor x = averaged ? qd_param_kept(p) : p->x;
 		if (t->graph.values[p->value].kind == QD_WEIGHT)
-			st = qd_exec_set_weight(t->exec, p->value, x);
+			st = qd_exec_set_weight(t->runner.exec, p->value, x);
 		else
-			st = qd_exec_bind(t->exec, p->value, x);
+			st = qd_exec_bind(t->runner.exec, p->value, x);
 	}
 	return st;
 }
@@ -175,7 +175,7 @@ static enum qd_status build_graph(struct trainer *t)
 		QD_TRY(st, fresh_adapter(t));
 	if (trains_adapter(t))
 		QD_TRY(st, qd_slots_attach(&t->slots, &t->graph));
-	QD_TRY(st, qd_exec_new(&t->exec, &t->graph, &(struct qd_exec_options){ 0 }));
+	QD_TRY(st, qd_runner_open(&t->runner, &t->graph, NULL));
 	QD_TRY(st, trains_adapter(t) ? add_adapter(t) : add_weights(t));
 	QD_TRY(st, use_parameters(t, false));
 out:
@@ -220,8 +220,8 @@ static enum qd_status batch_loss(struct trainer *t, qt_tensor *loss)
 	enum qd_status st;
 
 	*loss = NULL;
-	QD_TRY(st, qd_batch_bind(&t->loop.batch, &t->graph, t->exec));
-	QD_TRY(st, qd_exec_run(t->exec, &out));
+	QD_TRY(st, qd_batch_feed(&t->loop.batch, &t->runner));
+	QD_TRY(st, qd_exec_run(t->runner.exec, &out));
 	QD_TRY(st, qt_from_tensor(&t->loop.batch.target, &target));
 	if (t->noising.snr_gamma > 0) {
 		QD_TRY(st, qt_from_tensor(&t->loop.batch.root_weight, &weight));
@@ -467,7 +467,7 @@ static const struct qd_objective plain = { .name = "train",
 static void release_trainer(struct trainer *t)
 {
 	qd_loop_release(&t->loop);
-	qd_exec_free(t->exec);
+	qd_runner_release(&t->runner);
 	qd_graph_release(&t->graph);
 	qd_slots_release(&t->slots);
 	qd_adapter_release(&t->adapter);

@@ -9,8 +9,8 @@
  *                 for a component over [m, M] (0 included), the larger of
  *                     a = +min(high / M, low / m) * scale      a = -min(high / -m, -low / M) * scale
  *                 so its sign puts the further end onto the longer, negative side. Likewise b_k. Every component then uses the
- * whole grid. The gain, which is float32 and costs nothing, takes 1 / (a_k b_k), and then repairs part of the rounding: with
- *                 rounded ~u_k, ~d_k, the gain h of least squares,
+ *                 whole grid. The gain, which is float32 and costs nothing, takes 1 / (a_k b_k), and then repairs part of the
+ *                 rounding: with rounded ~u_k, ~d_k, the gain h of least squares,
  *                     min_h | U diag(g) D - ~U diag(h) ~D |^2 :   A h = c,
  *                     A_kl = (~u_k . ~u_l)(~d_k . ~d_l),   c_k = sum_l (~u_k . u_l)(~d_k . d_l) g_l,
  *                 an R x R positive semidefinite system, is taken where it lowers the error.
@@ -66,26 +66,6 @@ static void scale_component(struct qd_fitted_slot *f, const struct qd_slot *slot
 		f->up[o * slot->rank + k] = (float)(f->up[o * slot->rank + k] * a);
 	for (int64_t i = 0; i < in; i++)
 		f->down[k * in + i] = (float)(f->down[k * in + i] * b);
-}
-
-static void align_component(
-	struct qd_fitted_slot *f, const struct qd_slot *slot, const struct qd_slot_encodings *e, enum qd_align align, int64_t k)
-{
-	size_t in = (size_t)(slot->in * slot->kh * slot->kw), rank = (size_t)slot->rank;
-	struct factors u = factors_of(e->up, (size_t)slot->out, f->up + k, rank),
-		       d = factors_of(e->down, in, f->down + (size_t)k * in, 1);
-	double a = larger(u), b = larger(d);
-
-	if (align == QD_ALIGN_GAUGE) {
-		bool negative = u.negative * d.negative > u.positive * d.positive;
-		double A = negative ? -u.negative : u.positive, B = negative ? -d.negative : d.positive;
-
-		a = (negative ? -1 : 1) * sqrt(A / B);
-		b = (negative ? -1 : 1) * sqrt(B / A);
-	} else {
-		f->gain[k] = (float)(f->gain[k] / (a * b));
-	}
-	scale_component(f, slot, k, a, b);
 }
 
 /* ---- dot products ---- */
@@ -259,6 +239,66 @@ out:
 	return st;
 }
 
+/* ---- the alignments: what becomes of a layer that an adapter changes ---- */
+
+/* The factors of component k of up and down. */
+static void component_factors(const struct qd_fitted_slot *f, const struct qd_slot *slot, const struct qd_slot_encodings *e,
+	int64_t k, struct factors *up, struct factors *down)
+{
+	size_t in = (size_t)(slot->in * slot->kh * slot->kw);
+
+	*up = factors_of(e->up, (size_t)slot->out, f->up + k, (size_t)slot->rank);
+	*down = factors_of(e->down, in, f->down + (size_t)k * in, 1);
+}
+
+static enum qd_status align_gauge(
+	const struct qd_lora *lora, struct qd_fitted_slot *f, const struct qd_slot *slot, const struct qd_slot_encodings *e)
+{
+	for (int64_t k = 0; k < lora->rank; k++) {
+		struct factors u, d;
+		bool negative;
+		double A, B;
+
+		component_factors(f, slot, e, k, &u, &d);
+		negative = u.negative * d.negative > u.positive * d.positive;
+		A = negative ? -u.negative : u.positive;
+		B = negative ? -d.negative : d.positive;
+		scale_component(f, slot, k, (negative ? -1 : 1) * sqrt(A / B), (negative ? -1 : 1) * sqrt(B / A));
+	}
+	return QD_OK;
+}
+
+static enum qd_status align_gain(
+	const struct qd_lora *lora, struct qd_fitted_slot *f, const struct qd_slot *slot, const struct qd_slot_encodings *e)
+{
+	for (int64_t k = 0; k < lora->rank; k++) {
+		struct factors u, d;
+		double a, b;
+
+		component_factors(f, slot, e, k, &u, &d);
+		a = larger(u);
+		b = larger(d);
+		f->gain[k] = (float)(f->gain[k] / (a * b));
+		scale_component(f, slot, k, a, b);
+	}
+	return correct_gain(lora, f, slot, e);
+}
+
+static const struct {
+	bool may_clip;
+	enum qd_status (*align)(const struct qd_lora *lora, struct qd_fitted_slot *f, const struct qd_slot *slot,
+		const struct qd_slot_encodings *e);
+} alignments[] = {
+#define ROW(id, name, may_clip, align) [QD_##id] = { may_clip, align },
+	QD_ALIGN_LIST(ROW)
+#undef ROW
+};
+
+bool qd_align_may_clip(enum qd_align align)
+{
+	return alignments[align].may_clip;
+}
+
 /* ---- whole adapters ---- */
 
 /* Every layer that the adapter changes must have a slot that is wide enough. */
@@ -290,11 +330,9 @@ static enum qd_status fit_slot(struct qd_arena *arena, struct qd_fitted_slot *f,
 		return QD_ENOMEM;
 	f->rank = lora != NULL ? lora->rank : 0;
 	st = qd_slot_fill(slot, lora, f->down, f->up, f->gain);
-	if (st != QD_OK || align == QD_ALIGN_NONE)
-		return st;
-	for (int64_t k = 0; k < f->rank; k++)
-		align_component(f, slot, e, align, k);
-	return align == QD_ALIGN_GAIN && lora != NULL ? correct_gain(lora, f, slot, e) : QD_OK;
+	if (st == QD_OK && lora != NULL && alignments[align].align != NULL)
+		st = alignments[align].align(lora, f, slot, e);
+	return st;
 }
 
 enum qd_status qd_fit_slots(struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_slots *slots,

@@ -6,8 +6,10 @@
  * would do.
  *
  * A slot that no adapter uses yet (--slots) shows nothing. Its encodings are made for a later adapter that is aligned: down fills
- * its grid (observed with random codes), and the branch may give as much as its layer: with m the largest magnitude of the layer's
- * output and u that of up's grid, up product [-m, m], gain product [-m/u, m/u], sum [-2m, 2m].
+ * its grid (observed with random codes), and the branch may give as much as its layer. With m the largest magnitude of the layer's
+ * output and u that of up's grid:
+ *
+ *   up product [-m, m]      gain product [-m/u, m/u]      sum [-2m, 2m]
  */
 #include "lib/math/math.h"
 #include "quant/internal.h"
@@ -58,7 +60,7 @@ static enum qd_status observe(struct qd_observers *observers, const struct qd_va
 	float low, high;
 	enum qd_status st;
 
-	if (o->kind == QD_OBSERVE_MINMAX) {
+	if (!qd_observer_sees_values(o)) {
 		QD_TRY(st, qt_min_max(tensor, &low, &high));
 		qd_observer_add_range(o, low, high);
 		return QD_OK;
@@ -101,21 +103,22 @@ enum qd_status qd_activation_encodings(
 /* ---- running ---- */
 
 enum qd_status qd_run_samples(
-	struct qd_exec *exec, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out)
+	struct qd_runner *runner, const struct qd_net *net, const struct qd_dataset *data, const char *note, float *out)
 {
+	const struct qd_value *output = &net->graph.values[net->graph.outputs[0]];
 	int64_t batch = net->sizes.batch;
-	size_t bytes = (size_t)qd_shape_elements(&net->graph.values[net->graph.outputs[0]].shape) * sizeof(float);
+	size_t n = (size_t)qd_shape_elements(&output->shape);
 	enum qd_status st = QD_OK;
 
 	for (int64_t at = 0; st == QD_OK && at < data->n; at += batch) {
-		qt_tensor y = NULL;
-
-		st = qd_data_bind(data, exec, at, batch);
+		st = qd_data_feed(data, runner, at, batch);
 		if (st == QD_OK)
-			st = qd_exec_run(exec, &y);
+			st = qd_runner_run(runner);
 		if (st == QD_OK && out != NULL)
-			st = qt_read(y, (char *)out + (size_t)(at / batch) * bytes, bytes);
-		qt_free(y);
+			st = qd_runner_read(runner, output->name, n, out + (size_t)(at / batch) * n);
+		if (st == QD_OK && out != NULL && !qd_all_finite(out + (size_t)(at / batch) * n, n))
+			st = qd_fail(QD_EINPUT, "the model's output is not finite for samples %lld to %lld", (long long)at,
+				(long long)(at + batch - 1));
 		qd_progress(note, (uint64_t)(at + batch), (uint64_t)data->n, NULL);
 	}
 	return st;
@@ -137,7 +140,7 @@ static void fill_down(struct qd_fitted_slot *f, const struct qd_slot *slot, cons
 	int64_t n = slot->rank * slot->in * slot->kh * slot->kw;
 	struct qd_random random;
 
-	qd_random_init(&random, 0, index);
+	qd_random_init(&random, 0, qd_stream(QD_STREAM_FREE_SLOT, index));
 	for (int64_t i = 0; i < n; i++)
 		f->down[i] = (float)((2 * qd_random_uniform(&random) - 1) * qd_encoding_high(e) * e->scale[0]);
 }
@@ -201,7 +204,7 @@ static void hang_lora(struct calibration *c, bool on)
 			c->net.graph.values[v].encoding = on ? encoding_of(c, v) : NULL;
 }
 
-static enum qd_status observe_adapter(struct calibration *c, struct qd_exec *exec, const struct qd_adapter *adapter)
+static enum qd_status observe_adapter(struct calibration *c, struct qd_runner *runner, const struct qd_adapter *adapter)
 {
 	struct qd_fitted fitted = { 0 };
 	enum qd_status st;
@@ -210,8 +213,8 @@ static enum qd_status observe_adapter(struct calibration *c, struct qd_exec *exe
 	for (size_t i = 0; i < c->net.slots.n; i++)
 		if (!is_used(&c->net.slots.items[i], c->adapters, c->n))
 			fill_down(&fitted.slots[i], &c->net.slots.items[i], encoding_of(c, c->net.slots.items[i].down), i);
-	QD_TRY(st, qd_net_bind_fitted(&c->net, exec, &fitted));
-	QD_TRY(st, qd_run_samples(exec, &c->net, c->data, adapter->name, NULL));
+	QD_TRY(st, qd_runner_feed_fitted(runner, &c->net.slots, &fitted));
+	QD_TRY(st, qd_run_samples(runner, &c->net, c->data, adapter->name, NULL));
 out:
 	qd_fitted_release(&fitted);
 	return qd_prefix(st, "adapter '%s'", adapter->name);
@@ -220,19 +223,18 @@ out:
 static enum qd_status observe_all(struct calibration *c)
 {
 	struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &c->observers, .see_all = true };
-	struct qd_exec *exec = NULL;
+	struct qd_runner runner = { 0 };
 	enum qd_status st;
 
 	hang_lora(c, true);
 	QD_TRY(st, qd_observers_new(&c->observers, c->kinds, c->net.graph.n_values, &c->profile->options));
-	QD_TRY(st, qd_exec_new(&exec, &c->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&runner, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
-		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
-	/* Without the freedom of the gain adapters may be clipped: the ranges must also hold what they are meant to compute, and
-	 * what training can bring back. */
+		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));
+	/* Where adapters may be clipped, the ranges must also hold what they are meant to compute, and what training can bring back. */
 	hang_lora(c, false);
-	for (size_t i = 0; i < c->n && c->profile->options.align != QD_ALIGN_GAIN; i++)
-		QD_TRY(st, observe_adapter(c, exec, c->adapters[i]));
+	for (size_t i = 0; i < c->n && qd_align_may_clip(c->profile->options.align); i++)
+		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));
 	hang_lora(c, true);
 	for (size_t i = 0; i < c->net.slots.n; i++) {
 		const struct qd_slot *slot = &c->net.slots.items[i];
@@ -242,7 +244,7 @@ static enum qd_status observe_all(struct calibration *c)
 	}
 	QD_TRY(st, qd_activation_encodings(&c->profile->arena, &c->observers, c->profile->options.act_bits, c->encodings));
 out:
-	qd_exec_free(exec);
+	qd_runner_release(&runner);
 	qd_observers_release(&c->observers);
 	return st;
 }
@@ -256,7 +258,7 @@ static enum qd_status add_entries(struct calibration *c)
 		const char *name = c->net.graph.values[v].name;
 
 		if (c->encodings[v] != NULL && qd_profile_find(c->profile, name) == NULL)
-			st = qd_profile_add(c->profile, c->kinds[v], name, (struct qd_encoding *)c->encodings[v]);
+			st = qd_profile_add(c->profile, c->kinds[v], name, c->encodings[v]);
 	}
 	return st;
 }

@@ -13,24 +13,28 @@
 #include <math.h>
 #include <string.h>
 
+static double mean_squared_error(const float *y, const float *z, size_t n, double deviation)
+{
+	(void)deviation;
+	return qd_mse(y, z, n);
+}
+
+static double cosine_distance(const float *y, const float *z, size_t n, double deviation)
+{
+	(void)deviation;
+	return 1 - qd_cosine(y, z, n);
+}
+
 double qd_divergence(enum qd_divergence kind, size_t n, const float *y, const float *z)
 {
+#define ROW(id, name, distance) [QD_##id] = distance,
+	static double (*const distances[])(
+		const float *y, const float *z, size_t n, double deviation) = { QD_DIVERGENCE_LIST(ROW) };
+#undef ROW
 	double deviation = qd_population_std(y, n);
 
 	/* A constant output has no scale of its own. */
-	if (deviation == 0)
-		deviation = 1;
-	switch (kind) {
-	case QD_DIVERGENCE_JS:
-		return qd_softmax_js(y, z, n, deviation);
-	case QD_DIVERGENCE_KL:
-		return qd_softmax_kl(y, z, n, deviation);
-	case QD_DIVERGENCE_MSE:
-		return qd_mse(y, z, n);
-	case QD_DIVERGENCE_COSINE:
-		return 1 - qd_cosine(y, z, n);
-	}
-	return 0;
+	return distances[kind](y, z, n, deviation != 0 ? deviation : 1);
 }
 
 /* n_adapters where all change nothing. */
@@ -113,7 +117,7 @@ enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor)
 	}
 	if (st == QD_OK && profile->reason == NULL)
 		st = QD_ENOMEM;
-	profile->method = *anchor < profile->n_adapters ? "anchor" : "unified";
+	profile->method = qd_method_names[*anchor < profile->n_adapters ? QD_METHOD_ANCHOR : QD_METHOD_UNIFIED];
 	profile->anchor = *anchor < profile->n_adapters ? profile->adapters[*anchor].name : NULL;
 	return st;
 }

@@ -5,103 +5,56 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The profile's encodings by slot, in an array that the caller frees. */
-static enum qd_status encodings_of(const struct qd_profile *profile, struct qd_slot_encodings **out)
-{
-	static const char *const suffixes[] = { ".lora_down", ".lora_up" };
-	struct qd_slot_encodings *encodings = calloc(profile->slots.n + 1, sizeof(*encodings));
-	char *name = NULL;
-	enum qd_status st = QD_OK;
-
-	*out = NULL;
-	if (encodings == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	for (size_t i = 0; i < 2 * profile->slots.n; i++) {
-		const struct qd_encoding *e;
-
-		free(name);
-		if (asprintf(&name, "%s%s", profile->slots.items[i / 2].path, suffixes[i % 2]) < 0) {
-			name = NULL;
-			st = qd_fail(QD_ENOMEM, "out of memory");
-			break;
-		}
-		e = qd_profile_find(profile, name);
-		if (e == NULL || e->n != 1) {
-			st = qd_fail(QD_EINPUT, "the profile has no encoding of one scale for '%s'", name);
-			break;
-		}
-		*(i % 2 == 0 ? &encodings[i / 2].down : &encodings[i / 2].up) = (struct qd_encoding *)e;
-	}
-	free(name);
-	if (st == QD_OK)
-		*out = encodings;
-	else
-		free(encodings);
-	return st;
-}
-
 static void print_encoding(FILE *f, const struct qd_encoding *e)
 {
 	fprintf(f, " %d %d %a %a", e->bits, e->is_signed, (double)e->scale[0], (double)e->zero_point[0]);
 }
 
 /* A hash of one line per slot: path, then bits, signedness, scale and zero point of down and of up. */
-enum qd_status qd_profile_grid(const struct qd_profile *profile, char *out)
+enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out)
 {
-	struct qd_slot_encodings *encodings = NULL;
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
+	const struct qd_slot_encodings *encodings = profile->slot_encodings;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f == NULL)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, encodings_of(profile, &encodings));
+	QD_TRY(st, qd_text_open(&text));
+	QD_TRY(st, qd_profile_check_slots(profile));
 	for (size_t i = 0; i < profile->slots.n; i++) {
-		fputs(profile->slots.items[i].path, f);
-		print_encoding(f, encodings[i].down);
-		print_encoding(f, encodings[i].up);
-		fputc('\n', f);
+		fputs(profile->slots.items[i].path, text.stream);
+		print_encoding(text.stream, encodings[i].down);
+		print_encoding(text.stream, encodings[i].up);
+		fputc('\n', text.stream);
 	}
-	fflush(f);
-	qd_hash_bytes(text, bytes, out);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	if (f != NULL)
-		fclose(f);
-	free(text);
-	free(encodings);
+	qd_text_release(&text);
 	return st;
 }
 
 enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align)
 {
-	struct qd_slot_encodings *encodings = NULL;
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	*fitted = (struct qd_fitted){ 0 };
-	st = encodings_of(profile, &encodings);
-	if (st == QD_OK && adapter->grid != NULL)
-		st = qd_profile_grid(profile, grid);
-	if (st == QD_OK && adapter->grid != NULL && strcmp(adapter->grid, grid) == 0)
+	QD_TRY(st, qd_profile_check_slots(profile));
+	if (adapter->encodings_id != NULL)
+		QD_TRY(st, qd_profile_encodings_id(profile, id));
+	if (adapter->encodings_id != NULL && strcmp(adapter->encodings_id, id) == 0)
 		align = QD_ALIGN_NONE;
-	if (st == QD_OK)
-		st = qd_fit_slots(fitted, adapter, &profile->slots, encodings, align);
-	free(encodings);
+	QD_TRY(st, qd_fit_slots(fitted, adapter, &profile->slots, profile->slot_encodings, align));
+out:
 	return st;
 }
 
 enum qd_status qd_update_sqnr(
 	const struct qd_adapter *adapter, const struct qd_fitted *fitted, const struct qd_profile *profile, double *db)
 {
-	struct qd_slot_encodings *encodings;
-	enum qd_status st = encodings_of(profile, &encodings);
+	enum qd_status st = qd_profile_check_slots(profile);
 
-	if (st == QD_OK)
-		st = qd_slots_update_sqnr(adapter, fitted, &profile->slots, encodings, db);
-	free(encodings);
-	return st;
+	return st == QD_OK ? qd_slots_update_sqnr(adapter, fitted, &profile->slots, profile->slot_encodings, db) : st;
 }
 
 /* One layer without its padding: the first `rank` components. */

@@ -3,8 +3,8 @@
  *
  *   minmax       the range seen
  *   percentile   the range without the outermost (100 - P)/2 % of the values on either side
- *   mse          the range [f low, g high] of least expected squared error on a grid of b bits: a value inside costs step^2 / 12, a
- * value outside its squared distance; f and g in 1/100 steps, one after the other, twice
+ *   mse          the range [f low, g high] of least expected squared error on a grid of b bits: a value inside costs step^2 / 12,
+ *                a value outside its squared distance; f and g in 1/100 steps, one after the other, twice
  *
  * The last two need a histogram: 2048 bins over the first values' range. A value outside doubles the range towards it, by merging
  * bins in pairs, until it fits: counts are never lost and one pass is enough.
@@ -17,6 +17,8 @@
 #include <string.h>
 
 enum { BINS = QD_OBSERVER_BINS };
+
+/* ---- the histogram ---- */
 
 static double end_of(const struct qd_observer *o)
 {
@@ -41,10 +43,17 @@ static void double_range(struct qd_observer *o, bool downwards)
 	o->width *= 2;
 }
 
-static void count(struct qd_observer *o, size_t n, const float *x, float low, float high)
+/* Counts n values, which reach from low to high. */
+static enum qd_status count_values(struct qd_observer *o, size_t n, const float *x, float low, float high)
 {
 	double per_width;
 
+	if (o->bins == NULL) {
+		o->bins = calloc(BINS, sizeof(*o->bins));
+		if (o->bins == NULL)
+			return qd_fail(QD_ENOMEM, "out of memory");
+		start(o, low, high);
+	}
 	while (low < o->from)
 		double_range(o, true);
 	while (high > end_of(o))
@@ -55,35 +64,10 @@ static void count(struct qd_observer *o, size_t n, const float *x, float low, fl
 
 		o->bins[bin < 0 ? 0 : bin < BINS ? bin : BINS - 1]++;
 	}
-}
-
-void qd_observer_add_range(struct qd_observer *o, float low, float high)
-{
-	o->range.low = fminf(o->range.low, low);
-	o->range.high = fmaxf(o->range.high, high);
-	o->seen = true;
-}
-
-enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x)
-{
-	float low, high;
-
-	if (n == 0)
-		return QD_OK;
-	if (!qd_min_max_f32(x, n, &low, &high))
-		return qd_fail(QD_EINPUT, "a value is not finite");
-	qd_observer_add_range(o, low, high);
-	if (o->kind == QD_OBSERVE_MINMAX)
-		return QD_OK;
-	if (o->bins == NULL) {
-		o->bins = calloc(BINS, sizeof(*o->bins));
-		if (o->bins == NULL)
-			return qd_fail(QD_ENOMEM, "out of memory");
-		start(o, low, high);
-	}
-	count(o, n, x, low, high);
 	return QD_OK;
 }
+
+/* ---- what each kind makes of it ---- */
 
 static double total(const struct qd_observer *o)
 {
@@ -122,7 +106,7 @@ static double cost(const struct qd_observer *o, double low, double high, int bit
 	return sum;
 }
 
-static struct qd_range least_error(const struct qd_observer *o, int bits)
+static struct qd_range range_of_least_error(const struct qd_observer *o, int bits)
 {
 	double best[2] = { o->range.low, o->range.high }, least = cost(o, best[0], best[1], bits);
 
@@ -143,16 +127,59 @@ static struct qd_range least_error(const struct qd_observer *o, int bits)
 	return (struct qd_range){ (float)best[0], (float)best[1], false };
 }
 
-struct qd_range qd_observer_range(const struct qd_observer *o, int bits)
+static struct qd_range range_of_percentile(const struct qd_observer *o, int bits)
 {
 	double tail = (100 - o->percentile) / 200;
 
-	if (!o->seen || o->kind == QD_OBSERVE_MINMAX)
-		return o->range;
-	if (o->kind == QD_OBSERVE_MSE)
-		return least_error(o, bits);
+	(void)bits;
 	return (struct qd_range){ (float)fmax(o->range.low, fmin(0, quantile(o, tail))),
 		(float)fmin(o->range.high, fmax(0, quantile(o, 1 - tail))), false };
+}
+
+static struct qd_range range_seen(const struct qd_observer *o, int bits)
+{
+	(void)bits;
+	return o->range;
+}
+
+/* ---- what all kinds have in common ---- */
+
+static const struct {
+	enum qd_status (*keep)(struct qd_observer *o, size_t n, const float *x, float low, float high);
+	struct qd_range (*range)(const struct qd_observer *o, int bits);
+} rules[] = {
+#define RULE(id, name, keep, range) [QD_##id] = { keep, range },
+	QD_OBSERVER_LIST(RULE)
+#undef RULE
+};
+
+bool qd_observer_sees_values(const struct qd_observer *o)
+{
+	return rules[o->kind].keep != NULL;
+}
+
+void qd_observer_add_range(struct qd_observer *o, float low, float high)
+{
+	o->range.low = fminf(o->range.low, low);
+	o->range.high = fmaxf(o->range.high, high);
+	o->seen = true;
+}
+
+enum qd_status qd_observer_add(struct qd_observer *o, size_t n, const float *x)
+{
+	float low, high;
+
+	if (n == 0)
+		return QD_OK;
+	if (!qd_min_max_f32(x, n, &low, &high))
+		return qd_fail(QD_EINPUT, "a value is not finite");
+	qd_observer_add_range(o, low, high);
+	return rules[o->kind].keep != NULL ? rules[o->kind].keep(o, n, x, low, high) : QD_OK;
+}
+
+struct qd_range qd_observer_range(const struct qd_observer *o, int bits)
+{
+	return o->seen ? rules[o->kind].range(o, bits) : o->range;
 }
 
 void qd_observer_release(struct qd_observer *o)

@@ -1,51 +1,84 @@
-/* The profile in memory: which tensor has which encoding, and hanging the encodings on a net. */
+/* The profile in memory: which tensor and which slot has which encoding, and hanging the encodings on a net. */
 #include "quant/internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-const char *const qd_share_names[] = { "slot", "layer", NULL };
-const char *const qd_align_names[] = { "none", "gauge", "gain", NULL };
-const char *const qd_method_names[] = { "auto", "anchor", "unified", NULL };
-const char *const qd_observer_names[] = { "minmax", "percentile", "mse", NULL };
-const char *const qd_divergence_names[] = { "js", "kl", "mse", "cosine", NULL };
-const char *const qd_scope_names[] = { "adapter", "model", NULL };
-const char *const qd_weight_scheme_names[] = { "per-tensor", "per-channel", NULL };
-
-struct qd_quant_options qd_quant_options_default(void)
+/* An entry of a LoRA tensor is its slot's too. */
+static enum qd_status resolve_slot(struct qd_profile *p, const struct qd_profile_entry *entry)
 {
-	return (struct qd_quant_options){ .weight_bits = 8,
-		.lora_bits = 8,
-		.act_bits = 16,
-		.weight_per_channel = true,
-		.share = QD_SHARE_SLOT,
-		.align = QD_ALIGN_GAIN,
-		.method = QD_METHOD_AUTO,
-		.equal_level = 0.05,
-		.observer = QD_OBSERVE_MINMAX,
-		.percentile = 99.99,
-		.divergence = QD_DIVERGENCE_JS,
-		.scope = QD_SCOPE_ADAPTER };
+	enum qd_lora_tensor tensor = qd_lora_tensor_of(entry->name);
+	struct qd_slot_encodings *of_slot;
+	uint32_t slot = QD_NONE;
+
+	if (tensor != QD_LORA_NONE) {
+		int length = (int)(strlen(entry->name) - strlen(qd_lora_suffix(tensor)));
+		char *path = qd_arena_strf(&p->arena, "%.*s", length, entry->name);
+
+		if (path == NULL)
+			return QD_ENOMEM;
+		slot = qd_strmap_get(&p->slots.by_path, path);
+	}
+	if (slot == QD_NONE)
+		return QD_OK;
+	if (p->slot_encodings == NULL)
+		p->slot_encodings = qd_arena_array(&p->arena, p->slots.n, sizeof(*p->slot_encodings));
+	if (p->slot_encodings == NULL)
+		return QD_ENOMEM;
+	of_slot = &p->slot_encodings[slot];
+	*(tensor == QD_LORA_DOWN ? &of_slot->down : tensor == QD_LORA_UP ? &of_slot->up : &of_slot->gain) = entry->encoding;
+	return QD_OK;
 }
 
-const char *qd_profile_tensor(struct qd_profile *profile, const char *path, const char *suffix)
+enum qd_status qd_profile_entry_added(void *profile, size_t i)
 {
-	return qd_arena_strf(&profile->arena, "%s%s", path, suffix);
+	struct qd_profile *p = profile;
+	const struct qd_profile_entry *entry = &p->entries[i];
+	enum qd_status st;
+
+	if (qd_strmap_get(&p->by_name, entry->name) != QD_NONE)
+		return qd_fail(QD_EINPUT, "two entries are called '%s'", entry->name);
+	QD_TRY(st, qd_strmap_put(&p->by_name, entry->name, (uint32_t)i));
+	QD_TRY(st, resolve_slot(p, entry));
+out:
+	return st;
 }
 
-enum qd_status qd_profile_add(struct qd_profile *profile, enum qd_entry_kind kind, const char *name, struct qd_encoding *encoding)
+enum qd_status qd_profile_add(struct qd_profile *p, enum qd_entry_kind kind, const char *name, const struct qd_encoding *encoding)
 {
-	struct qd_profile_entry entry = { qd_arena_strdup(&profile->arena, name), kind, encoding };
+	struct qd_profile_entry entry = { qd_arena_strdup(&p->arena, name), kind, encoding };
 	enum qd_status st;
 
 	if (entry.name == NULL)
 		return QD_ENOMEM;
-	if (qd_strmap_get(&profile->by_name, name) != QD_NONE)
-		return qd_fail(QD_EINPUT, "two entries are called '%s'", name);
-	QD_TRY(st, qd_strmap_put(&profile->by_name, name, (uint32_t)profile->n_entries));
-	QD_PUSH(st, profile->entries, profile->n_entries, profile->cap_entries, entry);
-out:
+	if (p->n_entries >= p->cap_entries) {
+		size_t cap = p->n_entries < 32 ? 64 : 2 * p->n_entries;
+		struct qd_profile_entry *entries = qd_arena_array(&p->arena, cap, sizeof(*entries));
+
+		if (entries == NULL)
+			return QD_ENOMEM;
+		if (p->n_entries > 0)
+			memcpy(entries, p->entries, p->n_entries * sizeof(*entries));
+		p->entries = entries;
+		p->cap_entries = cap;
+	}
+	p->entries[p->n_entries] = entry;
+	st = qd_profile_entry_added(p, p->n_entries);
+	p->n_entries += st == QD_OK;
 	return st;
+}
+
+enum qd_status qd_profile_check_slots(const struct qd_profile *p)
+{
+	for (size_t i = 0; i < p->slots.n; i++) {
+		const struct qd_slot_encodings none = { 0 }, *e = p->slot_encodings != NULL ? &p->slot_encodings[i] : &none;
+		bool down = e->down != NULL && e->down->n == 1, up = e->up != NULL && e->up->n == 1;
+
+		if (!down || !up)
+			return qd_fail(QD_EINPUT, "the profile has no encoding of one scale for '%s%s'", p->slots.items[i].path,
+				qd_lora_suffix(down ? QD_LORA_UP : QD_LORA_DOWN));
+	}
+	return QD_OK;
 }
 
 const struct qd_encoding *qd_profile_find(const struct qd_profile *profile, const char *tensor)
@@ -57,7 +90,6 @@ const struct qd_encoding *qd_profile_find(const struct qd_profile *profile, cons
 
 void qd_profile_release(struct qd_profile *profile)
 {
-	free(profile->entries);
 	qd_strmap_release(&profile->by_name);
 	qd_slots_release(&profile->slots);
 	qd_arena_release(&profile->arena);

@@ -21,7 +21,7 @@ struct scoring {
 	size_t n;
 	const struct qd_dataset *data;
 	struct qd_net net;
-	struct qd_exec *exec;
+	struct qd_runner runner;
 	enum qd_entry_kind *kinds;
 	struct qd_observers observers;
 	struct qd_arena arena;
@@ -50,7 +50,7 @@ out:
 	return st;
 }
 
-static enum qd_status allocate(struct scoring *s)
+static enum qd_status allocate_scoring(struct scoring *s)
 {
 	size_t values = s->net.graph.n_values + 1, samples = (size_t)s->data->n;
 
@@ -91,7 +91,7 @@ static enum qd_status check_request(const struct scoring *s)
 	return QD_OK;
 }
 
-static enum qd_status prepare(struct scoring *s)
+static enum qd_status prepare_scoring(struct scoring *s)
 {
 	struct qd_sizes sizes;
 	int64_t batch;
@@ -101,7 +101,7 @@ static enum qd_status prepare(struct scoring *s)
 	sizes = qd_dataset_sizes(s->data, batch);
 	QD_TRY(st, choose_slots(s, &sizes));
 	QD_TRY(st, qd_net_build(&s->net, s->model, &sizes, &s->profile->slots));
-	QD_TRY(st, allocate(s));
+	QD_TRY(st, allocate_scoring(s));
 	QD_TRY(st, qd_assign(&s->net.graph, s->kinds));
 	for (size_t i = 0; i < s->n; i++)
 		QD_TRY(st, qd_own_encodings(&s->arena, &s->net.slots, s->adapters[i], s->profile->options.lora_bits, s->own[i]));
@@ -112,7 +112,7 @@ out:
 /* ---- running ---- */
 
 /* Hangs an adapter's own encodings on the net (those of scope model too, where there are any), or takes all down with `i` = n. */
-static void hang(struct scoring *s, size_t i)
+static void hang_encodings(struct scoring *s, size_t i)
 {
 	struct qd_graph *g = &s->net.graph;
 
@@ -148,9 +148,9 @@ static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 {
 	enum qd_status st;
 
-	hang(s, rounded ? i : s->n);
-	QD_TRY(st, qd_net_bind_adapter(&s->net, s->exec, s->adapters[i]));
-	QD_TRY(st, qd_run_samples(s->exec, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
+	hang_encodings(s, rounded ? i : s->n);
+	QD_TRY(st, qd_runner_feed_adapter(&s->runner, &s->net.slots, s->adapters[i]));
+	QD_TRY(st, qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
 	st = check_outputs(s, i, rounded ? s->rounded : s->y[i]);
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
@@ -159,7 +159,6 @@ out:
 static enum qd_status score_adapter(struct scoring *s, size_t i)
 {
 	struct qd_adapter_score *a = &s->profile->adapters[i];
-	struct qd_error error = { 0 };
 	enum qd_status st = run_adapter(s, i, true);
 
 	if (st != QD_OK)
@@ -167,20 +166,19 @@ static enum qd_status score_adapter(struct scoring *s, size_t i)
 	for (size_t x = 0; x < a->n_samples; x++)
 		a->per_sample[x] = qd_divergence(
 			s->profile->options.divergence, s->outputs, s->y[i] + x * s->outputs, s->rounded + x * s->outputs);
-	qd_error_add(&error, s->y[i], s->rounded, a->n_samples * s->outputs);
 	a->qss = qd_mean(a->per_sample, a->n_samples);
 	a->standard_error = qd_standard_error(a->per_sample, a->n_samples);
-	a->output_sqnr_db = qd_error_sqnr_db(&error);
+	a->output_sqnr_db = qd_sqnr_db(s->y[i], s->rounded, a->n_samples * s->outputs);
 	return QD_OK;
 }
 
-/* Only LoRA tensors are rounded, and only inputs change between runs: one executor does both. */
+/* Only LoRA tensors are rounded, and only inputs change between runs: one runner does both, on the operators of simulation. */
 static enum qd_status score_adapters(struct scoring *s)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook };
+	struct qd_exec_options options = { .hook = qd_sim_hook, .libtorch = true };
 	enum qd_status st;
 
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
 	for (size_t i = 0; i < s->n; i++) {
 		QD_TRY(st, run_adapter(s, i, false));
 		QD_TRY(st, score_adapter(s, i));
@@ -197,7 +195,7 @@ static enum qd_status observe_float(struct scoring *s)
 	enum qd_status st;
 
 	QD_TRY(st, qd_observers_new(&s->observers, s->kinds, s->net.graph.n_values, o));
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
 	for (size_t i = 0; i < s->n; i++) {
 		qd_observers_reset(&s->observers);
 		QD_TRY(st, run_adapter(s, i, false));
@@ -205,20 +203,18 @@ static enum qd_status observe_float(struct scoring *s)
 			QD_TRY(st, qd_activation_encodings(&s->arena, &s->observers, o->act_bits, s->activations[i]));
 	}
 out:
-	qd_exec_free(s->exec);
-	s->exec = NULL;
+	qd_runner_release(&s->runner);
 	return st;
 }
 
-/* Everything is rounded: weights once, so float and rounded runs have an executor each. */
+/* Everything is rounded: weights once, so float and rounded runs have a runner each. */
 static enum qd_status score_models(struct scoring *s)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook, .see_all = true };
 	enum qd_status st;
 
 	QD_TRY(st, observe_float(s));
 	QD_TRY(st, qd_weight_encodings(&s->arena, &s->net.graph, s->kinds, &s->profile->options, s->weights));
-	QD_TRY(st, qd_exec_new(&s->exec, &s->net.graph, &options));
+	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &qd_sim_options));
 	for (size_t i = 0; i < s->n; i++)
 		QD_TRY(st, score_adapter(s, i));
 out:
@@ -259,7 +255,7 @@ static enum qd_status start_rows(struct scoring *s)
 }
 
 /* Update SQNR of adapter i fitted to some encodings. */
-static enum qd_status measure(
+static enum qd_status measure_update(
 	struct scoring *s, size_t i, const struct qd_slot_encodings *encodings, enum qd_align align, double *db)
 {
 	struct qd_fitted fitted = { 0 };
@@ -279,36 +275,34 @@ static enum qd_status measure_all(struct scoring *s, const struct qd_slot_encodi
 	for (size_t i = 0; i < s->n; i++) {
 		struct qd_adapter_score *a = &s->profile->adapters[i];
 
-		QD_TRY(st, measure(s, i, s->own[i], QD_ALIGN_NONE, &a->update_own_db));
-		QD_TRY(st, measure(s, i, shared, QD_ALIGN_NONE, &a->update_shared_db));
-		QD_TRY(st, measure(s, i, shared, s->profile->options.align, &a->update_aligned_db));
+		QD_TRY(st, measure_update(s, i, s->own[i], QD_ALIGN_NONE, &a->update_own_db));
+		QD_TRY(st, measure_update(s, i, shared, QD_ALIGN_NONE, &a->update_shared_db));
+		QD_TRY(st, measure_update(s, i, shared, s->profile->options.align, &a->update_aligned_db));
 	}
 out:
 	return st;
 }
 
 /* The shared encodings become entries; those of whole layers are the base weights' too. */
-static enum qd_status add_shared(struct qd_profile *p, const struct qd_slot_encodings *shared)
+static enum qd_status add_shared(struct scoring *s, const struct qd_slot_encodings *shared)
 {
+	struct qd_profile *p = s->profile;
+	const struct qd_value *values = s->net.graph.values;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < p->slots.n; i++) {
-		const char *path = p->slots.items[i].path, *down = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_DOWN)),
-			   *up = qd_profile_tensor(p, path, qd_lora_suffix(QD_LORA_UP)),
-			   *weight = qd_profile_tensor(p, path, ".weight");
+		const struct qd_slot *slot = &s->net.slots.items[i];
 
-		if (down == NULL || up == NULL || weight == NULL)
-			QD_TRY(st, QD_ENOMEM);
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, down, shared[i].down));
-		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, up, shared[i].up));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->down].name, shared[i].down));
+		QD_TRY(st, qd_profile_add(p, QD_ENTRY_LORA, values[slot->up].name, shared[i].up));
 		if (p->options.share == QD_SHARE_LAYER)
-			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, weight, shared[i].down));
+			QD_TRY(st, qd_profile_add(p, QD_ENTRY_WEIGHT, values[slot->weight].name, shared[i].down));
 	}
 out:
 	return st;
 }
 
-static enum qd_status share(struct scoring *s)
+static enum qd_status share_encodings(struct scoring *s)
 {
 	struct qd_profile *p = s->profile;
 	struct qd_slot_encodings *shared = qd_arena_array(&p->arena, p->slots.n, sizeof(*shared));
@@ -320,54 +314,34 @@ static enum qd_status share(struct scoring *s)
 	QD_TRY(st, qd_choose(p, &anchor));
 	QD_TRY(st, qd_shared_encodings(&p->arena, &p->slots, s->adapters, s->n, anchor, &p->options, &s->model->weights, shared));
 	QD_TRY(st, measure_all(s, shared));
-	QD_TRY(st, add_shared(p, shared));
+	QD_TRY(st, add_shared(s, shared));
 out:
 	return st;
-}
-
-/* The caller's strings need not outlive the options. */
-static enum qd_status keep_options(struct qd_profile *p, const struct qd_quant_options *options)
-{
-	p->options = *options;
-	if (options->anchor != NULL && (p->options.anchor = qd_arena_strdup(&p->arena, options->anchor)) == NULL)
-		return QD_ENOMEM;
-	if (options->slots != NULL && (p->options.slots = qd_arena_strdup(&p->arena, options->slots)) == NULL)
-		return QD_ENOMEM;
-	return QD_OK;
 }
 
 enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
 	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
 {
+#define ROW(id, name, score) [QD_##id] = score,
+	static enum qd_status (*const scopes[])(struct scoring * s) = { QD_SCOPE_LIST(ROW) };
+#undef ROW
 	struct scoring s = { .profile = profile, .model = model, .adapters = adapters, .n = n, .data = calibration };
 	size_t anchor;
 	enum qd_status st;
 
-	QD_TRY(st, keep_options(profile, options));
+	QD_TRY(st, qd_quant_options_copy(&profile->arena, options, &profile->options));
 	QD_TRY(st, check_request(&s));
 	QD_TRY(st, start_rows(&s));
 	if (options->anchor != NULL)
 		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
-	QD_TRY(st, prepare(&s));
-	QD_TRY(st, options->scope == QD_SCOPE_MODEL ? score_models(&s) : score_adapters(&s));
-	QD_TRY(st, share(&s));
+	QD_TRY(st, prepare_scoring(&s));
+	QD_TRY(st, scopes[options->scope](&s));
+	QD_TRY(st, share_encodings(&s));
 out:
-	qd_exec_free(s.exec);
+	qd_runner_release(&s.runner);
 	qd_observers_release(&s.observers);
 	qd_net_release(&s.net);
 	qd_arena_release(&s.arena);
-	if (st != QD_OK)
-		qd_profile_release(profile);
-	return st;
-}
-
-enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
-{
-	enum qd_status st = qd_profile_score(profile, model, adapters, n, calibration, options);
-
-	if (st == QD_OK)
-		st = qd_profile_calibrate(profile, model, adapters, n, calibration);
 	if (st != QD_OK)
 		qd_profile_release(profile);
 	return st;

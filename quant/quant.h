@@ -5,53 +5,98 @@
  *
  * Encodings hang on graph values (struct qd_value.encoding, lib/ir/ir.h, with the one convention of what they mean), never as
  * nodes: what is simulated, trained and shipped is one thing.
+ *
+ *   an observer more     its row in QD_OBSERVER_LIST; how it sees values and what range it gives, in observer.c
+ *   an alignment more    its row in QD_ALIGN_LIST; what it does to a layer, in align.c
+ *   a divergence more    its row in QD_DIVERGENCE_LIST; the distance, in choice.c
+ *   a scope more         its row in QD_SCOPE_LIST; how an adapter is scored, in qss.c
+ *   an option more       its row in options.def, and whoever obeys it. Where profile.json has it, QD_PROFILE_SCHEMA grows by one and
+ *                        the row says since when: an older file then means the default
  */
 #ifndef QUAD_QUANT_QUANT_H
 #define QUAD_QUANT_QUANT_H
 
 #include "lib/data/data.h"
 
-/* ---- what a quantized model is (options shared by every command) ---- */
-enum qd_share { QD_SHARE_SLOT, QD_SHARE_LAYER };
-enum qd_align { QD_ALIGN_NONE, QD_ALIGN_GAUGE, QD_ALIGN_GAIN };
-enum qd_method { QD_METHOD_AUTO, QD_METHOD_ANCHOR, QD_METHOD_UNIFIED };
-enum qd_observer_kind { QD_OBSERVE_MINMAX, QD_OBSERVE_PERCENTILE, QD_OBSERVE_MSE };
-enum qd_divergence { QD_DIVERGENCE_JS, QD_DIVERGENCE_KL, QD_DIVERGENCE_MSE, QD_DIVERGENCE_COSINE };
-enum qd_scope { QD_SCOPE_ADAPTER, QD_SCOPE_MODEL };
-
-struct qd_quant_options {
-	int weight_bits, lora_bits, act_bits; /* 8, 8, 16; act_bits 0 leaves activations float */
-	bool weight_per_channel;
-	enum qd_share share;
-	enum qd_align align;
-	enum qd_method method;
-	const char *anchor; /* NULL: the highest QSS */
-	double equal_level; /* 0.05: significance level of "differs from the highest QSS" */
-	enum qd_observer_kind observer;
-	double percentile; /* 99.99 for QD_OBSERVE_PERCENTILE */
-	enum qd_divergence divergence;
-	enum qd_scope scope;
-	const char *slots; /* policy of qd_slots_choose */
-	int64_t rank;      /* 0: largest */
-	int64_t batch;     /* samples per run, 0: as many as make one 64 x 64 latent; moves results by float32 rounding only */
-};
-struct qd_quant_options qd_quant_options_default(void);
+/* ---- what a quantized model is (options.c) ---- */
+/*
+ * What there is to choose from: X(id, how it is spelled, what does it), one list each, from which the enum, the names and the table
+ * of functions in the file that is named expand.
+ */
+#define QD_WEIGHT_SCHEME_LIST(X)                                                                                                   \
+	X(WEIGHT_PER_TENSOR, "per-tensor")                                                                                         \
+	X(WEIGHT_PER_CHANNEL, "per-channel")
+#define QD_SHARE_LIST(X)                                                                                                           \
+	X(SHARE_SLOT, "slot")   /* an encoding per tensor position */                                                              \
+	X(SHARE_LAYER, "layer") /* one for base weight, up and down of a layer, as in the paper */
+/* align.c: whether adapters may be clipped under it; what moves a layer. */
+#define QD_ALIGN_LIST(X)                                                                                                           \
+	X(ALIGN_NONE, "none", true, NULL)                                                                                          \
+	X(ALIGN_GAUGE, "gauge", true, align_gauge)                                                                                 \
+	X(ALIGN_GAIN, "gain", false, align_gain)
+#define QD_METHOD_LIST(X)                                                                                                          \
+	X(METHOD_AUTO, "auto")     /* as a paired test over the samples decides */                                                 \
+	X(METHOD_ANCHOR, "anchor") /* those of the most sensitive adapter */                                                       \
+	X(METHOD_UNIFIED, "unified")
+/* observer.c: what is kept beside the range (NULL: nothing); the range to encode. */
+#define QD_OBSERVER_LIST(X)                                                                                                        \
+	X(OBSERVE_MINMAX, "minmax", NULL, range_seen)                                                                              \
+	X(OBSERVE_PERCENTILE, "percentile", count_values, range_of_percentile)                                                     \
+	X(OBSERVE_MSE, "mse", count_values, range_of_least_error)
+/* choice.c: the distance of an output from the float one. */
+#define QD_DIVERGENCE_LIST(X)                                                                                                      \
+	X(DIVERGENCE_JS, "js", qd_softmax_js)                                                                                      \
+	X(DIVERGENCE_KL, "kl", qd_softmax_kl)                                                                                      \
+	X(DIVERGENCE_MSE, "mse", mean_squared_error)                                                                               \
+	X(DIVERGENCE_COSINE, "cosine", cosine_distance)
+/* qss.c: what is rounded when an adapter is scored. */
+#define QD_SCOPE_LIST(X)                                                                                                           \
+	X(SCOPE_ADAPTER, "adapter", score_adapters)                                                                                \
+	X(SCOPE_MODEL, "model", score_models)
+#define QD_CHOICE_ID(id, ...) QD_##id,
+enum qd_weight_scheme { QD_WEIGHT_SCHEME_LIST(QD_CHOICE_ID) };
+enum qd_share { QD_SHARE_LIST(QD_CHOICE_ID) };
+enum qd_align { QD_ALIGN_LIST(QD_CHOICE_ID) };
+enum qd_method { QD_METHOD_LIST(QD_CHOICE_ID) };
+enum qd_observer_kind { QD_OBSERVER_LIST(QD_CHOICE_ID) };
+enum qd_divergence { QD_DIVERGENCE_LIST(QD_CHOICE_ID) };
+enum qd_scope { QD_SCOPE_LIST(QD_CHOICE_ID) };
 /* How the values are spelled, in the order of their enum, NULL at the end. */
+extern const char *const qd_weight_scheme_names[];
 extern const char *const qd_share_names[];
 extern const char *const qd_align_names[];
 extern const char *const qd_method_names[];
 extern const char *const qd_observer_names[];
 extern const char *const qd_divergence_names[];
 extern const char *const qd_scope_names[];
-extern const char *const qd_weight_scheme_names[]; /* by weight_per_channel */
+extern const char *const qd_entry_names[];
+
+/* The options and what each means: options.def. Where they are written, as bits; a profile.json since a schema. */
+enum { QD_PROFILE_SCHEMA = 1 };
+#define QD_IN_RUN 1u
+#define QD_IN_MANIFEST 2u
+#define QD_IN_SCHEMA(n) (4u << (n))
+#define QD_SINCE(n) (-QD_IN_SCHEMA(n)) /* QD_IN_SCHEMA of n and all that come */
+struct qd_quant_options {
+#define QD_TYPE_BITS(...) int
+#define QD_TYPE_CHOICE(type, names) type
+#define QD_TYPE_NUMBER(low, high) double
+#define QD_TYPE_WHOLE(low, high) int64_t
+#define QD_TYPE_TEXT const char *
+#define QD_TYPE_TEXT_OR(name_at) const char *
+#define OPTION(kind, field, ...) QD_TYPE_##kind field;
+#include "quant/options.def"
+#undef OPTION
+};
+struct qd_quant_options qd_quant_options_default(void);
 
 /* ---- which values carry which encodings (assign.c) ---- */
-enum qd_entry_kind {
-	QD_ENTRY_NONE,       /* stays float */
-	QD_ENTRY_ACTIVATION, /* act_bits, asymmetric, per tensor, from calibration */
-	QD_ENTRY_WEIGHT,     /* weight_bits, symmetric */
-	QD_ENTRY_LORA, /* the inputs "<path>.lora_down" and ".lora_up": lora_bits, symmetric, per tensor, common to all adapters */
-};
+#define QD_ENTRY_LIST(X)                                                                                                           \
+	X(ENTRY_NONE, "")                 /* stays float */                                                                        \
+	X(ENTRY_ACTIVATION, "activation") /* act_bits, asymmetric, per tensor, from calibration */                                 \
+	X(ENTRY_WEIGHT, "weight")         /* weight_bits, symmetric */                                                             \
+	X(ENTRY_LORA, "lora") /* inputs "<path>.lora_down", ".lora_up": lora_bits, symmetric, per tensor, for all adapters */
+enum qd_entry_kind { QD_ENTRY_LIST(QD_CHOICE_ID) };
 /*
  * kinds [g->n_values]: what each value carries. Activations are float graph inputs and results, except results of view operators
  * (they share their source's), LoRA gains, and everything between the timestep and its sinusoid: an 8-bit timestep of 0 to 1000
@@ -66,7 +111,11 @@ qd_id qd_value_source(const struct qd_graph *g, qd_id value);
 struct qd_profile_entry {
 	const char *name; /* tensor name */
 	enum qd_entry_kind kind;
-	struct qd_encoding *encoding;
+	const struct qd_encoding *encoding;
+};
+/* The encodings of a slot's tensors: NULL where a tensor has none. */
+struct qd_slot_encodings {
+	const struct qd_encoding *down, *up, *gain;
 };
 struct qd_adapter_score {
 	const char *name;
@@ -95,12 +144,18 @@ struct qd_profile {
 	struct qd_profile_entry *entries;
 	size_t n_entries, cap_entries;
 	struct qd_strmap by_name;
+	struct qd_slot_encodings *slot_encodings; /* as slots.items: those of the entries so far */
 };
 /* QD_EIO; QD_EINPUT naming the file, the entry, what was found and what is needed. */
 QD_CHECK enum qd_status qd_profile_read(struct qd_profile *profile, const char *path);
 /* The layout stands in profile_json.c. Equal profiles give equal bytes. QD_EEXIST, QD_EIO. */
 QD_CHECK enum qd_status qd_profile_write(const struct qd_profile *profile, const char *path, bool force);
 void qd_profile_release(struct qd_profile *profile);
+/* What of a profile training depends on, as a hash: the base model, slots, encodings, and the options that say so. `out`:
+ * QD_HASH_TEXT bytes. */
+QD_CHECK enum qd_status qd_profile_run_hash(const struct qd_profile *profile, char *out);
+/* What an export's manifest says of a profile: how it was chosen, and the options that say so. Adds to `object`. */
+QD_CHECK enum qd_status qd_profile_describe(const struct qd_profile *profile, json_t *object);
 /* The encoding of a tensor, or NULL. */
 const struct qd_encoding *qd_profile_find(const struct qd_profile *profile, const char *tensor);
 /* Hangs the profile's encodings on the net's values. QD_EINPUT when a tensor of the profile is not in the graph or the other way
@@ -127,14 +182,14 @@ struct qd_fitted {
 	struct qd_arena arena;
 };
 /*
- * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->grid, a distilled one) is
+ * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->encodings_id, a distilled one) is
  * taken as it is, whatever `align` says.
  */
 QD_CHECK enum qd_status qd_fit_adapter(
 	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align);
 void qd_fitted_release(struct qd_fitted *fitted);
-/* What identifies the encodings of all LoRA inputs (struct qd_adapter.grid). `out`: QD_HASH_TEXT bytes. */
-QD_CHECK enum qd_status qd_profile_grid(const struct qd_profile *profile, char *out);
+/* What identifies the encodings of all LoRA inputs (struct qd_adapter.encodings_id). `out`: QD_HASH_TEXT bytes. */
+QD_CHECK enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out);
 /* Back to an adapter (rank padding dropped): what distill saves. */
 QD_CHECK enum qd_status qd_fitted_to_adapter(
 	const struct qd_fitted *fitted, const struct qd_profile *profile, const char *name, struct qd_adapter *out);
@@ -142,17 +197,21 @@ QD_CHECK enum qd_status qd_fitted_to_adapter(
  */
 QD_CHECK enum qd_status qd_update_sqnr(
 	const struct qd_adapter *adapter, const struct qd_fitted *fitted, const struct qd_profile *profile, double *db);
-/* Binds fitted tensors to the LoRA inputs of an executor (float; the simulator quantizes them through their encodings). */
-QD_CHECK enum qd_status qd_net_bind_fitted(const struct qd_net *net, struct qd_exec *exec, const struct qd_fitted *fitted);
-
 /* ---- simulation (sim.c) ---- */
-/* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. Set see_all in the
- * executor's options. */
+/* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. */
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
+/* An executor with that hook, which sees every value. */
+extern const struct qd_exec_options qd_sim_options;
+/* Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter and feeds it (NULL: none). */
+QD_CHECK enum qd_status qd_runner_open_simulated(
+	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter);
+/* Feeds fitted tensors to the LoRA inputs of a net (float: their encodings round them). */
+QD_CHECK enum qd_status qd_runner_feed_fitted(
+	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted);
 
-/* ---- calibration data (data_bind.c) ---- */
-/* Binds samples [first, first + batch) of a set opened for calibration to an executor's inputs. */
-QD_CHECK enum qd_status qd_data_bind(const struct qd_dataset *data, struct qd_exec *exec, int64_t first, int64_t batch);
+/* ---- calibration data (data_feed.c) ---- */
+/* Feeds samples [first, first + batch) of a set opened for calibration. */
+QD_CHECK enum qd_status qd_data_feed(const struct qd_dataset *data, struct qd_runner *runner, int64_t first, int64_t batch);
 
 /* ---- QSS and the whole of `quad qss` (qss.c, choice.c, calibrate.c) ---- */
 /* D(y || z) between two outputs of n elements: softmax(y / t), softmax(z / t), t the population standard deviation of y, natural
@@ -169,9 +228,5 @@ QD_CHECK enum qd_status qd_profile_score(struct qd_profile *profile, const struc
  * model's hash. */
 QD_CHECK enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_model *model,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration);
-/* Both. */
-QD_CHECK enum qd_status qd_profile_build(struct qd_profile *profile, const struct qd_model *model,
-	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
-	const struct qd_quant_options *options);
 
 #endif

@@ -22,28 +22,38 @@ enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value,
 	return QD_OK;
 }
 
-static enum qd_status bind(const struct qd_net *net, struct qd_exec *exec, qd_id input, const float *data)
-{
-	const struct qd_value *value = &net->graph.values[input];
-	struct qd_tensor view = qd_tensor_view(value->name, QD_F32, value->shape, data);
+const struct qd_exec_options qd_sim_options = { .hook = qd_sim_hook, .see_all = true };
 
-	return qd_exec_bind_tensor(exec, value->name, &view);
-}
-
-enum qd_status qd_net_bind_fitted(const struct qd_net *net, struct qd_exec *exec, const struct qd_fitted *fitted)
+enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted)
 {
 	enum qd_status st = QD_OK;
 
-	if (fitted->n != net->slots.n)
-		return qd_fail(
-			QD_EINPUT, "an adapter fitted to %zu slots cannot be bound to a net of %zu", fitted->n, net->slots.n);
-	for (size_t i = 0; st == QD_OK && i < fitted->n; i++) {
-		const struct qd_slot *slot = &net->slots.items[i];
+	if (fitted->n != slots->n)
+		return qd_fail(QD_EINPUT, "an adapter fitted to %zu slots cannot be fed to a net of %zu", fitted->n, slots->n);
+	for (size_t i = 0; st == QD_OK && i < fitted->n; i++)
+		st = qd_runner_feed_slot(
+			runner, &slots->items[i], fitted->slots[i].down, fitted->slots[i].up, fitted->slots[i].gain);
+	return st;
+}
 
-		QD_TRY(st, bind(net, exec, slot->down, fitted->slots[i].down));
-		QD_TRY(st, bind(net, exec, slot->up, fitted->slots[i].up));
-		QD_TRY(st, bind(net, exec, slot->gain, fitted->slots[i].gain));
+enum qd_status qd_runner_open_simulated(
+	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter)
+{
+	struct qd_fitted fitted = { 0 };
+	enum qd_status st;
+
+	*runner = (struct qd_runner){ 0 };
+	QD_TRY(st, qd_profile_apply(profile, net));
+	QD_TRY(st, qd_runner_open(runner, &net->graph, &qd_sim_options));
+	if (adapter == NULL) {
+		st = qd_runner_feed_adapter(runner, &net->slots, NULL);
+		goto out;
 	}
+	QD_TRY(st, qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
+	QD_TRY(st, qd_runner_feed_fitted(runner, &net->slots, &fitted));
 out:
+	qd_fitted_release(&fitted);
+	if (st != QD_OK)
+		qd_runner_release(runner);
 	return st;
 }

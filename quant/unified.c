@@ -36,11 +36,17 @@ static struct spans spans_of(const struct qd_lora *lora)
 	return s;
 }
 
-static enum qd_status encode(struct qd_arena *arena, const struct qd_range *r, int bits, const char *path, struct qd_encoding **out)
+static enum qd_status encode(
+	struct qd_arena *arena, const struct qd_range *r, int bits, const char *path, const struct qd_encoding **out)
 {
+	struct qd_encoding *e = NULL;
+	enum qd_status st;
+
 	if (r->bad)
 		return qd_fail(QD_EINPUT, "layer '%s' holds a value that is not finite", path);
-	return qd_encoding_from_range(arena, r->low, r->high, bits, true, out);
+	st = qd_encoding_from_range(arena, r->low, r->high, bits, true, &e);
+	*out = e;
+	return st;
 }
 
 enum qd_status qd_own_encodings(struct qd_arena *arena, const struct qd_slots *slots, const struct qd_adapter *adapter, int bits,

@@ -26,7 +26,7 @@ enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct qd_graph
 
 		if (w == QD_NONE || kinds[w] != QD_ENTRY_WEIGHT || encodings[w] != NULL)
 			continue;
-		if (options->weight_per_channel && rows_are_channels(node))
+		if (options->weight_scheme == QD_WEIGHT_PER_CHANNEL && rows_are_channels(node))
 			st = qd_encoding_per_channel(arena, &g->values[w].data, options->weight_bits, &e);
 		else
 			st = per_tensor(arena, &g->values[w].data, options->weight_bits, &e);

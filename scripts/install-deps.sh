@@ -10,7 +10,7 @@
 set -u
 
 packages="gcc g++ make libtorch-dev libdnnl-dev libprotobuf-c-dev protobuf-c-compiler libonnx-dev libopenblas-dev libpng-dev
-libjansson-dev libcmocka-dev libxxhash-dev libjpeg62-turbo-dev libwebp-dev zlib1g-dev libutf8proc-dev"
+libjansson-dev libcmocka-dev libxxhash-dev libjpeg62-turbo-dev libwebp-dev zlib1g-dev libutf8proc-dev libpcre2-dev"
 
 if [ "${1:-}" = --list ]; then
 	# shellcheck disable=SC2086

@@ -5,8 +5,9 @@
 #
 # A program is a cmocka one, whose cases are counted from its TAP output (a crash, or fewer cases than announced, is one more failure),
 # or a fuzz target (fuzz_NAME), which replays tests/fuzz/corpus/NAME and counts as one case. A script is one case: exit 0 passed, 77
-# skipped, else failed; where SCRIPT.out, .err or .exit lie beside it, its output, messages and exit status must equal them
-# (REWRITE=1 writes them anew). QUAD names the program under test. Output is kept in DIR/log.
+# skipped, else failed; every line "# SKIP REASON" that it says is one more skipped. Where SCRIPT.out, .err or .exit lie beside it, its
+# output, messages and exit status must equal them (REWRITE=1 writes them anew). QUAD names the program under test. Output is kept in
+# DIR/log.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
@@ -18,6 +19,8 @@ export QUAD_ROOT=$root QUAD=$build/quad CMOCKA_MESSAGE_OUTPUT=TAP
 # Threads that spin while they wait starve each other where the cores are shared.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 export QUAD_GOLDEN=${QUAD_GOLDEN:-$root/../shared/golden}
+# What lies beside the program is not beside the unit tests.
+[ -n "${QUAD_ORT_LIB:-}" ] || [ ! -e "$build/ort/libonnxruntime.so.1" ] || export QUAD_ORT_LIB=$build/ort/libonnxruntime.so.1
 # libgomp and libtorch keep their pools for the life of the process.
 export ASAN_OPTIONS=${ASAN_OPTIONS:-detect_leaks=1} UBSAN_OPTIONS=${UBSAN_OPTIONS:-print_stacktrace=1}
 mkdir -p "$build/log"
@@ -76,6 +79,7 @@ run_fuzz()
 	local program=$1 name log corpus status
 	name=$(basename "$program") log=$build/log/$name.log
 	corpus=$root/tests/fuzz/corpus/${name#fuzz_}
+	# without files the program runs all the same, and fails
 	find "$corpus" -type f -print0 2>/dev/null | sort -z | xargs -0 "$program" >"$log" 2>&1
 	status=$?
 	settle "$name" $status "$log"
@@ -106,6 +110,8 @@ run_script()
 		status=$?
 	fi
 	settle "$name" $status "$log"
+	skipped=$((skipped + $(count "$log" '^# SKIP ')))
+	sed -n 's/^# SKIP /     skipped: /p' "$log"
 }
 
 for test in "$@"; do

@@ -5,65 +5,45 @@
  */
 #include "export/file/file.h"
 
-#include <stdlib.h>
 #include <string.h>
 
-static enum qd_dtype code_type(const struct qd_encoding *e)
-{
-	if (e->bits <= 8)
-		return e->is_signed ? QD_I8 : QD_U8;
-	return e->is_signed ? QD_I16 : QD_U16;
-}
-
-static void store_codes(struct qd_tensor *t, const int32_t *q, size_t n)
-{
-	for (size_t i = 0; i < n; i++)
-		if (qd_dtype_bits(t->dtype) == 8)
-			((uint8_t *)t->data)[i] = (uint8_t)q[i];
-		else
-			((uint16_t *)t->data)[i] = (uint16_t)q[i];
-}
-
-/* Adds one tensor: `real` quantized by the profile's encoding of that name, or as it is without one. */
-static enum qd_status add(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
-	enum qd_lora_tensor tensor, struct qd_shape shape, const float *real, bool as_float)
+/* Adds one tensor: `real` as codes of `e`, or as it is where that is NULL. */
+static enum qd_status add_tensor(struct qd_adapter_tensors *out, const struct qd_slot *slot, enum qd_lora_tensor tensor,
+	struct qd_shape shape, const float *real, const struct qd_encoding *e, bool as_float)
 {
 	struct qd_tensor *t = &out->items[out->n];
-	const char *name = qd_arena_strf(&out->arena, "%s%s", slot->path, qd_lora_suffix(tensor));
-	if (name == NULL)
+
+	*t = (struct qd_tensor){ .name = qd_arena_strf(&out->arena, "%s%s", slot->path, qd_lora_suffix(tensor)),
+		.dtype = e == NULL || as_float ? QD_F32 : qd_encoding_dtype(e),
+		.shape = shape };
+	if (t->name == NULL)
 		return QD_ENOMEM;
-	const struct qd_encoding *e = qd_profile_find(profile, name);
-	size_t n = (size_t)qd_shape_elements(&shape);
-	*t = (struct qd_tensor){ .name = name, .dtype = e == NULL || as_float ? QD_F32 : code_type(e), .shape = shape };
-	t->bytes = n * qd_dtype_bits(t->dtype) / 8;
+	if (t->dtype == QD_DTYPE_COUNT)
+		return qd_fail(QD_EUNSUPPORTED, "tensor '%s' has %d bits: codes have at most 16", t->name, e->bits);
+	t->bytes = (size_t)qd_shape_elements(&shape) * qd_dtype_bits(t->dtype) / 8;
 	t->data = qd_arena_alloc(&out->arena, t->bytes);
 	if (t->data == NULL)
 		return QD_ENOMEM;
 	out->n++;
-	if (e == NULL) {
-		memcpy(t->data, real, t->bytes);
-	} else if (as_float) {
+	if (t->dtype != QD_F32)
+		return qd_encode(e, &shape, real, t->data);
+	if (e != NULL)
 		qd_quantize(e, &shape, real, NULL, t->data);
-	} else {
-		int32_t *q = malloc((n + 1) * sizeof(*q));
-		if (q == NULL)
-			return qd_fail(QD_ENOMEM, "cannot quantize '%s'", name);
-		qd_quantize(e, &shape, real, q, NULL);
-		store_codes(t, q, n);
-		free(q);
-	}
+	else
+		memcpy(t->data, real, t->bytes);
 	return QD_OK;
 }
 
-static enum qd_status add_slot(struct qd_adapter_tensors *out, const struct qd_profile *profile, const struct qd_slot *slot,
+static enum qd_status add_slot(struct qd_adapter_tensors *out, const struct qd_slot *slot, const struct qd_slot_encodings *e,
 	const struct qd_fitted_slot *fitted, bool as_float)
 {
-	enum qd_status st;
 	struct qd_shape down = QD_SHAPE(slot->rank, slot->in, slot->kh, slot->kw), up = QD_SHAPE(slot->out, slot->rank, 1, 1);
+	enum qd_status st;
+
 	down.rank = up.rank = slot->conv ? 4 : 2;
-	QD_TRY(st, add(out, profile, slot, QD_LORA_DOWN, down, fitted->down, as_float));
-	QD_TRY(st, add(out, profile, slot, QD_LORA_UP, up, fitted->up, as_float));
-	QD_TRY(st, add(out, profile, slot, QD_LORA_GAIN, QD_SHAPE(slot->rank), fitted->gain, as_float));
+	QD_TRY(st, add_tensor(out, slot, QD_LORA_DOWN, down, fitted->down, e->down, as_float));
+	QD_TRY(st, add_tensor(out, slot, QD_LORA_UP, up, fitted->up, e->up, as_float));
+	QD_TRY(st, add_tensor(out, slot, QD_LORA_GAIN, QD_SHAPE(slot->rank), fitted->gain, e->gain, as_float));
 out:
 	return st;
 }
@@ -72,12 +52,13 @@ enum qd_status qd_adapter_tensors_make(
 	struct qd_adapter_tensors *out, const struct qd_fitted *fitted, const struct qd_profile *profile, bool as_float)
 {
 	enum qd_status st = QD_OK;
+
 	memset(out, 0, sizeof(*out));
 	out->items = qd_arena_array(&out->arena, QD_LORA_NONE * profile->slots.n + 1, sizeof(*out->items));
 	if (out->items == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < profile->slots.n; i++)
-		QD_TRY(st, add_slot(out, profile, &profile->slots.items[i], &fitted->slots[i], as_float));
+		QD_TRY(st, add_slot(out, &profile->slots.items[i], &profile->slot_encodings[i], &fitted->slots[i], as_float));
 out:
 	if (st != QD_OK)
 		qd_adapter_tensors_release(out);

@@ -12,6 +12,8 @@
  * So a zero point z is offset -z on an unsigned grid and -z - 2^(bw-1) on a signed one. `is_sym` says that the grid is signed and
  * every z is 0.
  *
+ * A scale is the shortest decimal that gives the float32 back.
+ *
  * The list is complete: every activation, LoRA input and weight has an entry, those without an encoding a float one, because a
  * reader switches off or calibrates by itself what is left out. Results of view operators share their source's entry and are not
  * listed. Weights of operators are parameters; LoRA inputs, being inputs of the graph, are activations. Biases have no entry in
@@ -20,43 +22,24 @@
 #include "export/file/file.h"
 
 #include <math.h>
-#include <stdlib.h>
-
-static bool is_symmetric(const struct qd_encoding *e)
-{
-	for (size_t i = 0; i < e->n; i++)
-		if (e->zero_point[i] != 0)
-			return false;
-	return e->is_signed;
-}
 
 static json_t *float_entry(const char *name)
 {
 	return json_pack("{s:s,s:s,s:s,s:i}", "name", name, "enc_type", "PER_TENSOR", "dtype", "FLOAT", "bw", 16);
 }
 
-/* Scales are written as the shortest decimals that give the float32 back. */
-static json_t *scale_json(float scale)
-{
-	char text[32];
-	for (int digits = 6; digits <= 9; digits++) {
-		snprintf(text, sizeof(text), "%.*g", digits, (double)scale);
-		if (strtof(text, NULL) == scale)
-			break;
-	}
-	return json_real(strtod(text, NULL));
-}
-
-static json_t *entry(const char *name, const struct qd_encoding *e)
+static json_t *encoding_entry(const char *name, const struct qd_encoding *e)
 {
 	json_t *scales = json_array(), *offsets = json_array();
+
 	for (size_t i = 0; i < e->n; i++) {
 		json_int_t shift = e->is_signed ? (json_int_t)1 << (e->bits - 1) : 0;
-		json_array_append_new(scales, scale_json(e->scale[i]));
-		json_array_append_new(offsets, json_integer(-(json_int_t)lrintf(e->zero_point[i]) - shift));
+		qd_json_append(&scales, qd_json_float(e->scale[i]));
+		qd_json_append(&offsets, json_integer(-(json_int_t)lrintf(e->zero_point[i]) - shift));
 	}
 	return json_pack("{s:s,s:s,s:s,s:i,s:b,s:o,s:o}", "name", name, "enc_type", e->axis >= 0 ? "PER_CHANNEL" : "PER_TENSOR",
-		"dtype", "INT", "bw", e->bits, "is_sym", is_symmetric(e), "scale", scales, "offset", offsets);
+		"dtype", "INT", "bw", e->bits, "is_sym", e->is_signed && qd_encoding_is_centred(e), "scale", scales, "offset",
+		offsets);
 }
 
 /* A weight of an operator, as opposed to any other constant. */
@@ -79,26 +62,28 @@ static bool is_signal(const struct qd_graph *g, qd_id value)
 	return v->kind != QD_WEIGHT && v->dtype == QD_F32 && qd_value_source(g, value) == value && qd_graph_uses(g, value) > 0;
 }
 
-static void add_value(const struct qd_graph *g, qd_id value, json_t *activations, json_t *params)
+static void add_value(const struct qd_graph *g, qd_id value, json_t **activations, json_t **params)
 {
 	const struct qd_value *v = &g->values[value];
-	const struct qd_encoding *e = g->values[value].encoding;
+
 	if (v->dead)
 		return;
-	if (e != NULL)
-		json_array_append_new(v->kind == QD_WEIGHT && is_parameter(g, value) ? params : activations, entry(v->name, e));
+	if (v->encoding != NULL)
+		qd_json_append(v->kind == QD_WEIGHT && is_parameter(g, value) ? params : activations,
+			encoding_entry(v->name, v->encoding));
 	else if (is_signal(g, value))
-		json_array_append_new(activations, float_entry(v->name));
+		qd_json_append(activations, float_entry(v->name));
 }
 
 enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant_options *o, json_t **out)
 {
-	json_t *activations = json_array(), *params = json_array();
+	json_t *activations = json_array(), *params = json_array(), *args;
+
 	for (qd_id v = 0; v < g->n_values; v++)
-		add_value(g, v, activations, params);
-	json_t *args = json_pack("{s:i,s:s,s:b,s:i,s:b,s:s}", "activation_bitwidth", o->act_bits > 0 ? o->act_bits : 16, "dtype",
+		add_value(g, v, &activations, &params);
+	args = json_pack("{s:i,s:s,s:b,s:i,s:b,s:s}", "activation_bitwidth", o->act_bits > 0 ? o->act_bits : 16, "dtype",
 		o->act_bits > 0 ? "int" : "float", "is_symmetric", 1, "param_bitwidth", o->weight_bits, "per_channel_quantization",
-		o->weight_per_channel, "quant_scheme", "min_max");
+		o->weight_scheme == QD_WEIGHT_PER_CHANNEL, "quant_scheme", "min_max");
 	*out = json_pack("{s:s,s:o,s:o,s:o,s:[]}", "version", "1.0.0", "activation_encodings", activations, "param_encodings",
 		params, "quantizer_args", args, "excluded_layers");
 	return *out != NULL ? QD_OK : qd_fail(QD_ENOMEM, "cannot write the encodings");

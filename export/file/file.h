@@ -1,6 +1,9 @@
 /*
  * export/file: what an export folder holds. A net that carries a profile's encodings becomes one ONNX file whose LoRA tensors are
  * inputs, an encodings JSON, one set of files per adapter, and a manifest, in a folder that appears whole (folder.c).
+ *
+ * A format more: its file, which describes the bytes, its declaration below (of the graph: with its bit in qd_export_format), and
+ * its step and its line in folder.c. The manifest lists what lies in the folder.
  */
 #ifndef QUAD_EXPORT_FILE_FILE_H
 #define QUAD_EXPORT_FILE_FILE_H
@@ -8,7 +11,8 @@
 #include "quant/quant.h"
 
 /* ---- encodings JSON (encodings_json.c) ---- */
-/* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference. */
+/* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference, for
+ * qd_json_write_floats. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant_options *options, json_t **out);
 
 /* ---- adapter files (adapter_files.c, onnx_adapter.c) ---- */

@@ -1,13 +1,15 @@
 /*
  * The export folder, written to a temporary name and renamed when it is whole; adapters added later go beside what is there.
  *
- *   model.onnx                  the graph with its encodings as nodes (model.onnx.data beside it when it is large)
- *   model_float.onnx            on request: the graph in float, for tools that read the encodings beside it
- *   model.encodings.json        every encoding under its value's name
- *   lora_weight_list.txt        names of the LoRA inputs
- *   adapters/NAME.safetensors, adapters/NAME.onnx_adapter     an adapter's tensors under their input names (adapters_float/
- * likewise) scheduler/scheduler_config.json                           the noise schedule, for whoever samples manifest.json what
- * all this is made of (manifest.c)
+ *   model.onnx                        the graph with its encodings as nodes (model.onnx.data beside it when it is large)
+ *   model_float.onnx                  on request: the graph in float, for tools that read the encodings beside it
+ *   model.encodings.json              every encoding under its value's name
+ *   lora_weight_list.txt              names of the LoRA inputs
+ *   adapters/NAME.safetensors         an adapter's tensors under their input names
+ *   adapters/NAME.onnx_adapter        the same as ONNX Runtime's LoraAdapter loads them
+ *   adapters_float/NAME.safetensors   beside model_float.onnx: the real numbers that the codes stand for
+ *   scheduler/scheduler_config.json   the noise schedule, for whoever samples; where the model has one
+ *   manifest.json                     what all this is made of (manifest.c)
  */
 #include "export/file/internal.h"
 #include "export/pass/pass.h"
@@ -66,7 +68,7 @@ static enum qd_status write_encodings(struct job *job, const struct qd_net *net)
 	QD_TRY(st, qd_encodings_json(&net->graph, &job->profile->options, &document));
 	if (job->folder != NULL) {
 		const char *path = in_folder(job, "model.encodings.json");
-		st = path != NULL ? qd_json_write(path, document, true) : QD_ENOMEM;
+		st = path != NULL ? qd_json_write_floats(path, document, true) : QD_ENOMEM;
 	}
 out:
 	json_decref(document);
@@ -78,9 +80,10 @@ static enum qd_status write_weight_list(struct job *job)
 {
 	enum qd_status st;
 	struct qd_output out = { 0 };
-	if (job->folder == NULL)
-		return QD_OK;
-	QD_TRY(st, qd_output_open(&out, in_folder(job, "lora_weight_list.txt"), true));
+	const char *name = job->folder != NULL ? in_folder(job, "lora_weight_list.txt") : NULL;
+	if (name == NULL)
+		return job->folder == NULL ? QD_OK : QD_ENOMEM;
+	QD_TRY(st, qd_output_open(&out, name, true));
 	for (size_t i = 0; i < job->profile->slots.n; i++) {
 		for (int t = 0; t < QD_LORA_NONE; t++)
 			QD_TRY(st, qd_output_printf(&out, "%s%s\n", job->profile->slots.items[i].path,
@@ -228,13 +231,14 @@ static enum qd_status copy_schedule(struct job *job)
 	enum qd_status st;
 	struct qd_mapping schedule = { 0 };
 	const char *from = qd_arena_strf(&job->arena, "%s/scheduler/scheduler_config.json", job->model->root);
-	if (from == NULL)
+	const char *to = job->folder != NULL ? in_folder(job, "scheduler/scheduler_config.json") : "";
+	if (from == NULL || to == NULL)
 		return QD_ENOMEM;
 	if (job->folder == NULL || !qd_is_file(from))
 		return QD_OK;
 	QD_TRY(st, make_folder(job, "scheduler"));
 	QD_TRY(st, qd_mapping_open(&schedule, from));
-	QD_TRY(st, qd_write_file(in_folder(job, "scheduler/scheduler_config.json"), schedule.data, schedule.size, true));
+	QD_TRY(st, qd_write_file(to, schedule.data, schedule.size, true));
 out:
 	qd_mapping_release(&schedule);
 	return st;
@@ -243,9 +247,12 @@ out:
 static enum qd_status write_manifest(struct job *job, json_t *manifest)
 {
 	enum qd_status st;
+	const char *path = job->folder != NULL ? in_folder(job, "manifest.json") : "";
+	if (path == NULL)
+		return QD_ENOMEM;
 	QD_TRY(st, qd_manifest_add_adapters(manifest, job->folder, job->done, job->n));
 	if (job->folder != NULL)
-		QD_TRY(st, qd_json_write(in_folder(job, "manifest.json"), manifest, true));
+		QD_TRY(st, qd_json_write(path, manifest, true));
 out:
 	return st;
 }

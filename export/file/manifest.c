@@ -1,7 +1,7 @@
 /*
  * manifest.json: what an export holds.
  *
- *   schema 1, program, command, base (hash of the model), profile { hash, method, anchor, align }
+ *   schema 1, program, command, base (hash of the model), profile { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
  *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
  *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]
@@ -10,6 +10,7 @@
 #include "export/file/internal.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,7 +28,7 @@ bool qd_is_export(const char *path)
 
 /* ---- files ---- */
 
-static enum qd_status add_file(json_t *files, const char *folder, const char *name)
+static enum qd_status add_file(json_t **files, const char *folder, const char *name)
 {
 	enum qd_status st;
 	struct stat info;
@@ -40,7 +41,7 @@ static enum qd_status add_file(json_t *files, const char *folder, const char *na
 		goto out;
 	}
 	QD_TRY(st, qd_hash_file(path, hash));
-	json_array_append_new(files, json_pack("{s:s,s:I,s:s}", "path", name, "bytes", (json_int_t)info.st_size, "hash", hash));
+	qd_json_append(files, json_pack("{s:s,s:I,s:s}", "path", name, "bytes", (json_int_t)info.st_size, "hash", hash));
 out:
 	free(path);
 	return st;
@@ -52,14 +53,14 @@ static int visible(const struct dirent *entry)
 }
 
 /* Everything below `folder`/`below`, in the order of names. Exports are two levels deep. */
-static enum qd_status list_files(json_t *files, const char *folder, const char *below, int depth)
+static enum qd_status list_files(json_t **files, const char *folder, const char *below, int depth)
 {
 	enum qd_status st = QD_OK;
 	struct dirent **entries = NULL;
 	char *path = NULL, *name = NULL;
 	int n = asprintf(&path, "%s/%s", folder, below) < 0 ? -1 : scandir(path, &entries, visible, alphasort);
 	if (n < 0)
-		st = qd_fail(QD_EIO, "cannot list '%s'", folder);
+		st = qd_fail(QD_EIO, "cannot list '%s': %s", folder, strerror(errno));
 	for (int i = 0; i < n; i++) {
 		free(name);
 		name = NULL;
@@ -87,7 +88,8 @@ static enum qd_status list_files(json_t *files, const char *folder, const char *
 static enum qd_status refresh_files(json_t *manifest, const char *folder)
 {
 	json_t *files = json_array();
-	enum qd_status st = list_files(files, folder, "", 2);
+	enum qd_status st = list_files(&files, folder, "", 2);
+
 	if (st != QD_OK) {
 		json_decref(files);
 		return st;
@@ -100,44 +102,46 @@ static enum qd_status refresh_files(json_t *manifest, const char *folder)
 static json_t *value_json(const struct qd_value *v)
 {
 	json_t *shape = json_array();
+
 	for (int d = 0; d < v->shape.rank; d++)
-		json_array_append_new(shape, json_integer(v->shape.dim[d]));
+		qd_json_append(&shape, json_integer(v->shape.dim[d]));
 	return json_pack("{s:s,s:s,s:o}", "name", v->name, "dtype", qd_dtype_name(v->dtype), "shape", shape);
 }
 
 static json_t *graph_json(const struct qd_graph *g)
 {
 	json_t *inputs = json_array(), *outputs = json_array();
+
 	for (size_t i = 0; i < g->n_inputs; i++)
 		if (qd_lora_tensor_of(g->values[g->inputs[i]].name) == QD_LORA_NONE)
-			json_array_append_new(inputs, value_json(&g->values[g->inputs[i]]));
+			qd_json_append(&inputs, value_json(&g->values[g->inputs[i]]));
 	for (size_t i = 0; i < g->n_outputs; i++)
-		json_array_append_new(outputs, value_json(&g->values[g->outputs[i]]));
+		qd_json_append(&outputs, value_json(&g->values[g->outputs[i]]));
 	return json_pack("{s:o,s:o}", "inputs", inputs, "outputs", outputs);
 }
 
-static enum qd_status slot_json(const struct qd_graph *g, const struct qd_slot *slot, json_t *slots)
+static enum qd_status add_slot(const struct qd_graph *g, const struct qd_slot *slot, json_t **slots)
 {
 	json_t *inputs = json_array();
-	for (int t = 0; t < QD_LORA_NONE; t++) {
-		char name[512];
-		snprintf(name, sizeof(name), "%s%s", slot->path, qd_lora_suffix((enum qd_lora_tensor)t));
-		qd_id value = qd_graph_find(g, name);
-		if (value == QD_NONE) {
-			json_decref(inputs);
-			return qd_fail(QD_EINPUT, "the graph has no input '%s'", name);
-		}
-		json_array_append_new(inputs, value_json(&g->values[value]));
-	}
-	json_array_append_new(
-		slots, json_pack("{s:s,s:I,s:o}", "path", slot->path, "rank", (json_int_t)slot->rank, "inputs", inputs));
-	return QD_OK;
-}
+	struct qd_arena names = { 0 };
+	enum qd_status st = QD_OK;
 
-static json_t *profile_json(const struct qd_profile *p, const char *hash)
-{
-	return json_pack("{s:s,s:s,s:s?,s:s}", "hash", hash, "method", p->method, "anchor", p->anchor, "align",
-		qd_align_names[p->options.align]);
+	for (int t = 0; t < QD_LORA_NONE; t++) {
+		const char *name = qd_arena_strf(&names, "%s%s", slot->path, qd_lora_suffix((enum qd_lora_tensor)t));
+		qd_id value;
+
+		if (name == NULL)
+			QD_TRY(st, QD_ENOMEM);
+		value = qd_graph_find(g, name);
+		if (value == QD_NONE)
+			QD_TRY(st, qd_fail(QD_EINPUT, "the graph has no input '%s'", name));
+		qd_json_append(&inputs, value_json(&g->values[value]));
+	}
+	qd_json_append(slots, json_pack("{s:s,s:I,s:O}", "path", slot->path, "rank", (json_int_t)slot->rank, "inputs", inputs));
+out:
+	json_decref(inputs);
+	qd_arena_release(&names);
+	return st;
 }
 
 enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes, const struct qd_profile *profile,
@@ -145,14 +149,17 @@ enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes
 {
 	enum qd_status st;
 	char hash[QD_HASH_TEXT];
-	json_t *slots = json_array(), *manifest = NULL;
+	json_t *slots = json_array(), *described = NULL, *manifest = NULL;
+
 	*out = NULL;
 	QD_TRY(st, qd_hash_file(options->profile_path, hash));
+	described = json_pack("{s:s}", "hash", hash);
+	QD_TRY(st, qd_profile_describe(profile, described));
 	for (size_t i = 0; i < profile->slots.n; i++)
-		QD_TRY(st, slot_json(codes, &profile->slots.items[i], slots));
-	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:o,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
-		options->command, "base", profile->base_hash, "profile", profile_json(profile, hash), "graph", graph_json(codes),
-		"slots", slots, "adapters");
+		QD_TRY(st, add_slot(codes, &profile->slots.items[i], &slots));
+	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:O,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
+		options->command, "base", profile->base_hash, "profile", described, "graph", graph_json(codes), "slots", slots,
+		"adapters");
 	if (manifest == NULL) {
 		st = qd_fail(QD_ENOMEM, "cannot write the manifest");
 		goto out;
@@ -162,6 +169,7 @@ enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes
 	*out = json_incref(manifest);
 out:
 	json_decref(slots);
+	json_decref(described);
 	json_decref(manifest);
 	return st;
 }
@@ -171,11 +179,9 @@ out:
 static json_t *adapter_json(const struct qd_exported_adapter *a)
 {
 	json_t *sqnr = isfinite(a->sqnr_db) ? json_real(a->sqnr_db) : json_null();
-	json_t *entry = json_pack(
-		"{s:s,s:s,s:I,s:o}", "name", a->name, "source", a->hash, "slots", (json_int_t)a->slots, "update_sqnr_db", sqnr);
-	json_t *files = json_pack("[s++,s++]", "adapters/", a->name, ".safetensors", "adapters/", a->name, ".onnx_adapter");
-	json_object_set_new(entry, "files", files);
-	return entry;
+
+	return json_pack("{s:s,s:s,s:I,s:o,s:[s++,s++]}", "name", a->name, "source", a->hash, "slots", (json_int_t)a->slots,
+		"update_sqnr_db", sqnr, "files", "adapters/", a->name, ".safetensors", "adapters/", a->name, ".onnx_adapter");
 }
 
 enum qd_status qd_manifest_add_adapters(json_t *manifest, const char *folder, const struct qd_exported_adapter *adapters, size_t n)
@@ -189,7 +195,8 @@ enum qd_status qd_manifest_add_adapters(json_t *manifest, const char *folder, co
 			if (name != NULL && !strcmp(name, adapters[i].name))
 				json_array_remove(list, k);
 		}
-		json_array_append_new(list, adapter_json(&adapters[i]));
+		if (json_array_append_new(list, adapter_json(&adapters[i])) != 0)
+			return qd_fail(QD_ENOMEM, "cannot add adapter '%s' to the manifest", adapters[i].name);
 	}
 	return folder != NULL ? refresh_files(manifest, folder) : QD_OK;
 }

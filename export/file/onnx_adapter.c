@@ -12,9 +12,13 @@
  *   20   vtable of Parameter: the same with the same numbers (four fields of four bytes each)
  *   32   Adapter: i32 offset to its vtable, i32 format_version, i32 adapter_version, i32 model_version, u32 offset of parameters
  *   52   u32 n, then n u32 offsets of Parameter tables
- *   then per Parameter, from a multiple of 4: i32 offset to the vtable, u32 name, u32 dims, i32 data_type, u32 raw_data; the name:
- * u32 length, bytes, NUL; the dims: u32 n at 4 before a multiple of 8, n i64; the data: u32 length at 4 before a multiple of 8,
- * bytes
+ *
+ * then per Parameter, from a multiple of 4:
+ *
+ *   table   i32 offset to the vtable, u32 offset of the name, u32 of the dims, i32 data_type, u32 offset of raw_data
+ *   name    u32 length, bytes, NUL
+ *   dims    u32 n at 4 before a multiple of 8, n i64
+ *   data    u32 length at 4 before a multiple of 8, bytes
  */
 #include "export/file/file.h"
 

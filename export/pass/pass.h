@@ -17,8 +17,8 @@ extern const struct qd_pass qd_pass_share_constants;
 
 /* ---- their order (pipeline.c) ---- */
 /*
- * The passes over a graph whose values carry encodings. `stored` (zeroed; released by the caller) tells the writer which weights are
- * to be made from float. The options say after which pass the graph is dumped.
+ * The passes over a graph whose values carry encodings. `stored` (zeroed; released by the caller) tells the writer which weights
+ * are to be made from float. The options say after which pass the graph is dumped.
  */
 QD_CHECK enum qd_status qd_pipeline_quantized(
 	struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored);

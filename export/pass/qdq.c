@@ -16,46 +16,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* The type of an encoding's codes; QD_DTYPE_COUNT for widths without one. */
-static enum qd_dtype code_type(const struct qd_encoding *e)
-{
-	if (e->bits < 2 || e->bits > 16)
-		return QD_DTYPE_COUNT;
-	if (e->bits <= 8)
-		return e->is_signed ? QD_I8 : QD_U8;
-	return e->is_signed ? QD_I16 : QD_U16;
-}
-
-static bool all_zero(const struct qd_encoding *e)
-{
-	for (size_t i = 0; i < e->n; i++)
-		if (e->zero_point[i] != 0)
-			return false;
-	return true;
-}
-
 struct grid {
 	qd_id scale, zero_point;
 	enum qd_dtype type;
 	const char *name; /* of the value */
 };
-
-static void put_code(void *codes, enum qd_dtype type, size_t i, int32_t q)
-{
-	switch (type) {
-	case QD_I8:
-		((int8_t *)codes)[i] = (int8_t)q;
-		break;
-	case QD_U8:
-		((uint8_t *)codes)[i] = (uint8_t)q;
-		break;
-	case QD_I16:
-		((int16_t *)codes)[i] = (int16_t)q;
-		break;
-	default:
-		((uint16_t *)codes)[i] = (uint16_t)q;
-	}
-}
 
 static qd_id zero_point_constant(
 	struct qd_graph *g, const struct qd_encoding *e, const struct grid *grid, const struct qd_shape *shape)
@@ -66,17 +31,17 @@ static qd_id zero_point_constant(
 	if (zero.data == NULL)
 		return qd_graph_stop(g, QD_ENOMEM);
 	for (size_t i = 0; i < e->n; i++)
-		put_code(zero.data, grid->type, i, (int32_t)e->zero_point[i]);
+		qd_code_store(grid->type, zero.data, i, (int32_t)e->zero_point[i]);
 	return qd_graph_weight(g, qd_arena_strf(&g->arena, "%s.q_zero_point", grid->name), &zero);
 }
 
 /* The constants of an encoding. */
 static struct grid make_grid(struct qd_graph *g, const struct qd_encoding *e, const char *name)
 {
-	struct grid grid = { .zero_point = QD_NONE, .type = code_type(e), .name = name };
+	struct grid grid = { .zero_point = QD_NONE, .type = qd_encoding_dtype(e), .name = name };
 	struct qd_shape shape = { .rank = e->axis >= 0 ? 1 : 0, .dim = { (int64_t)e->n } };
 	grid.scale = qd_graph_const_f32(g, qd_arena_strf(&g->arena, "%s.q_scale", name), shape, e->scale);
-	if (!all_zero(e))
+	if (!qd_encoding_is_centred(e))
 		grid.zero_point = zero_point_constant(g, e, &grid, &shape);
 	return grid;
 }
@@ -160,7 +125,7 @@ static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
 		const struct qd_encoding *e = g->values[v].encoding;
 		if (e == NULL || g->values[v].dead)
 			continue;
-		if (code_type(e) == QD_DTYPE_COUNT)
+		if (qd_encoding_dtype(e) == QD_DTYPE_COUNT)
 			return qd_fail(
 				QD_EUNSUPPORTED, "tensor '%s' has %d bits: codes have at most 16", g->values[v].name, e->bits);
 		if (g->values[v].kind == QD_WEIGHT ||

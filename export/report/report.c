@@ -1,7 +1,10 @@
 /*
- * Comparing samples: PSNR = 10 log10(1 / mean (a - b)^2) of two images with values clamped to [0,1], per sample, then mean and
- * standard error over the samples. Latents become images by image[c, pack y + dy, pack x + dx] = (1 + latent[(c pack + dy) pack +
- * dx, y, x]) / 2.
+ * Comparing samples. Latents become images, and two images, their values clamped to [0,1], one number:
+ *
+ *   image[c, pack y + dy, pack x + dx] = (1 + latent[(c pack + dy) pack + dx, y, x]) / 2
+ *   PSNR = 10 log10(1 / mean (a - b)^2)
+ *
+ * per sample, then mean and standard error over the samples.
  */
 #include "export/report/report.h"
 #include "lib/math/math.h"

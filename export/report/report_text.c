@@ -104,28 +104,24 @@ enum qd_status qd_report_text(const struct qd_report *r, char **text)
 	enum qd_status st;
 	struct qd_arena arena = { 0 };
 	struct table reference, truth;
-	size_t size;
+	struct qd_text out;
 	bool has_truth = false;
 	*text = NULL;
-	FILE *out = open_memstream(text, &size);
-	if (out == NULL)
-		return qd_fail(QD_ENOMEM, "cannot write the table");
+	QD_TRY(st, qd_text_open(&out));
 	for (size_t t = 0; t < r->n; t++)
 		has_truth |= r->tasks[t].truth != NULL;
 	QD_TRY(st, fill(r, &arena, false, &reference));
-	print_table(out, &reference);
+	print_table(out.stream, &reference);
 	if (has_truth) {
 		QD_TRY(st, fill(r, &arena, true, &truth));
-		fputc('\n', out);
-		print_table(out, &truth);
+		fputc('\n', out.stream);
+		print_table(out.stream, &truth);
 	}
+	QD_TRY(st, qd_text_end(&out));
+	*text = qd_text_take(&out);
 out:
-	fclose(out);
+	qd_text_release(&out);
 	qd_arena_release(&arena);
-	if (st != QD_OK) {
-		free(*text);
-		*text = NULL;
-	}
 	return st;
 }
 
@@ -140,8 +136,9 @@ static json_t *real(double v)
 static json_t *cell_json(const char *name, const struct qd_report_cell *cell)
 {
 	json_t *each = json_array();
+
 	for (size_t i = 0; i < cell->n; i++)
-		json_array_append_new(each, real(cell->each[i]));
+		qd_json_append(&each, real(cell->each[i]));
 	return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", name, "psnr_db", real(cell->mean), "standard_error",
 		real(cell->standard_error), "truth_psnr_db", real(cell->truth_mean), "truth_standard_error",
 		real(cell->truth_standard_error), "samples", each);
@@ -150,14 +147,16 @@ static json_t *cell_json(const char *name, const struct qd_report_cell *cell)
 enum qd_status qd_report_json(const struct qd_report *r, json_t **out)
 {
 	json_t *tasks = json_array();
+
 	for (size_t t = 0; t < r->n; t++) {
 		json_t *columns = json_array();
+
 		for (size_t c = 0; c < r->n_columns; c++)
 			if (r->cells[t * r->n_columns + c].each != NULL)
-				json_array_append_new(columns, cell_json(r->columns[c], &r->cells[t * r->n_columns + c]));
-		json_array_append_new(tasks, json_pack("{s:s,s:o,s:o,s:o}", "name", r->tasks[t].name, "float_truth_psnr_db",
-						     real(r->reference[t].truth_mean), "float_truth_standard_error",
-						     real(r->reference[t].truth_standard_error), "columns", columns));
+				qd_json_append(&columns, cell_json(r->columns[c], &r->cells[t * r->n_columns + c]));
+		qd_json_append(&tasks, json_pack("{s:s,s:o,s:o,s:o}", "name", r->tasks[t].name, "float_truth_psnr_db",
+					       real(r->reference[t].truth_mean), "float_truth_standard_error",
+					       real(r->reference[t].truth_standard_error), "columns", columns));
 	}
 	*out = json_pack("{s:i,s:o}", "schema", 1, "tasks", tasks);
 	return *out != NULL ? QD_OK : qd_fail(QD_ENOMEM, "cannot write the report");

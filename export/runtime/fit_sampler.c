@@ -1,5 +1,5 @@
 /*
- * Makes a fitted sampler (lib/model/olss.h): the reference scheduler's runs are recorded a batch at a time, and only their inner
+ * Makes a fitted sampler (lib/sampler/sampler.h): the reference scheduler's runs are recorded a batch at a time, and only their inner
  * products are kept. Then both are asked for as few steps, and their results compared with the reference's.
  */
 #include "export/runtime/session.h"
@@ -14,7 +14,7 @@ struct recording {
 	float *rows; /* [2 steps + 1, n] as qd_olss_gram_add takes them */
 };
 
-static void note(void *context, int step, const float *latents, const float *out)
+static void note_step(void *context, int step, const float *latents, const float *out)
 {
 	const struct recording *r = context;
 
@@ -41,7 +41,7 @@ static void fitting_release(struct fitting *f)
 }
 
 /* Samples `latents` (all of the session's noise) a batch at a time; what every step saw goes to the inner products. */
-static enum qd_status record(struct fitting *f, const struct qd_scheduler *scheduler)
+static enum qd_status record_runs(struct fitting *f, const struct qd_scheduler *scheduler)
 {
 	struct qd_session *s = &f->session;
 	size_t each = f->latents.bytes / sizeof(float) / (size_t)s->n, rows = 2 * (size_t)scheduler->steps + 1, room;
@@ -58,7 +58,7 @@ static enum qd_status record(struct fitting *f, const struct qd_scheduler *sched
 		s->count = s->n - s->first < s->sizes.batch ? s->n - s->first : s->sizes.batch;
 		r.n = (size_t)s->count * each;
 		sampling = qd_session_sampling(s, scheduler);
-		sampling.observe = note;
+		sampling.observe = note_step;
 		sampling.observe_context = &r;
 		QD_TRY(st, qd_sample(&sampling, qd_session_denoise, s, x));
 		memcpy(r.rows + (size_t)r.steps * r.n, x, r.n * sizeof(float));
@@ -71,7 +71,7 @@ out:
 	return st;
 }
 
-static enum qd_status fit(struct fitting *f)
+static enum qd_status fit_recorded(struct fitting *f)
 {
 	const struct qd_sampling_options *o = &f->options->reference;
 	const char *adapter = o->engine.adapter;
@@ -80,10 +80,10 @@ static enum qd_status fit(struct fitting *f)
 
 	QD_TRY(st, qd_scheduler_new(&scheduler, &f->schedule, o->scheduler, o->steps));
 	QD_TRY(st, qd_olss_gram_init(&f->gram, o->steps));
-	QD_TRY(st, record(f, &scheduler));
+	QD_TRY(st, record_runs(f, &scheduler));
 	QD_TRY(st, qd_olss_fit(&f->olss, &f->gram, scheduler.timesteps, f->options->steps));
 	f->olss.guidance = o->guidance;
-	QD_TRY(st, qd_engine_base_hash(f->session.engine, f->olss.base_hash));
+	QD_TRY(st, qd_runtime_base_hash(&f->session.runtime, f->olss.base_hash));
 	f->olss.notes = strdup(adapter != NULL ? adapter : "");
 	if (f->olss.notes == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
@@ -94,7 +94,7 @@ out:
 }
 
 /* Mean squared difference from the reference's result of as many steps of another scheduler. */
-static enum qd_status measure(struct fitting *f, const char *kind, double *error)
+static enum qd_status measure_sampler(struct fitting *f, const char *kind, double *error)
 {
 	struct qd_scheduler scheduler = { 0 };
 	struct qd_tensor latents = { 0 };
@@ -136,14 +136,14 @@ enum qd_status qd_fit_sampler(const struct qd_fit_sampler_options *options, stru
 	if (options->steps >= options->reference.steps)
 		QD_TRY(st, qd_fail(QD_EINPUT, "%d steps are to replace %d: needs fewer", options->steps, options->reference.steps));
 	QD_TRY(st, qd_session_open(&f.session, &options->reference));
-	QD_TRY(st, qd_schedule_read(&f.schedule, qd_engine_root(f.session.engine)));
+	QD_TRY(st, qd_schedule_read(&f.schedule, f.session.runtime.root, f.session.runtime.pipeline));
 	QD_TRY(st, qd_session_spread_condition(&f.session));
 	QD_TRY(st, qd_session_noise(&f.session, &f.latents));
-	QD_TRY(st, fit(&f));
+	QD_TRY(st, fit_recorded(&f));
 	if (asprintf(&kind, "olss:%s", options->output) < 0)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, measure(&f, kind, &result->error));
-	QD_TRY(st, measure(&f, options->reference.scheduler, &result->plain));
+	QD_TRY(st, measure_sampler(&f, kind, &result->error));
+	QD_TRY(st, measure_sampler(&f, options->reference.scheduler, &result->plain));
 	result->energy = mean_square(&f.latents);
 	result->steps = f.olss.steps;
 	result->samples = f.session.n;

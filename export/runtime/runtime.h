@@ -1,40 +1,63 @@
 /*
- * export/runtime: what runs. A model, simulated or in float, or an export, in the built-in executor or in ONNX Runtime; sampling with
- * it, comparing two of them step by step, and fitting a sampler to it.
+ * export/runtime: what runs. Whatever a path holds is opened as a runner (lib/model): a model in float or simulated, another
+ * component, an export or another ONNX graph, in the built-in executor or in ONNX Runtime. Then sampling with it, comparing two of
+ * them step by step, and fitting a sampler to it.
  */
 #ifndef QUAD_EXPORT_RUNTIME_RUNTIME_H
 #define QUAD_EXPORT_RUNTIME_RUNTIME_H
 
-#include "lib/model/model.h"
 #include "lib/sampler/sampler.h"
+#include "quant/quant.h"
 
-/* ---- engines (engine.c): a model that can be called, whatever executes it ---- */
-struct qd_engine;
-struct qd_engine_options {
-	const char *base;    /* a model folder, or the folder of an export */
-	const char *adapter; /* model folder: NAME=PATH; export: NAME, or NAME=FILE of such tensors; NULL: none (gain 0) */
-	const char *profile; /* model folder: simulate under it; NULL: float */
-	bool ort;            /* execute an export's model.onnx with ONNX Runtime */
+/* ---- opening what runs (open.c, onnx.c, ort_runner.c) ---- */
+struct qd_runtime_options {
+	const char *base; /* a pipeline's or a component's folder, a single-file model, an ONNX file, an export's folder */
+	/* Of a pipeline or VAE: unet, text_encoder, text_encoder_2, encoder, decoder. NULL: what `base` is, or a pipeline's UNet. */
+	const char *part;
+	const char *adapter; /* of a model as qd_adapter_open_spec takes it, of an export as onnx.c has it; NULL: none (gain 0) */
+	const char *profile; /* of a model: simulate under it; NULL: float */
+	bool ort;            /* an ONNX graph in ONNX Runtime */
 	const char *ort_library, *ort_profile;
-	struct qd_sizes sizes; /* model folder only: an export's are its own */
 	int threads;
+	/* Sizes of what has none of its own, and must fit what has: the inputs to come. NULL: those of a UNet are `sizes`. */
+	const struct qd_safetensors *inputs;
+	struct qd_sizes sizes;
 };
-QD_CHECK enum qd_status qd_engine_open(struct qd_engine **engine, const struct qd_engine_options *options);
-void qd_engine_free(struct qd_engine *engine);
-/* The graph that is executed: its inputs' names and shapes. */
-const struct qd_graph *qd_engine_graph(const struct qd_engine *engine);
-/* The folder with scheduler/ (a pipeline folder or the export). */
-const char *qd_engine_root(const struct qd_engine *engine);
-/* "torch", "torch, simulated", "ONNX Runtime 1.30.0" */
-const char *qd_engine_name(const struct qd_engine *engine);
+/* Stays where it was opened: its parts point at each other. */
+struct qd_runtime {
+	struct qd_runtime_options options; /* what they point at must stay */
+	struct qd_runner runner;           /* the adapter's tensors are fed */
+	char name[64];                     /* "torch", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
+	const char *root;                  /* the folder with scheduler/: of the pipeline or the export, or that of the file */
+	const char *pipeline;              /* the class of the model's pipeline, "" where there is none */
+	const char *output_name;           /* NULL, or what an ONNX file of a UNet calls its output "out" */
+	struct qd_arena arena;
+	/* what the runner stands on: a UNet ... */
+	struct qd_opened opened;
+	struct qd_slots slots;
+	struct qd_profile profile;
+	struct qd_net net;
+	/* ... or another component ... */
+	struct qd_component component;
+	struct qd_graph component_graph;
+	/* ... or an ONNX graph */
+	struct qd_onnx onnx;
+	struct qd_ort *ort;
+};
+/*
+ * QD_EINPUT names what does not fit: a part that is not there, an adapter or profile of something else, an adapter's file that lacks
+ * a LoRA input of the graph, or holds another tensor, or a number that is not finite.
+ */
+QD_CHECK enum qd_status qd_runtime_open(struct qd_runtime *rt, const struct qd_runtime_options *options);
+void qd_runtime_release(struct qd_runtime *rt);
+/* Feeds every input that is no LoRA tensor from the file. */
+QD_CHECK enum qd_status qd_runtime_feed(struct qd_runtime *rt, const struct qd_safetensors *inputs);
 /* Hash of the float model (struct qd_profile.base_hash), of an export the one it was made from. `out`: QD_HASH_TEXT bytes. */
-QD_CHECK enum qd_status qd_engine_base_hash(const struct qd_engine *engine, char *out);
-/* One call: feeds by input name; `out` receives the first output, float32. The adapter's tensors are fed by the engine. */
-QD_CHECK enum qd_status qd_engine_run(struct qd_engine *engine, const struct qd_tensor *feeds, size_t n, float *out);
+QD_CHECK enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *out);
 
 /* ---- sampling from files (sampling.c) ---- */
 struct qd_sampling_options {
-	struct qd_engine_options engine;
+	struct qd_runtime_options engine;
 	const char *inputs;    /* safetensors: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise [N,Cl,H,W],
 				  negative_hidden_states, ... */
 	const char *scheduler; /* as qd_scheduler_new takes it */
@@ -53,15 +76,21 @@ QD_CHECK enum qd_status qd_sampling_steps(const struct qd_sampling_options *opti
 QD_CHECK enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents);
 /*
  * The largest difference of one step and the root of the mean square, both relative to the output's range: what its encoding covers
- * where the trace was simulated (one range for all steps), else that of the step's stored values.
+ * where the trace was simulated (one range for all steps), else that of the step's stored values. Infinite where a value is not
+ * finite.
  */
 struct qd_trace_step {
 	double timestep, difference, root_mean_square, range;
+	const char *not_finite; /* NULL, or whose values are not: "the output", "the stored output", "the stored input" */
 };
 /* Feeds the inputs stored in a trace, step by step, and compares the outputs; without a limit, for as many samples as the trace
  * holds. `*steps` is a heap array of *n. */
 QD_CHECK enum qd_status qd_trace_check(
 	const struct qd_sampling_options *options, const char *trace, struct qd_trace_step **steps, size_t *n);
+/* The step that differs most; 0 when there is none. */
+size_t qd_trace_worst(const struct qd_trace_step *steps, size_t n);
+/* QD_ECHECK names that step when it differs by more than `tolerance`, or has values that are not finite. */
+QD_CHECK enum qd_status qd_trace_verdict(const struct qd_trace_step *steps, size_t n, double tolerance);
 
 /* ---- fitting a sampler (fit_sampler.c) ---- */
 struct qd_fit_sampler_options {
@@ -78,7 +107,7 @@ struct qd_fit_sampler_result {
 	double energy; /* mean square of the reference's result */
 };
 /*
- * Records the reference on all samples of the inputs file, fits (lib/model/olss.h), writes options->output and measures on the same
+ * Records the reference on all samples of the inputs file, fits (lib/sampler/sampler.h), writes options->output and measures on the same
  * samples. Memory: one batch's latents and outputs of all steps. QD_EINPUT, QD_EEXIST.
  */
 QD_CHECK enum qd_status qd_fit_sampler(const struct qd_fit_sampler_options *options, struct qd_fit_sampler_result *result);

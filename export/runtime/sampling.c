@@ -1,5 +1,5 @@
 /*
- * Sampling from files: the loop over a scheduler's steps. A fitted sampler (lib/model/olss.h) is only used for the guidance and the
+ * Sampling from files: the loop over a scheduler's steps. A fitted sampler (lib/sampler/sampler.h) is only used for the guidance and the
  * model that it was fitted to.
  */
 #include "export/runtime/session.h"
@@ -46,7 +46,7 @@ static enum qd_status check_olss(const struct qd_sampling_options *options, cons
 	if (olss.guidance != options->guidance)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' was fitted for guidance %g, asked for is %g", path, olss.guidance,
 				   options->guidance));
-	QD_TRY(st, qd_engine_base_hash(s->engine, hash));
+	QD_TRY(st, qd_runtime_base_hash(&s->runtime, hash));
 	if (olss.base_hash[0] != '\0' && strcmp(olss.base_hash, hash) != 0)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' was fitted on the model %s, '%s' is %s", path, olss.base_hash,
 				   options->engine.base, hash));
@@ -67,7 +67,7 @@ static const struct qd_encoding *output_encoding(const struct qd_graph *g)
 /* With the range that the output's encoding covers: differences are held against it. */
 static enum qd_status write_trace(const struct qd_session *s)
 {
-	const struct qd_encoding *e = output_encoding(qd_engine_graph(s->engine));
+	const struct qd_encoding *e = output_encoding(s->runtime.runner.graph);
 	char range[32];
 	const char *const metadata[] = { QD_TRACE_RANGE, range };
 	if (e != NULL)
@@ -91,7 +91,7 @@ enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct 
 	QD_TRY(st, check_olss(options, &s));
 	QD_TRY(st, qd_session_spread_condition(&s));
 	QD_TRY(st, qd_session_noise(&s, latents));
-	QD_TRY(st, qd_schedule_read(&schedule, qd_engine_root(s.engine)));
+	QD_TRY(st, qd_schedule_read(&schedule, s.runtime.root, s.runtime.pipeline));
 	QD_TRY(st, qd_scheduler_new(&scheduler, &schedule, options->scheduler, steps));
 	sampling = qd_session_sampling(&s, &scheduler);
 	QD_TRY(st, qd_sample(&sampling, qd_session_denoise, &s, latents->data));

@@ -5,7 +5,7 @@
  * A graph has a fixed batch B. Samples go through it B at a time, the last batch filled up by repeating the last sample.
  *
  * A trace holds, for each step s, step.SSS.sample f32 [N,C,H,W] and step.SSS.timestep f32 [1] as the model was given them, and
- * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): another engine can then be asked the same questions, so that
+ * step.SSS.out f32 [N,Cl,H,W] as it answered (the conditional pass): whatever else runs can then be asked the same questions, so that
  * differences do not add up. Metadata "range", where the model was simulated: what the output's encoding covers.
  */
 #include "export/runtime/session.h"
@@ -25,7 +25,7 @@ void qd_session_release(struct qd_session *s)
 	free(s->columns);
 	free(s->out);
 	free(s->traced);
-	qd_engine_free(s->engine);
+	qd_runtime_release(&s->runtime);
 	qd_tensor_set_release(&s->file);
 	qd_arena_release(&s->arena);
 }
@@ -33,7 +33,7 @@ void qd_session_release(struct qd_session *s)
 /* ---- the inputs file ---- */
 
 /* How many samples, and the sizes a model folder's graph is built for. */
-static enum qd_status measure(struct qd_session *s, struct qd_sizes *sizes)
+static enum qd_status measure_inputs(struct qd_session *s, struct qd_sizes *sizes)
 {
 	static const char *const images[] = { "condition", "noise" };
 	const struct qd_sampling_options *o = s->options;
@@ -91,7 +91,7 @@ out:
 /* Every input of the graph that is neither the sample, the timestep nor a LoRA tensor is a column of the file. */
 static enum qd_status read_columns(struct qd_session *s)
 {
-	const struct qd_graph *g = qd_engine_graph(s->engine);
+	const struct qd_graph *g = s->runtime.runner.graph;
 	enum qd_status st = QD_OK;
 	s->columns = calloc(g->n_inputs + 1, sizeof(*s->columns));
 	if (s->columns == NULL)
@@ -116,7 +116,7 @@ out:
 /* The graph's own sizes; they must be those of the file. */
 static enum qd_status measure_graph(struct qd_session *s, const struct qd_sizes *wanted)
 {
-	const struct qd_graph *g = qd_engine_graph(s->engine);
+	const struct qd_graph *g = s->runtime.runner.graph;
 	qd_id sample = qd_graph_find(g, "sample"), timestep = qd_graph_find(g, "timestep");
 	if (sample == QD_NONE || timestep == QD_NONE || g->values[sample].shape.rank != 4)
 		return qd_fail(QD_EINPUT, "'%s' is no denoiser: it has no inputs 'sample' [N,C,H,W] and 'timestep' [N]",
@@ -137,7 +137,7 @@ static enum qd_status measure_graph(struct qd_session *s, const struct qd_sizes 
 
 static enum qd_status allocate_feeds(struct qd_session *s)
 {
-	const struct qd_graph *g = qd_engine_graph(s->engine);
+	const struct qd_graph *g = s->runtime.runner.graph;
 	const struct qd_value *sample = &g->values[qd_graph_find(g, "sample")],
 			      *timestep = &g->values[qd_graph_find(g, "timestep")];
 	enum qd_status st;
@@ -159,17 +159,16 @@ out:
 enum qd_status qd_session_open(struct qd_session *s, const struct qd_sampling_options *options)
 {
 	enum qd_status st;
-	struct qd_engine_options engine = options->engine;
+	struct qd_runtime_options engine = options->engine;
 	s->options = options;
 	QD_TRY(st, qd_tensor_set_open(&s->file, options->inputs));
-	QD_TRY(st, measure(s, &engine.sizes));
-	QD_TRY(st, qd_engine_open(&s->engine, &engine));
+	QD_TRY(st, measure_inputs(s, &engine.sizes));
+	QD_TRY(st, qd_runtime_open(&s->runtime, &engine));
 	QD_TRY(st, measure_graph(s, &engine.sizes));
 	QD_TRY(st, read_columns(s));
 	QD_TRY(st, allocate_feeds(s));
 	s->count = s->n;
-	qd_log(QD_LOG_INFO, "%s: %lld samples, %lld at a time", qd_engine_name(s->engine), (long long)s->n,
-		(long long)s->sizes.batch);
+	qd_log(QD_LOG_INFO, "%s: %lld samples, %lld at a time", s->runtime.name, (long long)s->n, (long long)s->sizes.batch);
 out:
 	return st;
 }
@@ -198,6 +197,21 @@ static void fill_feeds(struct qd_session *s, const struct qd_denoise_call *call,
 			from = &s->negative.tensor;
 		fill_rows(&s->feeds[i + 2], from->data, from->shape.dim[0] == 1 ? 1 : s->first + s->count, s->first + first);
 	}
+}
+
+/* One batch: feeds, and the answer to s->out. */
+static enum qd_status answer(struct qd_session *s)
+{
+	struct qd_runner *runner = &s->runtime.runner;
+	const struct qd_value *out = &runner->graph->values[runner->graph->outputs[0]];
+	enum qd_status st;
+
+	for (size_t i = 0; i < s->n_columns + 2; i++)
+		QD_TRY(st, qd_runner_feed(runner, &s->feeds[i]));
+	QD_TRY(st, qd_runner_run(runner));
+	QD_TRY(st, qd_runner_read(runner, out->name, (size_t)qd_shape_elements(&out->shape), s->out));
+out:
+	return st;
 }
 
 static enum qd_status keep(struct qd_session *s, int step, const char *what, struct qd_shape shape, const float *data)
@@ -233,7 +247,7 @@ enum qd_status qd_session_denoise(void *context, const struct qd_denoise_call *c
 	for (int64_t first = 0; first < s->count; first += s->sizes.batch) {
 		int64_t rows = s->count - first < s->sizes.batch ? s->count - first : s->sizes.batch;
 		fill_feeds(s, call, first);
-		QD_TRY(st, qd_engine_run(s->engine, s->feeds, s->n_columns + 2, s->out));
+		QD_TRY(st, answer(s));
 		memcpy(call->out + first * each, s->out, (size_t)(rows * each) * sizeof(float));
 	}
 	if (s->options->trace != NULL && call->conditional)

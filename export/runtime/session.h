@@ -1,8 +1,8 @@
 /*
- * A sampling session: an engine, the file with everything the model is told, and calls of the model for rows of it. Private to the
+ * A sampling session: what runs, the file with everything the model is told, and calls of the model for rows of it. Private to the
  * files that sample.
  *
- * Dimension letters as in lib/model/sample.h; B is the batch of the engine's graph.
+ * Dimension letters as in lib/sampler/sampler.h; B is the batch of the graph.
  */
 #ifndef QUAD_EXPORT_RUNTIME_SESSION_H
 #define QUAD_EXPORT_RUNTIME_SESSION_H
@@ -22,7 +22,7 @@ struct qd_column {
 struct qd_session {
 	const struct qd_sampling_options *options;
 	struct qd_tensor_set file;
-	struct qd_engine *engine;
+	struct qd_runtime runtime;
 	struct qd_sizes sizes; /* of the graph */
 	int64_t n;             /* samples */
 	int64_t channels, latent_channels;
@@ -40,7 +40,7 @@ struct qd_session {
 	size_t n_traced, cap_traced;
 };
 
-/* Opens options->inputs and the engine, checks that they fit, reads the rows. `s` is zeroed by the caller, who releases it. */
+/* Opens options->inputs and what runs, checks that they fit, reads the rows. `s` is zeroed by the caller, who releases it. */
 QD_CHECK enum qd_status qd_session_open(struct qd_session *s, const struct qd_sampling_options *options);
 void qd_session_release(struct qd_session *s);
 /* Reads a tensor of rows [N or 1, shape of `like` without its first dimension] as float32; owned by the caller. */

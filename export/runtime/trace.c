@@ -1,5 +1,6 @@
-/* Asks an engine what a stored trace (see session.c) asked another, and compares the answers. */
+/* Asks what runs what a stored trace (see session.c) asked another, and compares the answers. */
 #include "export/runtime/session.h"
+#include "lib/math/math.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -27,7 +28,7 @@ out:
 }
 
 /* `range` 0: that of the stored values. */
-static void compare(const float *a, const float *b, size_t n, double range, struct qd_trace_step *step)
+static void compare_step(const float *a, const float *b, size_t n, double range, struct qd_trace_step *step)
 {
 	double low = b[0], high = b[0], largest = 0, squares = 0;
 	for (size_t i = 0; i < n; i++) {
@@ -63,9 +64,19 @@ static enum qd_status check_step(
 	QD_TRY(st, trace_tensor(s, trace, step, "timestep", QD_SHAPE(1), &timestep));
 	QD_TRY(st, trace_tensor(s, trace, step, "out", shape, &wanted));
 	struct qd_denoise_call call = { .step = step, .timestep = *timestep, .conditional = true, .sample = sample, .out = out };
+	size_t n = (size_t)qd_shape_elements(&shape);
+	*result = (struct qd_trace_step){ call.timestep, INFINITY, INFINITY, range > 0 ? range : 1, NULL };
+	if (!qd_all_finite(sample, n / (size_t)s->latent_channels * (size_t)s->channels) || !isfinite(*timestep)) {
+		result->not_finite = "the stored input";
+		return QD_OK;
+	}
 	QD_TRY(st, qd_session_denoise(s, &call));
-	compare(out, wanted, (size_t)qd_shape_elements(&shape), range, result);
-	result->timestep = call.timestep;
+	if (!qd_all_finite(wanted, n))
+		result->not_finite = "the stored output";
+	else if (!qd_all_finite(out, n))
+		result->not_finite = "the output";
+	else
+		compare_step(out, wanted, n, range, result);
 out:
 	return st;
 }
@@ -77,6 +88,7 @@ enum qd_status qd_trace_check(const struct qd_sampling_options *options, const c
 	struct qd_safetensors trace = { 0 };
 	float *out = NULL;
 	double range = 0;
+	size_t n_steps;
 	*steps = NULL;
 	*n = 0;
 	struct qd_sampling_options limited = *options;
@@ -87,17 +99,41 @@ enum qd_status qd_trace_check(const struct qd_sampling_options *options, const c
 	if (limited.limit == 0 && sample->shape.rank > 0)
 		limited.limit = sample->shape.dim[0];
 	QD_TRY(st, qd_session_open(&s, &limited));
-	*steps = calloc(trace.n / 3 + 1, sizeof(**steps));
+	/* three tensors a step; that one is missing is said when it is looked for */
+	n_steps = (trace.n + 2) / 3;
+	*steps = calloc(n_steps, sizeof(**steps));
 	out = malloc((size_t)(s.n * s.latent_channels * s.sizes.height * s.sizes.width) * sizeof(float));
 	if (*steps == NULL || out == NULL) {
 		st = qd_fail(QD_ENOMEM, "cannot compare with '%s'", path);
 		goto out;
 	}
-	for (; *n < trace.n / 3; (*n)++)
+	for (; *n < n_steps; (*n)++)
 		QD_TRY(st, check_step(&s, &trace, (int)*n, range, out, &(*steps)[*n]));
 out:
 	free(out);
 	qd_safetensors_release(&trace);
 	qd_session_release(&s);
 	return st;
+}
+
+size_t qd_trace_worst(const struct qd_trace_step *steps, size_t n)
+{
+	size_t worst = 0;
+
+	for (size_t i = 1; i < n; i++)
+		if (steps[i].difference > steps[worst].difference)
+			worst = i;
+	return worst;
+}
+
+enum qd_status qd_trace_verdict(const struct qd_trace_step *steps, size_t n, double tolerance)
+{
+	size_t worst = qd_trace_worst(steps, n);
+
+	if (n > 0 && steps[worst].not_finite != NULL)
+		return qd_fail(QD_ECHECK, "step %zu: %s has values that are not finite", worst, steps[worst].not_finite);
+	if (n > 0 && !(steps[worst].difference <= tolerance))
+		return qd_fail(QD_ECHECK, "step %zu differs by %.3e of the output's range, allowed %g", worst,
+			steps[worst].difference, tolerance);
+	return QD_OK;
 }

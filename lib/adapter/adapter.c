@@ -1,13 +1,9 @@
 /*
- * Adapters: which file and which format a path means, the life of an adapter, and building one in memory. Detection, in this order:
+ * Adapters: which file and which dialect a path means, the life of an adapter, and building one in memory.
  *
- *   1. a folder (or its unet/) with adapter_config.json, or its adapter_model.safetensors itself: PEFT; a folder with
- *      pytorch_lora_weights.safetensors: that file
- *   2. keys MODEL:N:up and header metadata: cloneofsimo
- *   3. a key of an algorithm that is not LoRA: refused by name
- *   4. a key that begins with lora_unet_, lora_te..., lycoris_: kohya
- *   5. a key with .lora_A, .lora.down., _lora.down., .lora_linear_layer. or their ups: diffusers
- *   6. anything else is refused as what it looks like
+ * A folder (or its unet/) with adapter_config.json, or its adapter_model.safetensors itself, is PEFT's; a folder with
+ * pytorch_lora_weights.safetensors means that file. Then the first dialect that says yes has the file; but a key of an algorithm that
+ * is not LoRA refuses it by name, and what no dialect knows is refused as what it looks like.
  */
 #include "lib/adapter/internal.h"
 #include "lib/weights/weights.h"
@@ -18,15 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct format {
+static const struct {
 	const char *name;
-	enum qd_status (*collect)(struct qd_reading *r);
-	enum qd_status (*scale)(struct qd_reading *r); /* NULL: 1 */
+	const struct qd_dialect *dialect;
 } formats[] = {
-	[QD_ADAPTER_PEFT] = { "peft", qd_peft_collect, qd_peft_scale },
-	[QD_ADAPTER_DIFFUSERS] = { "diffusers", qd_diffusers_collect, qd_diffusers_scale },
-	[QD_ADAPTER_KOHYA] = { "kohya", qd_kohya_collect, qd_kohya_scale },
-	[QD_ADAPTER_CLONEOFSIMO] = { "cloneofsimo", qd_cloneofsimo_collect, NULL },
+#define QD_DIALECT_ROW(NAME, name) [QD_ADAPTER_##NAME] = { #name, &qd_dialect_##name },
+	QD_DIALECT_LIST(QD_DIALECT_ROW)
+#undef QD_DIALECT_ROW
 };
 
 const char *qd_adapter_format_name(enum qd_adapter_format format)
@@ -39,6 +33,41 @@ const char *qd_adapter_format_name(enum qd_adapter_format format)
 uint32_t qd_reading_module(const struct qd_reading *r, const char *path)
 {
 	return qd_strmap_get(&r->modules->by_path, path);
+}
+
+bool qd_reading_skips(struct qd_reading *r, const char *key)
+{
+	if (!qd_starts_with(key, "bundle_emb."))
+		return false;
+	r->adapter->embeddings++;
+	return true;
+}
+
+static enum qd_status fill_ldm(struct qd_reading *r)
+{
+	struct qd_ldm_layout layout;
+	char name[QD_PATH_TEXT];
+	enum qd_status st = QD_OK;
+
+	qd_modules_ldm_layout(&layout, r->modules);
+	for (size_t m = 0; st == QD_OK && m < r->modules->n; m++)
+		if (qd_ldm_path(&layout, r->modules->items[m].path, name))
+			st = qd_strmap_put(&r->ldm, name, (uint32_t)m);
+	return st;
+}
+
+enum qd_status qd_reading_any_module(struct qd_reading *r, const char *path, uint32_t *module)
+{
+	enum qd_status st = QD_OK;
+
+	*module = qd_reading_module(r, path);
+	if (*module != QD_NONE)
+		return QD_OK;
+	if (r->ldm.n == 0)
+		QD_TRY(st, fill_ldm(r));
+	*module = qd_strmap_get(&r->ldm, path);
+out:
+	return st;
 }
 
 static enum qd_status add_piece(struct qd_reading *r, const char *name, uint32_t module, uint32_t *at)
@@ -56,22 +85,22 @@ out:
 }
 
 enum qd_status qd_reading_put(
-	struct qd_reading *r, const char *name, uint32_t module, enum qd_part part, const struct qd_tensor *tensor)
+	struct qd_reading *r, const char *name, uint32_t module, enum qd_lora_role role, const struct qd_tensor *tensor)
 {
 	uint32_t at = qd_strmap_get(&r->by_name, name);
 	enum qd_status st = QD_OK;
 
 	if (at == QD_NONE)
 		QD_TRY(st, add_piece(r, name, module, &at));
-	if (r->pieces[at].part[part] != NULL)
-		return qd_fail(QD_EINPUT, "tensors '%s' and '%s' are the same part of one layer", r->pieces[at].part[part]->name,
+	if (r->pieces[at].tensor[role] != NULL)
+		return qd_fail(QD_EINPUT, "tensors '%s' and '%s' are the same part of one layer", r->pieces[at].tensor[role]->name,
 			tensor->name);
-	r->pieces[at].part[part] = tensor;
+	r->pieces[at].tensor[role] = tensor;
 out:
 	return st;
 }
 
-enum qd_status qd_part_scalar(const struct qd_tensor *tensor, double *out)
+enum qd_status qd_reading_scalar(const struct qd_tensor *tensor, double *out)
 {
 	char text[QD_SHAPE_TEXT];
 	float value;
@@ -108,69 +137,97 @@ out:
 
 /* ---- reading ---- */
 
-static enum qd_status detect(const struct qd_reading *r, bool folder, enum qd_adapter_format *format)
+/* What a file that no dialect knows is. */
+static enum qd_status refuse_unknown(const struct qd_safetensors *file)
 {
-	enum qd_status st = QD_OK;
+	char list[1024] = "";
+	size_t at = 0;
+	enum qd_status st;
 
-	*format = folder ? QD_ADAPTER_PEFT : QD_ADAPTER_CLONEOFSIMO;
-	if (!folder && qd_cloneofsimo_detect(&r->file))
-		return QD_OK;
-	QD_TRY(st, qd_refuse_algorithms(&r->file));
-	if (folder)
-		return QD_OK;
-	if (qd_kohya_detect(&r->file))
-		*format = QD_ADAPTER_KOHYA;
-	else if (qd_diffusers_detect(&r->file))
-		*format = QD_ADAPTER_DIFFUSERS;
-	else
-		st = qd_refuse_unknown(&r->file);
+	QD_TRY(st, qd_refuse_others(file));
+	for (size_t i = 0; i < QD_COUNT(formats) && at < sizeof(list); i++)
+		at += (size_t)snprintf(
+			list + at, sizeof(list) - at, "%s%s (%s)", i > 0 ? ", " : "", formats[i].name, formats[i].dialect->told_by);
+	st = qd_fail(QD_EINPUT, "not a LoRA file: key '%s' is of no known adapter format: %s", file->tensors[0].name, list);
 out:
 	return st;
 }
 
+static enum qd_status detect(const struct qd_reading *r, enum qd_adapter_format *format)
+{
+	enum qd_status st = QD_OK;
+	size_t i = 0;
+
+	while (i < QD_COUNT(formats) && !formats[i].dialect->detect(r))
+		i++;
+	if (i == QD_COUNT(formats) || !formats[i].dialect->any_keys)
+		QD_TRY(st, qd_refuse_algorithms(&r->file));
+	if (i == QD_COUNT(formats))
+		return refuse_unknown(&r->file);
+	*format = (enum qd_adapter_format)i;
+out:
+	return st;
+}
+
+bool qd_adapter_detect(const struct qd_safetensors *file)
+{
+	struct qd_reading r = { .file = *file };
+	bool known = false;
+
+	for (size_t i = 0; i < QD_COUNT(formats) && !known; i++)
+		known = formats[i].dialect->detect(&r);
+	return known || qd_refuse_algorithms(file) != QD_OK;
+}
+
+/* What a user loses by it is told at once: commands read adapters without printing their notes. */
 static enum qd_status note_ignored(struct qd_adapter *adapter)
 {
 	enum qd_status st = QD_OK;
 
-	if (adapter->text_tensors > 0)
+	if (adapter->text_tensors > 0) {
 		QD_TRY(st, qd_adapter_note(adapter, "%zu tensors of text encoders are not used: only the UNet is adapted",
 				   adapter->text_tensors));
-	if (adapter->embeddings > 0)
-		QD_TRY(st, qd_adapter_note(adapter, "%zu token embeddings (textual inversion) are not used", adapter->embeddings));
+		qd_log(QD_LOG_WARNING, "adapter '%s': %s", adapter->name, adapter->notes[adapter->n_notes - 1]);
+	}
+	if (adapter->embeddings > 0) {
+		QD_TRY(st, qd_adapter_note(adapter, "%zu tensors of token embeddings (textual inversion) are not used",
+				   adapter->embeddings));
+		qd_log(QD_LOG_WARNING, "adapter '%s': %s", adapter->name, adapter->notes[adapter->n_notes - 1]);
+	}
 out:
 	return st;
 }
 
-static enum qd_status keep_grid(struct qd_reading *r)
+static enum qd_status keep_encodings_id(struct qd_reading *r)
 {
-	const char *grid = qd_safetensors_metadata(&r->file, "quad.grid");
+	const char *id = qd_safetensors_metadata(&r->file, "quad.grid");
 
-	if (grid == NULL)
+	if (id == NULL)
 		return QD_OK;
-	r->adapter->grid = qd_arena_strdup(&r->adapter->arena, grid);
-	return r->adapter->grid != NULL ? QD_OK : QD_ENOMEM;
+	r->adapter->encodings_id = qd_arena_strdup(&r->adapter->arena, id);
+	return r->adapter->encodings_id != NULL ? QD_OK : QD_ENOMEM;
 }
 
-/* The file's keys as pieces, by its format. */
-static enum qd_status collect(struct qd_reading *r, bool folder)
+/* The file's keys as pieces, by its dialect. */
+static enum qd_status collect(struct qd_reading *r)
 {
-	enum qd_status st = detect(r, folder, &r->adapter->format);
+	enum qd_status st = detect(r, &r->adapter->format);
 
-	return st == QD_OK ? formats[r->adapter->format].collect(r) : st;
+	return st == QD_OK ? formats[r->adapter->format].dialect->collect(r) : st;
 }
 
-enum qd_status qd_reading_run(struct qd_reading *r, bool folder, double multiplier)
+enum qd_status qd_reading_run(struct qd_reading *r, double multiplier)
 {
 	enum qd_status st;
 
 	if (!isfinite(multiplier))
 		return qd_fail(QD_EINPUT, "strength %g, needs a finite number", multiplier);
-	QD_TRY(st, collect(r, folder));
+	QD_TRY(st, collect(r));
 	QD_TRY(st, qd_pieces_check(r));
-	if (formats[r->adapter->format].scale != NULL)
-		QD_TRY(st, formats[r->adapter->format].scale(r));
+	if (formats[r->adapter->format].dialect->scale != NULL)
+		QD_TRY(st, formats[r->adapter->format].dialect->scale(r));
 	QD_TRY(st, qd_pieces_describe(r, multiplier));
-	QD_TRY(st, keep_grid(r));
+	QD_TRY(st, keep_encodings_id(r));
 	st = note_ignored(r->adapter);
 out:
 	return st;
@@ -180,7 +237,8 @@ void qd_reading_release(struct qd_reading *r)
 {
 	free(r->pieces);
 	qd_strmap_release(&r->by_name);
-	json_decref(r->config);
+	qd_strmap_release(&r->ldm);
+	json_decref(r->config_json);
 	qd_safetensors_release(&r->file);
 	qd_arena_release(&r->arena);
 	*r = (struct qd_reading){ 0 };
@@ -287,9 +345,8 @@ static enum qd_status open_place(struct qd_reading *r, const struct place *place
 
 	QD_TRY(st, qd_refuse_pickle(place->weights));
 	if (place->config != NULL) {
-		QD_TRY(st, qd_json_read(place->config, &r->config));
-		r->config_name = "adapter_config.json";
-		r->config_prefix = "";
+		QD_TRY(st, qd_json_read(place->config, &r->config_json));
+		r->config = (struct qd_fields){ .what = "adapter_config.json", .json = r->config_json };
 	}
 	st = qd_safetensors_open(&r->file, place->weights);
 out:
@@ -303,7 +360,7 @@ static enum qd_status read_place(struct qd_reading *r, const struct place *place
 	QD_TRY(st, open_place(r, place));
 	QD_TRY(st, count_text_folders(r, place));
 	QD_TRY(st, hash_place(r->adapter, place, multiplier));
-	st = qd_prefix(qd_reading_run(r, place->config != NULL, multiplier), "'%s'", place->weights);
+	st = qd_prefix(qd_reading_run(r, multiplier), "'%s'", place->weights);
 out:
 	return st;
 }
@@ -315,7 +372,7 @@ enum qd_status qd_reading_open(struct qd_reading *r, const char *path)
 
 	QD_TRY(st, locate(&r->arena, path, &place));
 	QD_TRY(st, open_place(r, &place));
-	st = qd_prefix(collect(r, place.config != NULL), "'%s'", place.weights);
+	st = qd_prefix(collect(r), "'%s'", place.weights);
 out:
 	return st;
 }

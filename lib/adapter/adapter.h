@@ -4,7 +4,8 @@
  *
  * Dimension letters: R rank, O I output and input features, kh kw kernel.
  *
- * A dialect more: its file, with its functions in internal.h, and its row in the table of adapter.c.
+ * A dialect more: its file with its struct qd_dialect (internal.h), its row in QD_DIALECT_LIST, its cases in
+ * tests/unit/test_adapter_formats.c.
  */
 #ifndef QUAD_LIB_ADAPTER_ADAPTER_H
 #define QUAD_LIB_ADAPTER_ADAPTER_H
@@ -29,9 +30,23 @@ QD_CHECK enum qd_status qd_modules_of(struct qd_modules *modules, const struct q
 const struct qd_module *qd_modules_find(const struct qd_modules *modules, const char *path);
 void qd_modules_release(struct qd_modules *modules);
 
-/* ---- adapters (adapter.c and one file per format) ---- */
-enum qd_adapter_format { QD_ADAPTER_PEFT, QD_ADAPTER_DIFFUSERS, QD_ADAPTER_KOHYA, QD_ADAPTER_CLONEOFSIMO };
+/* ---- adapters (adapter.c and one file per dialect) ---- */
+/* X(NAME, name): the dialects, in the order in which a file is asked whether it is one. */
+#define QD_DIALECT_LIST(X)                                                                                                         \
+	X(PEFT, peft)                                                                                                              \
+	X(CLONEOFSIMO, cloneofsimo)                                                                                                \
+	X(KOHYA, kohya)                                                                                                            \
+	X(DIFFUSERS, diffusers)
+
+enum qd_adapter_format {
+#define QD_DIALECT_ENUM(NAME, name) QD_ADAPTER_##NAME,
+	QD_DIALECT_LIST(QD_DIALECT_ENUM)
+#undef QD_DIALECT_ENUM
+};
+/* "peft" and so on. */
 const char *qd_adapter_format_name(enum qd_adapter_format format);
+/* Whether the keys of a file are those of a dialect, or of an algorithm that is refused by name. */
+bool qd_adapter_detect(const struct qd_safetensors *file);
 
 /* One adapted layer: delta W = up diag(gain) down. All float32, row-major, in the adapter's arena. */
 struct qd_lora {
@@ -54,7 +69,7 @@ struct qd_adapter {
 	size_t n_notes, cap_notes;
 	/* NULL, or what identifies the shared encodings on whose grid down and up lie exactly: they are to be taken as they are
 	 * (metadata "quad.grid" of the file; opaque to this folder) */
-	const char *grid;
+	const char *encodings_id;
 	char hash[QD_HASH_TEXT];
 	struct qd_adapter_source *source; /* NULL, or the mapped file that down and up are still in */
 	struct qd_arena arena;
@@ -71,6 +86,8 @@ QD_CHECK enum qd_status qd_adapter_open(
 /* "NAME=PATH[@SCALE][+PATH[@SCALE]]...": several files join their ranks (exact in float). "PATH" alone takes the file's stem as
  * name. */
 QD_CHECK enum qd_status qd_adapter_open_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules);
+/* What follows "NAME=" in a spec; one without a name, or that is itself the path of something, whole. */
+const char *qd_adapter_spec_path(const char *spec);
 /*
  * The same two, but matrices stay in the mapped file: `down` and `up` of the layers are NULL until qd_adapter_load, everything else
  * is there and all is checked. Enough for attaching adapters to a graph. (Several files of one spec are joined, and thus read.)
@@ -149,8 +166,6 @@ void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *mod
 /* Adds the branches to `g`: values "<path>.lora_down_out", ".lora_gain_out", ".lora_up_out", ".lora_sum". y = W x + up(gain * down
  * x). The ids in `slots` are filled in. Uses of the layer's output become uses of the sum. */
 QD_CHECK enum qd_status qd_slots_attach(struct qd_slots *slots, struct qd_graph *g);
-/* Finds already attached slots by the names of the graph's inputs (an exported graph). */
-QD_CHECK enum qd_status qd_slots_find(struct qd_slots *slots, const struct qd_graph *g);
 /* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R and R floats. */
 QD_CHECK enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain);
 void qd_slots_release(struct qd_slots *slots);

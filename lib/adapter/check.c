@@ -1,5 +1,5 @@
 /*
- * From the pieces of a file to an adapter: every layer whole, every layer in the model (adapter_diff.c), every value finite.
+ * From the pieces of a file to an adapter: every layer whole, every layer in the model (diff.c), every value finite.
  *
  * Tucker's middle (LoCon's lora_mid) is collapsed here into a plain down: down'[i,c,y,x] = sum_j mid[i,j,y,x] down[j,c].
  */
@@ -15,23 +15,23 @@
 
 static enum qd_status check_whole(const struct qd_piece *piece)
 {
-	static const char *const words[QD_PARTS] = { "down", "up", "mid", "alpha", "gain", "grid up" };
-	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP];
+	static const char *const words[QD_ROLES] = { "down", "up", "mid", "alpha", "gain", "grid up" };
+	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP];
 
-	for (int part = 0; part < QD_PARTS; part++)
-		if (piece->part[part] != NULL && (down == NULL || up == NULL))
-			return qd_fail(QD_EINPUT, "layer '%s' has %s (tensor '%s') but no %s", piece->name, words[part],
-				piece->part[part]->name, words[down == NULL ? QD_PART_DOWN : QD_PART_UP]);
-	if (piece->part[QD_PART_GRID_UP] != NULL && piece->part[QD_PART_GAIN] == NULL)
+	for (int role = 0; role < QD_ROLES; role++)
+		if (piece->tensor[role] != NULL && (down == NULL || up == NULL))
+			return qd_fail(QD_EINPUT, "layer '%s' has %s (tensor '%s') but no %s", piece->name, words[role],
+				piece->tensor[role]->name, words[down == NULL ? QD_ROLE_DOWN : QD_ROLE_UP]);
+	if (piece->tensor[QD_ROLE_PLAIN_UP] != NULL && piece->tensor[QD_ROLE_GAIN] == NULL)
 		return qd_fail(QD_EINPUT, "layer '%s' has grid up (tensor '%s') but no gain", piece->name,
-			piece->part[QD_PART_GRID_UP]->name);
+			piece->tensor[QD_ROLE_PLAIN_UP]->name);
 	return QD_OK;
 }
 
 static enum qd_status check_rank(const struct qd_piece *piece)
 {
-	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP], *mid = piece->part[QD_PART_MID],
-			       *gain = piece->part[QD_PART_GAIN];
+	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP],
+			       *mid = piece->tensor[QD_ROLE_MID], *gain = piece->tensor[QD_ROLE_GAIN];
 	int64_t rank = down->shape.dim[0], middle = mid != NULL ? mid->shape.dim[0] : rank;
 	char text[QD_SHAPE_TEXT], other[QD_SHAPE_TEXT];
 
@@ -73,8 +73,8 @@ enum qd_status qd_pieces_check(struct qd_reading *r)
 
 	QD_TRY(st, qd_pieces_whole(r));
 	for (size_t i = 0; i < r->n; i++)
-		if (r->pieces[i].part[QD_PART_GRID_UP] != NULL)
-			r->pieces[i].part[QD_PART_UP] = r->pieces[i].part[QD_PART_GRID_UP];
+		if (r->pieces[i].tensor[QD_ROLE_PLAIN_UP] != NULL)
+			r->pieces[i].tensor[QD_ROLE_UP] = r->pieces[i].tensor[QD_ROLE_PLAIN_UP];
 	QD_TRY(st, qd_pieces_fit(r));
 	for (size_t i = 0; i < r->n; i++)
 		QD_TRY(st, check_rank(&r->pieces[i]));
@@ -152,8 +152,8 @@ static enum qd_status fill_gain(struct qd_adapter *adapter, const struct qd_piec
 	lora->gain = qd_arena_array(&adapter->arena, (size_t)lora->rank, sizeof(*lora->gain));
 	if (lora->gain == NULL)
 		return QD_ENOMEM;
-	if (piece->part[QD_PART_GAIN] != NULL)
-		QD_TRY(st, to_floats(adapter, piece->part[QD_PART_GAIN], &stored));
+	if (piece->tensor[QD_ROLE_GAIN] != NULL)
+		QD_TRY(st, to_floats(adapter, piece->tensor[QD_ROLE_GAIN], &stored));
 	for (int64_t k = 0; k < lora->rank; k++) {
 		lora->gain[k] = (float)(multiplier * piece->scale * (stored != NULL ? (double)stored[k] : 1.0));
 		if (!isfinite(lora->gain[k])) {
@@ -169,12 +169,12 @@ out:
 /* All of a layer but its matrices. */
 static enum qd_status describe(struct qd_reading *r, const struct qd_piece *piece, double multiplier, struct qd_lora *lora)
 {
-	static const enum qd_part parts[] = { QD_PART_DOWN, QD_PART_UP, QD_PART_MID, QD_PART_GAIN };
+	static const enum qd_lora_role roles[] = { QD_ROLE_DOWN, QD_ROLE_UP, QD_ROLE_MID, QD_ROLE_GAIN };
 	const struct qd_module *module = &r->modules->items[piece->module];
 	enum qd_status st;
 
 	*lora = (struct qd_lora){ .path = qd_arena_strdup(&r->adapter->arena, module->path),
-		.rank = piece->part[QD_PART_UP]->shape.dim[1],
+		.rank = piece->tensor[QD_ROLE_UP]->shape.dim[1],
 		.out = module->out,
 		.in = module->in,
 		.kh = module->kh,
@@ -182,8 +182,8 @@ static enum qd_status describe(struct qd_reading *r, const struct qd_piece *piec
 		.conv = module->conv };
 	if (lora->path == NULL)
 		return QD_ENOMEM;
-	for (size_t i = 0; i < QD_COUNT(parts); i++)
-		QD_TRY(st, check_numbers(piece->part[parts[i]]));
+	for (size_t i = 0; i < QD_COUNT(roles); i++)
+		QD_TRY(st, check_numbers(piece->tensor[roles[i]]));
 	st = fill_gain(r->adapter, piece, multiplier, lora);
 out:
 	return st;
@@ -191,11 +191,11 @@ out:
 
 static enum qd_status load(struct qd_adapter *adapter, const struct qd_piece *piece, struct qd_lora *lora)
 {
-	const struct qd_tensor *mid = piece->part[QD_PART_MID];
+	const struct qd_tensor *mid = piece->tensor[QD_ROLE_MID];
 	enum qd_status st;
 
-	QD_TRY(st, to_floats(adapter, piece->part[QD_PART_DOWN], &lora->down));
-	QD_TRY(st, to_floats(adapter, piece->part[QD_PART_UP], &lora->up));
+	QD_TRY(st, to_floats(adapter, piece->tensor[QD_ROLE_DOWN], &lora->down));
+	QD_TRY(st, to_floats(adapter, piece->tensor[QD_ROLE_UP], &lora->up));
 	if (mid != NULL)
 		QD_TRY(st, collapse_middle(adapter, mid, lora));
 out:

@@ -21,7 +21,7 @@
 #include <string.h>
 
 /* "MODEL:N:up" or "MODEL:N:down". */
-static bool split_key(const char *key, size_t *model, unsigned *position, enum qd_part *part)
+static bool split_key(const char *key, size_t *model, unsigned *position, enum qd_lora_role *role)
 {
 	int used = 0;
 
@@ -29,18 +29,19 @@ static bool split_key(const char *key, size_t *model, unsigned *position, enum q
 	if (*model == 0 || sscanf(key + *model, ":%7u:%n", position, &used) != 1 || used == 0 || key[*model + 1] < '0' ||
 		key[*model + 1] > '9')
 		return false;
-	*part = strcmp(key + *model + used, "up") == 0 ? QD_PART_UP : QD_PART_DOWN;
-	return *part == QD_PART_UP || strcmp(key + *model + used, "down") == 0;
+	*role = strcmp(key + *model + used, "up") == 0 ? QD_ROLE_UP : QD_ROLE_DOWN;
+	return *role == QD_ROLE_UP || strcmp(key + *model + used, "down") == 0;
 }
 
-bool qd_cloneofsimo_detect(const struct qd_safetensors *file)
+static bool cloneofsimo_detect(const struct qd_reading *r)
 {
+	const struct qd_safetensors *file = &r->file;
 	size_t model;
 	unsigned position;
-	enum qd_part part;
+	enum qd_lora_role role;
 
 	for (size_t i = 0; i < file->n && file->n_metadata > 0; i++)
-		if (split_key(file->tensors[i].name, &model, &position, &part))
+		if (split_key(file->tensors[i].name, &model, &position, &role))
 			return true;
 	return false;
 }
@@ -191,7 +192,7 @@ static enum qd_status collect_one(
 	const char *key = tensor->name, *embed = qd_safetensors_metadata(&r->file, key);
 	size_t model;
 	unsigned position;
-	enum qd_part part;
+	enum qd_lora_role role;
 	char name[32];
 	enum qd_status st = QD_OK;
 
@@ -199,7 +200,7 @@ static enum qd_status collect_one(
 		r->adapter->embeddings++;
 		return QD_OK;
 	}
-	if (!split_key(key, &model, &position, &part))
+	if (!split_key(key, &model, &position, &role))
 		return qd_fail(
 			QD_EINPUT, "key '%s' is neither MODEL:N:up, MODEL:N:down nor an embedding that the metadata names", key);
 	if (model == strlen("text_encoder") && qd_starts_with(key, "text_encoder")) {
@@ -208,16 +209,16 @@ static enum qd_status collect_one(
 	}
 	if (model != strlen("unet") || !qd_starts_with(key, "unet"))
 		return qd_fail(QD_EINPUT, "key '%s' is of model '%.*s', known are unet and text_encoder", key, (int)model, key);
-	if (part == QD_PART_DOWN)
+	if (role == QD_ROLE_DOWN)
 		QD_TRY(st, check_rank(r, position, tensor));
 	*highest = position + 1 > *highest ? position + 1 : *highest;
 	snprintf(name, sizeof(name), "unet:%u", position);
-	st = qd_reading_put(r, name, position < n ? places[position].module : QD_NONE, part, tensor);
+	st = qd_reading_put(r, name, position < n ? places[position].module : QD_NONE, role, tensor);
 out:
 	return st;
 }
 
-enum qd_status qd_cloneofsimo_collect(struct qd_reading *r)
+static enum qd_status cloneofsimo_collect(struct qd_reading *r)
 {
 	struct place *places = calloc(r->modules->n + 1, sizeof(*places));
 	struct targets targets;
@@ -231,7 +232,8 @@ enum qd_status qd_cloneofsimo_collect(struct qd_reading *r)
 	targets.new_order = has_new_order(r, &targets);
 	n = order_layers(r->modules, &targets, places);
 	for (size_t i = 0; i < r->file.n; i++)
-		QD_TRY(st, collect_one(r, &r->file.tensors[i], places, n, &highest));
+		if (!qd_reading_skips(r, r->file.tensors[i].name))
+			QD_TRY(st, collect_one(r, &r->file.tensors[i], places, n, &highest));
 	if (highest != r->n)
 		st = qd_fail(QD_EINPUT, "layers are numbered up to unet:%u but there are %zu of them", highest - 1, r->n);
 	else if (highest > 0 && highest != n)
@@ -241,3 +243,7 @@ out:
 	free(places);
 	return st;
 }
+
+const struct qd_dialect qd_dialect_cloneofsimo = {
+	.told_by = "keys MODEL:N:up and metadata", .any_keys = true, .detect = cloneofsimo_detect, .collect = cloneofsimo_collect
+};

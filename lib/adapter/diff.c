@@ -7,6 +7,7 @@
  * does not, and which models the file looks made for; or layer by layer.
  */
 #include "lib/adapter/internal.h"
+#include "lib/weights/weights.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,7 +28,8 @@ static bool matrix_dims(const struct qd_tensor *tensor, int64_t dims[4])
 /* NULL when the piece fits its layer, else the tensor that does not. */
 static const struct qd_tensor *misfit(const struct qd_piece *piece, const struct qd_module *module)
 {
-	const struct qd_tensor *down = piece->part[QD_PART_DOWN], *up = piece->part[QD_PART_UP], *mid = piece->part[QD_PART_MID];
+	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP],
+			       *mid = piece->tensor[QD_ROLE_MID];
 	int64_t d[4], u[4], kh, kw;
 
 	if (!matrix_dims(down, d) || d[1] != module->in)
@@ -37,16 +39,6 @@ static const struct qd_tensor *misfit(const struct qd_piece *piece, const struct
 	if (kh != module->kh || kw != module->kw || (mid != NULL && (d[2] != 1 || d[3] != 1)))
 		return mid != NULL ? mid : down;
 	return !matrix_dims(up, u) || u[0] != module->out || u[2] != 1 || u[3] != 1 ? up : NULL;
-}
-
-/* Which models have cross-attention over contexts of `width` features. */
-static const char *family_of_width(int64_t width)
-{
-	return width == 768    ? "Stable Diffusion 1.x"
-	       : width == 1024 ? "Stable Diffusion 2.x"
-	       : width == 2048 ? "SDXL"
-	       : width == 1280 ? "SDXL's refiner"
-			       : NULL;
 }
 
 /* The piece's module path where it has one (positional files have no names), else the file's name of it. */
@@ -59,19 +51,20 @@ static const char *layer_name(const struct qd_reading *r, const struct qd_piece 
 static const char *family_of(const struct qd_reading *r)
 {
 	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
+		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		bool cross = strstr(name, "attn2.to_k") != NULL || strstr(name, "attn2_to_k") != NULL;
-		if (cross && down->shape.rank >= 2 && family_of_width(down->shape.dim[1]) != NULL)
-			return family_of_width(down->shape.dim[1]);
+		const struct qd_family *family = cross && down->shape.rank >= 2 ? qd_family_of_context(down->shape.dim[1]) : NULL;
+		if (family != NULL)
+			return family->full_name;
 	}
 	for (size_t i = 0; i < r->n; i++) {
-		const struct qd_tensor *down = r->pieces[i].part[QD_PART_DOWN];
+		const struct qd_tensor *down = r->pieces[i].tensor[QD_ROLE_DOWN];
 		const char *name = layer_name(r, &r->pieces[i]);
 		if (strstr(name, "input_blocks_") != NULL || strstr(name, "output_blocks_") != NULL)
-			return "SDXL";
+			return qd_families[QD_FAMILY_SDXL].full_name;
 		if (strstr(name, "blocks_0_attentions_") != NULL || strstr(name, "blocks.0.attentions.") != NULL)
-			if (down->shape.rank >= 2 && down->shape.dim[1] == 320)
+			if (down->shape.rank >= 2 && down->shape.dim[1] == qd_families[QD_FAMILY_SD1].channels)
 				return "Stable Diffusion 1.x or 2.x";
 	}
 	return NULL;
@@ -81,9 +74,9 @@ static const char *family_of(const struct qd_reading *r)
 static void needed_of(
 	const struct qd_piece *piece, const struct qd_module *module, const struct qd_tensor *tensor, char *out, size_t n)
 {
-	if (tensor == piece->part[QD_PART_UP])
+	if (tensor == piece->tensor[QD_ROLE_UP])
 		snprintf(out, n, "[%lld,R]", (long long)module->out);
-	else if (tensor == piece->part[QD_PART_MID])
+	else if (tensor == piece->tensor[QD_ROLE_MID])
 		snprintf(out, n, "[R,R,%lld,%lld]", (long long)module->kh, (long long)module->kw);
 	else if (module->kh == 1 && module->kw == 1)
 		snprintf(out, n, "[R,%lld]", (long long)module->in);

@@ -28,8 +28,10 @@ static const char *after(const char *key, const char *const *prefixes, size_t n)
 	return NULL;
 }
 
-bool qd_kohya_detect(const struct qd_safetensors *file)
+static bool kohya_detect(const struct qd_reading *r)
 {
+	const struct qd_safetensors *file = &r->file;
+
 	for (size_t i = 0; i < file->n; i++)
 		if (after(file->tensors[i].name, unet_prefixes, QD_COUNT(unet_prefixes)) != NULL ||
 			after(file->tensors[i].name, text_prefixes, QD_COUNT(text_prefixes)) != NULL)
@@ -48,22 +50,6 @@ static enum qd_status put_flat(struct qd_strmap *table, const char *path, uint32
 	return qd_strmap_put(table, flat, module);
 }
 
-/* What the original names depend on, from the paths of a model's layers. */
-static void layout_of(struct qd_ldm_layout *layout, const struct qd_modules *modules)
-{
-	*layout = (struct qd_ldm_layout){ 0 };
-	for (size_t m = 0; m < modules->n; m++) {
-		const char *path = modules->items[m].path;
-		int block, layer;
-		if (sscanf(path, "down_blocks.%d.resnets.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS) {
-			layout->blocks = block >= layout->blocks ? block + 1 : layout->blocks;
-			layout->layers[block] = layer >= layout->layers[block] ? layer + 1 : layout->layers[block];
-		}
-		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS)
-			layout->up_attention[block] = true;
-	}
-}
-
 /* flat(path) -> module, both spellings; diffusers' wins where they meet. */
 static enum qd_status fill_table(struct qd_strmap *table, const struct qd_modules *modules)
 {
@@ -71,7 +57,7 @@ static enum qd_status fill_table(struct qd_strmap *table, const struct qd_module
 	char ldm[QD_PATH_TEXT];
 	enum qd_status st = QD_OK;
 
-	layout_of(&layout, modules);
+	qd_modules_ldm_layout(&layout, modules);
 	for (size_t m = 0; m < modules->n; m++)
 		if (qd_ldm_path(&layout, modules->items[m].path, ldm))
 			QD_TRY(st, put_flat(table, ldm, (uint32_t)m));
@@ -81,17 +67,17 @@ out:
 	return st;
 }
 
-static enum qd_status part_of(const char *key, const char *suffix, enum qd_part *part)
+static enum qd_status role_of(const char *key, const char *suffix, enum qd_lora_role *role)
 {
 	static const struct {
 		const char *suffix;
-		enum qd_part part;
-	} suffixes[] = { { ".lora_down.weight", QD_PART_DOWN }, { ".lora_up.weight", QD_PART_UP },
-		{ ".lora_mid.weight", QD_PART_MID }, { ".alpha", QD_PART_ALPHA } };
+		enum qd_lora_role role;
+	} suffixes[] = { { ".lora_down.weight", QD_ROLE_DOWN }, { ".lora_up.weight", QD_ROLE_UP },
+		{ ".lora_mid.weight", QD_ROLE_MID }, { ".alpha", QD_ROLE_ALPHA } };
 
 	for (size_t i = 0; i < QD_COUNT(suffixes); i++)
 		if (strcmp(suffix, suffixes[i].suffix) == 0) {
-			*part = suffixes[i].part;
+			*role = suffixes[i].role;
 			return QD_OK;
 		}
 	return qd_fail(QD_EINPUT, "key '%s' ends in none of .lora_down.weight, .lora_up.weight, .lora_mid.weight, .alpha", key);
@@ -102,14 +88,12 @@ static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *
 	const char *key = tensor->name, *rest;
 	size_t dot = strcspn(key, ".");
 	char name[QD_PATH_TEXT];
-	enum qd_part part = QD_PART_ALPHA;
+	enum qd_lora_role role = QD_ROLE_ALPHA;
 	enum qd_status st;
 
-	if (qd_starts_with(key, "bundle_emb.")) {
-		r->adapter->embeddings++;
+	if (qd_reading_skips(r, key))
 		return QD_OK;
-	}
-	QD_TRY(st, part_of(key, key + dot, &part));
+	QD_TRY(st, role_of(key, key + dot, &role));
 	if (after(key, text_prefixes, QD_COUNT(text_prefixes)) != NULL) {
 		r->adapter->text_tensors++;
 		return QD_OK;
@@ -120,12 +104,12 @@ static enum qd_status collect_one(struct qd_reading *r, const struct qd_strmap *
 		return qd_fail(QD_EINPUT, "key of %zu bytes, at most %d are known", strlen(key), QD_PATH_TEXT);
 	snprintf(name, sizeof(name), "%.*s", (int)dot, key);
 	rest = after(name, unet_prefixes, QD_COUNT(unet_prefixes));
-	st = qd_reading_put(r, name, qd_strmap_get(table, rest), part, tensor);
+	st = qd_reading_put(r, name, qd_strmap_get(table, rest), role, tensor);
 out:
 	return st;
 }
 
-enum qd_status qd_kohya_collect(struct qd_reading *r)
+static enum qd_status kohya_collect(struct qd_reading *r)
 {
 	struct qd_strmap table = { 0 };
 	enum qd_status st;
@@ -138,7 +122,7 @@ out:
 	return st;
 }
 
-enum qd_status qd_kohya_scale(struct qd_reading *r)
+static enum qd_status kohya_scale(struct qd_reading *r)
 {
 	size_t zero = 0, none = 0;
 	enum qd_status st = QD_OK;
@@ -146,15 +130,15 @@ enum qd_status qd_kohya_scale(struct qd_reading *r)
 	for (size_t i = 0; i < r->n; i++) {
 		struct qd_piece *piece = &r->pieces[i];
 		double alpha = 0;
-		if (piece->part[QD_PART_ALPHA] == NULL) {
+		if (piece->tensor[QD_ROLE_ALPHA] == NULL) {
 			none++;
 			continue;
 		}
-		QD_TRY(st, qd_part_scalar(piece->part[QD_PART_ALPHA], &alpha));
+		QD_TRY(st, qd_reading_scalar(piece->tensor[QD_ROLE_ALPHA], &alpha));
 		if (alpha == 0)
 			zero++;
 		else
-			piece->scale = alpha / (double)piece->part[QD_PART_DOWN]->shape.dim[0];
+			piece->scale = alpha / (double)piece->tensor[QD_ROLE_DOWN]->shape.dim[0];
 	}
 	if (none > 0)
 		QD_TRY(st, qd_adapter_note(r->adapter, "%zu layers have no alpha: their scale is 1", none));
@@ -163,3 +147,8 @@ enum qd_status qd_kohya_scale(struct qd_reading *r)
 out:
 	return st;
 }
+
+const struct qd_dialect qd_dialect_kohya = { .told_by = "keys that begin with lora_unet_, lora_te or lycoris_",
+	.detect = kohya_detect,
+	.collect = kohya_collect,
+	.scale = kohya_scale };

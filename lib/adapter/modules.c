@@ -1,8 +1,10 @@
 /*
  * The layers that a LoRA can adapt: every Conv and Gemm whose weight W is a stored one called "<module path>.weight".
  */
-#include "lib/adapter/adapter.h"
+#include "lib/adapter/internal.h"
+#include "lib/weights/weights.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const char suffix[] = ".weight";
@@ -78,4 +80,19 @@ void qd_modules_release(struct qd_modules *modules)
 	qd_strmap_release(&modules->by_path);
 	qd_arena_release(&modules->arena);
 	*modules = (struct qd_modules){ 0 };
+}
+
+void qd_modules_ldm_layout(struct qd_ldm_layout *layout, const struct qd_modules *modules)
+{
+	*layout = (struct qd_ldm_layout){ 0 };
+	for (size_t m = 0; m < modules->n; m++) {
+		const char *path = modules->items[m].path;
+		int block, layer;
+		if (sscanf(path, "down_blocks.%d.resnets.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS) {
+			layout->blocks = block >= layout->blocks ? block + 1 : layout->blocks;
+			layout->layers[block] = layer >= layout->layers[block] ? layer + 1 : layout->layers[block];
+		}
+		if (sscanf(path, "up_blocks.%d.attentions.%d.", &block, &layer) == 2 && block >= 0 && block < QD_MAX_BLOCKS)
+			layout->up_attention[block] = true;
+	}
 }

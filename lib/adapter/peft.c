@@ -5,9 +5,9 @@
  *   scale  := lora_alpha_m / r_m, with use_rslora lora_alpha_m / sqrt(r_m)
  *
  * lora_A is our down, lora_B our up. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
- * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression
- * matched as
- * (.*\.)?(K)$: K is the path or what follows one of its dots, "." in K is any character, and a leading ^ asks for the whole path.
+ * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression of
+ * Python's, matched with re.match as (.*\.)?(K)$: K is the path or what follows one of its dots, a leading ^ asks for the whole path.
+ * target_modules is a list of endings or a regular expression of whole paths.
  *
  * The same fields, flattened into one JSON object, stand in the header of files that diffusers writes. Writers store every field
  * they know, so a field is refused for its value and not for being there.
@@ -15,15 +15,13 @@
 #include "lib/adapter/internal.h"
 #include "lib/weights/weights.h"
 
-#include <math.h>
-#include <string.h>
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
 
-static const json_t *field(const struct qd_reading *r, const char *name)
-{
-	char key[96];
-	snprintf(key, sizeof(key), "%s%s", r->config_prefix, name);
-	return json_object_get(r->config, key);
-}
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* ---- what a configuration may say ---- */
 
@@ -36,26 +34,19 @@ static bool says_something(const json_t *value)
 	return !json_is_object(value) || json_object_size(value) > 0;
 }
 
-static enum qd_status refuse_field(const struct qd_reading *r, const char *name, const char *value)
-{
-	return qd_fail(QD_EUNSUPPORTED, "%s: field '%s' is %s, only plain LoRA is supported", r->config_name, name, value);
-}
-
 /* Initializations that changed the base weights too, so that the file alone does not say what was trained. */
-static enum qd_status check_init(const struct qd_reading *r)
+static void check_init(struct qd_fields *f)
 {
 	static const char *const beginnings[] = { "pissa", "corda" }, *const words[] = { "olora", "loftq", "lora_ga" };
-	const char *init = json_string_value(field(r, "init_lora_weights"));
+	const json_t *value = qd_field(f, "init_lora_weights");
+	bool changes = false;
 
-	if (init == NULL)
-		return QD_OK;
-	for (size_t i = 0; i < QD_COUNT(beginnings); i++)
-		if (qd_starts_with(init, beginnings[i]))
-			return refuse_field(r, "init_lora_weights", init);
+	for (size_t i = 0; json_is_string(value) && i < QD_COUNT(beginnings); i++)
+		changes |= qd_starts_with(json_string_value(value), beginnings[i]);
 	for (size_t i = 0; i < QD_COUNT(words); i++)
-		if (strcmp(init, words[i]) == 0)
-			return refuse_field(r, "init_lora_weights", init);
-	return QD_OK;
+		changes |= qd_field_is(value, words[i]);
+	if (changes)
+		qd_field_refuse(f, QD_EUNSUPPORTED, "init_lora_weights", value, "one that leaves the base weights alone");
 }
 
 enum qd_status qd_peft_config_check(const struct qd_reading *r)
@@ -63,98 +54,113 @@ enum qd_status qd_peft_config_check(const struct qd_reading *r)
 	static const char *const refused[] = { "use_dora", "lora_bias", "use_qalora", "use_bdlora", "modules_to_save",
 		"trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config",
 		"kasa_config", "monteclora_config", "velora_config" };
-	const char *type = json_string_value(field(r, "peft_type"));
+	struct qd_fields f = r->config;
+	const json_t *type = qd_field(&f, "peft_type");
 
-	if (!json_is_object(r->config))
-		return qd_fail(QD_EINPUT, "%s: found no JSON object, needs one", r->config_name);
-	if (type != NULL && strcmp(type, "LORA") != 0)
-		return refuse_field(r, "peft_type", type);
+	if (!json_is_object(f.json))
+		return qd_fail(QD_EINPUT, "'%s' is no JSON object, needs one with PEFT's fields", f.what);
+	if (json_is_string(type) && !qd_field_is(type, "LORA"))
+		qd_field_refuse(&f, QD_EUNSUPPORTED, "peft_type", type, "\"LORA\"");
 	for (size_t i = 0; i < QD_COUNT(refused); i++)
-		if (says_something(field(r, refused[i])))
-			return refuse_field(r, refused[i], "set");
-	return check_init(r);
+		if (says_something(qd_field(&f, refused[i])))
+			qd_field_refuse(
+				&f, QD_EUNSUPPORTED, refused[i], qd_field(&f, refused[i]), "none: only plain LoRA is supported");
+	check_init(&f);
+	return f.status;
 }
 
 /* ---- scale ---- */
 
-/* 1 when pattern K hits the path, 0 when not, -1 when K is a regular expression beyond dots. */
-static int pattern_hits(const char *pattern, const char *path)
+/*
+ * Whether regular expression K, taken as (.*\.)?(K)$ or, where the whole text is meant, as (K)$, matches the path. Python's syntax is
+ * PCRE's but for corners that no module path needs.
+ */
+static bool pattern_hits(struct qd_fields *f, const char *field, const char *pattern, bool whole, const char *path)
 {
-	bool whole = pattern[0] == '^';
-	size_t n = strlen(path), k;
+	/* Enough for any path; an expression that needs more of it could take forever. */
+	enum { MOST_STEPS = 1000000 };
+	char *text = NULL;
+	int code, found = PCRE2_ERROR_NOMEMORY;
+	PCRE2_SIZE at = 0;
+	pcre2_code *compiled = NULL;
+	pcre2_match_data *match = NULL;
+	pcre2_match_context *context = pcre2_match_context_create(NULL);
 
-	pattern += whole;
-	k = strlen(pattern);
-	if (strpbrk(pattern, "\\*+?[](){}|^$") != NULL)
-		return -1;
-	if (k > n || (whole && k != n) || (k < n && path[n - k - 1] != '.'))
-		return 0;
-	for (size_t i = 0; i < k; i++)
-		if (pattern[i] != '.' && pattern[i] != path[n - k + i])
-			return 0;
-	return 1;
+	if (context == NULL || asprintf(&text, whole ? "(?:%s)$" : "(.*\\.)?(%s)$", pattern) < 0) {
+		text = NULL;
+		qd_fields_fail(f, QD_ENOMEM, "out of memory");
+		goto out;
+	}
+	pcre2_set_match_limit(context, MOST_STEPS);
+	compiled =
+		pcre2_compile((PCRE2_SPTR)text, PCRE2_ZERO_TERMINATED, PCRE2_ANCHORED | PCRE2_NEVER_BACKSLASH_C, &code, &at, NULL);
+	if (compiled == NULL && code == PCRE2_ERROR_HEAP_FAILED) {
+		qd_fields_fail(f, QD_ENOMEM, "out of memory");
+		goto out;
+	}
+	if (compiled == NULL) {
+		char reason[128] = "";
+		pcre2_get_error_message(code, (PCRE2_UCHAR *)reason, sizeof(reason));
+		qd_fields_fail(f, QD_EINPUT, "'%s': field '%s' has '%s', which is no regular expression: %s", f->what, field,
+			pattern, reason);
+		goto out;
+	}
+	match = pcre2_match_data_create_from_pattern(compiled, NULL);
+	if (match != NULL)
+		found = pcre2_match(compiled, (PCRE2_SPTR)path, PCRE2_ZERO_TERMINATED, 0, 0, match, context);
+	if (found < 0 && found != PCRE2_ERROR_NOMATCH)
+		qd_fields_fail(f, found == PCRE2_ERROR_NOMEMORY ? QD_ENOMEM : QD_EUNSUPPORTED,
+			"'%s': field '%s' has '%s', which cannot be matched with '%s' in %d steps", f->what, field, pattern, path,
+			MOST_STEPS);
+out:
+	pcre2_match_data_free(match);
+	pcre2_code_free(compiled);
+	pcre2_match_context_free(context);
+	free(text);
+	return found >= 0;
 }
 
-/* The number that `patterns` (object) has for the path; `*out` stays where none hits. */
-static enum qd_status pattern_value(const struct qd_reading *r, const char *patterns, const char *path, double *out)
+/* The number that `patterns` (object) has for the path; `number` where none hits. */
+static double pattern_value(struct qd_fields *f, const char *patterns, const char *path, double number)
 {
-	json_t *object = (json_t *)field(r, patterns), *value;
+	json_t *object = (json_t *)qd_field(f, patterns), *value;
 	const char *key;
 
-	if (object == NULL || json_is_null(object))
-		return QD_OK;
-	if (!json_is_object(object))
-		return qd_fail(QD_EINPUT, "%s: field '%s' is no object", r->config_name, patterns);
+	if (object != NULL && !json_is_null(object) && !json_is_object(object))
+		qd_field_refuse(f, QD_EINPUT, patterns, object, "an object of module paths and numbers");
 	json_object_foreach(object, key, value)
 	{
-		int hits = pattern_hits(key, path);
-		if (hits < 0)
-			return qd_fail(QD_EUNSUPPORTED,
-				"%s: %s has the regular expression '%s', only module paths and their endings are supported",
-				r->config_name, patterns, key);
 		if (!json_is_number(value))
-			return qd_fail(QD_EINPUT, "%s: '%s' in %s is no number", r->config_name, key, patterns);
-		if (hits > 0) {
-			*out = json_number_value(value);
-			return QD_OK;
-		}
+			qd_fields_fail(f, QD_EINPUT, "'%s': '%s' of field '%s' is no number", f->what, key, patterns);
+		if (pattern_hits(f, patterns, key, false, path))
+			return json_number_value(value);
 	}
-	return QD_OK;
-}
-
-static enum qd_status number_field(const struct qd_reading *r, const char *name, double absent, double *out)
-{
-	const json_t *value = field(r, name);
-
-	*out = absent;
-	if (value == NULL || json_is_null(value))
-		return QD_OK;
-	if (!json_is_number(value))
-		return qd_fail(QD_EINPUT, "%s: field '%s' is no number", r->config_name, name);
-	*out = json_number_value(value);
-	return QD_OK;
+	return number;
 }
 
 enum qd_status qd_peft_config_scale(const struct qd_reading *r, const char *path, int64_t rank, double *scale)
 {
-	double rank_m, alpha_m;
-	enum qd_status st;
+	struct qd_fields f = r->config;
+	double rank_m = qd_field_number(&f, "r", -INFINITY, INFINITY, 8);
+	double alpha_m = qd_field_number(&f, "lora_alpha", -INFINITY, INFINITY, 8);
 
-	QD_TRY(st, number_field(r, "r", 8, &rank_m));
-	QD_TRY(st, number_field(r, "lora_alpha", 8, &alpha_m));
-	QD_TRY(st, pattern_value(r, "rank_pattern", path, &rank_m));
-	QD_TRY(st, pattern_value(r, "alpha_pattern", path, &alpha_m));
+	rank_m = pattern_value(&f, "rank_pattern", path, rank_m);
+	alpha_m = pattern_value(&f, "alpha_pattern", path, alpha_m);
 	if (rank_m != (double)rank)
-		return qd_fail(QD_EINPUT, "%s gives '%s' rank %g, its tensors have rank %lld", r->config_name, path, rank_m,
+		qd_fields_fail(&f, QD_EINPUT, "'%s' gives '%s' rank %g, its tensors have rank %lld", f.what, path, rank_m,
 			(long long)rank);
-	*scale = alpha_m / (json_is_true(field(r, "use_rslora")) ? sqrt(rank_m) : rank_m);
-out:
-	return st;
+	*scale = alpha_m / (json_is_true(qd_field(&f, "use_rslora")) ? sqrt(rank_m) : rank_m);
+	return f.status;
 }
 
 /* ---- the folder's format ---- */
 
-enum qd_status qd_peft_collect(struct qd_reading *r)
+static bool peft_detect(const struct qd_reading *r)
+{
+	return r->config.json != NULL;
+}
+
+static enum qd_status peft_collect(struct qd_reading *r)
 {
 	static const char wrapper[] = "base_model.model.";
 	enum qd_status st;
@@ -164,25 +170,29 @@ enum qd_status qd_peft_collect(struct qd_reading *r)
 		const struct qd_tensor *tensor = &r->file.tensors[i];
 		char buffer[QD_PATH_TEXT];
 		const char *path = buffer;
-		enum qd_part part;
-		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &part));
+		enum qd_lora_role role;
+		if (qd_reading_skips(r, tensor->name))
+			continue;
+		QD_TRY(st, qd_diffusers_key(tensor->name, buffer, &role));
 		path += qd_starts_with(path, wrapper) ? sizeof(wrapper) - 1 : 0;
 		if (qd_diffusers_is_text(path)) {
 			r->adapter->text_tensors++;
 			continue;
 		}
-		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), part, tensor));
+		QD_TRY(st, qd_reading_put(r, path, qd_reading_module(r, path), role, tensor));
 	}
 out:
 	return st;
 }
 
-/* True when a list of target_modules selects the path; a regular expression is taken to select what was written. */
-static bool is_target(const json_t *targets, const char *path)
+/* True when target_modules, endings in a list or a regular expression of whole paths, selects the path; or is absent. */
+static bool is_target(struct qd_fields *f, const char *path)
 {
+	const json_t *targets = qd_field(f, "target_modules"), *entry;
 	size_t i;
-	const json_t *entry;
 
+	if (json_is_string(targets) && !qd_field_is(targets, "all-linear"))
+		return pattern_hits(f, "target_modules", json_string_value(targets), true, path);
 	if (!json_is_array(targets))
 		return true;
 	json_array_foreach(targets, i, entry)
@@ -195,20 +205,24 @@ static bool is_target(const json_t *targets, const char *path)
 	return false;
 }
 
-enum qd_status qd_peft_scale(struct qd_reading *r)
+static enum qd_status peft_scale(struct qd_reading *r)
 {
-	const json_t *targets = field(r, "target_modules");
 	size_t others = 0;
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; i < r->n; i++) {
 		struct qd_piece *piece = &r->pieces[i];
-		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->part[QD_PART_DOWN]->shape.dim[0], &piece->scale));
-		others += !is_target(targets, piece->name);
+		QD_TRY(st, qd_peft_config_scale(r, piece->name, piece->tensor[QD_ROLE_DOWN]->shape.dim[0], &piece->scale));
+		others += !is_target(&r->config, piece->name);
 	}
+	QD_TRY(st, r->config.status);
 	if (others > 0)
 		st = qd_adapter_note(
 			r->adapter, "%zu layers are not in target_modules: used all the same (PEFT would drop them)", others);
 out:
 	return st;
 }
+
+const struct qd_dialect qd_dialect_peft = {
+	.told_by = "adapter_config.json beside it", .detect = peft_detect, .collect = peft_collect, .scale = peft_scale
+};

@@ -1,9 +1,9 @@
 /*
  * What a command line says about an adapter:
  *
- *   spec := [NAME "="] part ("+" part)*       part := PATH ["@" SCALE]
+ *   spec := [NAME "="] file ("+" file)*       file := PATH ["@" SCALE]
  *
- * Several parts are one adapter: their ranks are joined, which is exact, because up1 down1 + up2 down2 = [up1 up2] [down1; down2].
+ * Several files are one adapter: their ranks are joined, which is exact, because up1 down1 + up2 down2 = [up1 up2] [down1; down2].
  * A "+" separates only behind the path of something that exists, so that file names may hold one. "=" separates only before the
  * first "/". Without NAME the adapter is called after the first path, without folder and ".safetensors".
  */
@@ -14,13 +14,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-struct part {
+struct spec_file {
 	char *path;
 	double scale;
 };
 
-struct parts {
-	struct part *items;
+struct spec_files {
+	struct spec_file *items;
 	size_t n, cap;
 	struct qd_arena arena;
 };
@@ -46,41 +46,46 @@ static bool exists(const char *path)
 }
 
 /* Takes the shortest beginning of `text` that ends at a "+" and exists, else all of it; `*rest` is what follows, or NULL. */
-static enum qd_status take_part(struct parts *parts, const char *text, const char **rest)
+static enum qd_status take_file(struct spec_files *files, const char *text, const char **rest)
 {
-	struct part part = { 0 };
+	struct spec_file file = { 0 };
 	enum qd_status st = QD_OK;
 
 	for (const char *plus = strchr(text, '+'); plus != NULL; plus = strchr(plus + 1, '+')) {
-		char *path = qd_arena_strf(&parts->arena, "%.*s", (int)(plus - text), text);
+		char *path = qd_arena_strf(&files->arena, "%.*s", (int)(plus - text), text);
 		double scale = path != NULL ? cut_scale(path) : 1;
 		if (path == NULL)
 			return QD_ENOMEM;
 		if (exists(path) && plus[1] != '\0') {
-			part = (struct part){ path, scale };
+			file = (struct spec_file){ path, scale };
 			*rest = plus + 1;
 			break;
 		}
 	}
-	if (part.path == NULL) {
-		part.path = qd_arena_strdup(&parts->arena, text);
-		if (part.path == NULL)
+	if (file.path == NULL) {
+		file.path = qd_arena_strdup(&files->arena, text);
+		if (file.path == NULL)
 			return QD_ENOMEM;
-		part.scale = exists(part.path) ? 1 : cut_scale(part.path);
+		file.scale = exists(file.path) ? 1 : cut_scale(file.path);
 		*rest = NULL;
 	}
-	QD_PUSH(st, parts->items, parts->n, parts->cap, part);
+	QD_PUSH(st, files->items, files->n, files->cap, file);
 out:
 	return st;
 }
 
-/* NAME, or the first path's stem; and where the parts begin. */
-static enum qd_status split_name(struct parts *parts, const char *spec, const char **name, const char **rest)
+const char *qd_adapter_spec_path(const char *spec)
 {
 	size_t before = strcspn(spec, "=/");
 
-	*rest = spec[before] == '=' && !exists(spec) ? spec + before + 1 : spec;
-	*name = *rest != spec ? qd_arena_strf(&parts->arena, "%.*s", (int)before, spec) : NULL;
+	return spec[before] == '=' && !exists(spec) ? spec + before + 1 : spec;
+}
+
+/* NAME, or the first path's stem; and where the files begin. */
+static enum qd_status split_name(struct spec_files *files, const char *spec, const char **name, const char **rest)
+{
+	*rest = qd_adapter_spec_path(spec);
+	*name = *rest != spec ? qd_arena_strf(&files->arena, "%.*s", (int)(*rest - spec - 1), spec) : NULL;
 	if (*rest != spec && *name == NULL)
 		return QD_ENOMEM;
 	if (*name != NULL && **name == '\0')
@@ -120,12 +125,12 @@ static void append(struct qd_lora *to, const struct qd_lora *from, int64_t *at)
 }
 
 static enum qd_status join_layer(
-	struct qd_adapter *joined, const struct qd_adapter *parts, size_t n, const char *path, struct qd_lora *lora)
+	struct qd_adapter *joined, const struct qd_adapter *opened, size_t n, const char *path, struct qd_lora *lora)
 {
 	int64_t rank = 0, at = 0;
 
 	for (size_t i = 0; i < n; i++) {
-		const struct qd_lora *one = qd_adapter_find(&parts[i], path);
+		const struct qd_lora *one = qd_adapter_find(&opened[i], path);
 		if (one == NULL)
 			continue;
 		rank += one->rank;
@@ -139,36 +144,36 @@ static enum qd_status join_layer(
 	if (lora->path == NULL || lora->down == NULL || lora->up == NULL || lora->gain == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < n; i++) {
-		const struct qd_lora *one = qd_adapter_find(&parts[i], path);
+		const struct qd_lora *one = qd_adapter_find(&opened[i], path);
 		if (one != NULL)
 			append(lora, one, &at);
 	}
 	return QD_OK;
 }
 
-/* What is known of the parts beside their layers. */
-static enum qd_status join_facts(struct qd_adapter *joined, const struct qd_adapter *parts, size_t n)
+/* What is known of the adapters beside their layers. */
+static enum qd_status join_facts(struct qd_adapter *joined, const struct qd_adapter *opened, size_t n)
 {
 	char text[16 * QD_HASH_TEXT] = "";
 	enum qd_status st = QD_OK;
 
-	joined->format = parts[0].format;
+	joined->format = opened[0].format;
 	for (size_t i = 0; i < n; i++) {
 		size_t used = strlen(text);
-		joined->text_tensors += parts[i].text_tensors;
-		joined->embeddings += parts[i].embeddings;
-		/* hashed as it goes, so that any number of parts fits */
-		snprintf(text + used, sizeof(text) - used, "%s+", parts[i].hash);
+		joined->text_tensors += opened[i].text_tensors;
+		joined->embeddings += opened[i].embeddings;
+		/* hashed as it goes, so that any number of them fits */
+		snprintf(text + used, sizeof(text) - used, "%s+", opened[i].hash);
 		qd_hash_bytes(text, strlen(text), joined->hash);
 		snprintf(text, sizeof(text), "%s", joined->hash);
-		for (size_t k = 0; k < parts[i].n_notes; k++)
-			QD_TRY(st, qd_adapter_note(joined, "%s: %s", parts[i].path, parts[i].notes[k]));
+		for (size_t k = 0; k < opened[i].n_notes; k++)
+			QD_TRY(st, qd_adapter_note(joined, "%s: %s", opened[i].path, opened[i].notes[k]));
 	}
 out:
 	return st;
 }
 
-static enum qd_status join(struct qd_adapter *joined, const char *name, const char *path, const struct qd_adapter *parts, size_t n,
+static enum qd_status join(struct qd_adapter *joined, const char *name, const char *path, const struct qd_adapter *opened, size_t n,
 	const struct qd_modules *modules)
 {
 	enum qd_status st = QD_OK;
@@ -182,12 +187,12 @@ static enum qd_status join(struct qd_adapter *joined, const char *name, const ch
 	for (size_t m = 0; m < modules->n; m++) {
 		bool any = false;
 		for (size_t i = 0; i < n; i++)
-			any |= qd_adapter_find(&parts[i], modules->items[m].path) != NULL;
+			any |= qd_adapter_find(&opened[i], modules->items[m].path) != NULL;
 		if (any)
-			QD_TRY(st, join_layer(joined, parts, n, modules->items[m].path, &joined->loras[joined->n++]));
+			QD_TRY(st, join_layer(joined, opened, n, modules->items[m].path, &joined->loras[joined->n++]));
 	}
 	QD_TRY(st, qd_adapter_index(joined));
-	st = join_facts(joined, parts, n);
+	st = join_facts(joined, opened, n);
 out:
 	return st;
 }
@@ -206,35 +211,35 @@ out:
 
 enum qd_status qd_adapter_map_spec(struct qd_adapter *adapter, const char *spec, const struct qd_modules *modules)
 {
-	struct parts parts = { 0 };
+	struct spec_files files = { 0 };
 	struct qd_adapter *opened = NULL;
 	const char *name, *rest, *path;
 	enum qd_status st;
 
 	*adapter = (struct qd_adapter){ 0 };
-	QD_TRY(st, split_name(&parts, spec, &name, &rest));
+	QD_TRY(st, split_name(&files, spec, &name, &rest));
 	for (path = rest; rest != NULL;)
-		QD_TRY(st, take_part(&parts, rest, &rest));
+		QD_TRY(st, take_file(&files, rest, &rest));
 	if (name == NULL)
-		name = stem_of(&parts.arena, parts.items[0].path);
-	opened = calloc(parts.n, sizeof(*opened));
+		name = stem_of(&files.arena, files.items[0].path);
+	opened = calloc(files.n, sizeof(*opened));
 	if (name == NULL || opened == NULL) {
 		st = qd_fail(QD_ENOMEM, "out of memory");
 		goto out;
 	}
-	if (parts.n == 1) {
-		st = qd_adapter_map(adapter, name, parts.items[0].path, parts.items[0].scale, modules);
+	if (files.n == 1) {
+		st = qd_adapter_map(adapter, name, files.items[0].path, files.items[0].scale, modules);
 		goto out;
 	}
-	for (size_t i = 0; i < parts.n; i++)
-		QD_TRY(st, qd_adapter_open(&opened[i], name, parts.items[i].path, parts.items[i].scale, modules));
-	st = join(adapter, name, path, opened, parts.n, modules);
+	for (size_t i = 0; i < files.n; i++)
+		QD_TRY(st, qd_adapter_open(&opened[i], name, files.items[i].path, files.items[i].scale, modules));
+	st = join(adapter, name, path, opened, files.n, modules);
 out:
-	for (size_t i = 0; i < parts.n && opened != NULL; i++)
+	for (size_t i = 0; i < files.n && opened != NULL; i++)
 		qd_adapter_release(&opened[i]);
 	free(opened);
-	free(parts.items);
-	qd_arena_release(&parts.arena);
+	free(files.items);
+	qd_arena_release(&files.arena);
 	if (st != QD_OK)
 		qd_adapter_release(adapter);
 	return st;

@@ -2,14 +2,18 @@
  * Writing an adapter as diffusers and PEFT read it:
  *
  *   tensors   unet.PATH.lora_A.weight (down) and unet.PATH.lora_B.weight (up), four dimensions for convolutions
- *   metadata  format = "pt"; lora_adapter_metadata = PEFT's configuration as one flat JSON object with keys "unet.r",
- * "unet.lora_alpha", "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...; quad.grid = adapter->grid where there
- * is one
+ *   metadata  format = "pt"
+ *             lora_adapter_metadata = PEFT's configuration as one flat JSON object with keys "unet.r", "unet.lora_alpha",
+ *             "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...
+ *             quad.grid = adapter->encodings_id where there is one
  *
- * A reader computes up (alpha / R) down. A layer whose gains are one positive number g keeps its matrices and gets alpha = g R;
- * otherwise alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range evenly between the
- * two. With the gain kept, alpha = R, down is unchanged, and up carries the gain: up'[k] = g_k up[k], right for every reader. This
- * program reads what stands beside it instead: unet.PATH.lora_grid_up, the unchanged up, and unet.PATH.lora_gain [R] float32.
+ * A reader computes up (alpha / R) down. How a layer's gains g_k get into that:
+ *
+ *   one positive number g   alpha = g R, matrices as they are
+ *   any other               alpha = R, down'[k] = sqrt|g_k| down[k], up'[k] = sign(g_k) sqrt|g_k| up[k], which splits the range
+ *                           evenly between the two
+ *   kept                    alpha = R, down as it is, up'[k] = g_k up[k], right for every reader. This program reads what stands
+ *                           beside it instead: unet.PATH.lora_grid_up, the unchanged up, and unet.PATH.lora_gain [R] float32
  */
 #include "lib/adapter/internal.h"
 
@@ -18,7 +22,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DOWN, UP, GRID_UP, GAIN, KINDS };
+enum { DOWN, UP, PLAIN_UP, GAIN, KINDS };
 
 struct item {
 	const struct qd_lora *lora;
@@ -103,6 +107,7 @@ static enum qd_status describe(const struct writing *w, char **text)
 {
 	json_t *object = json_object(), *targets = json_array();
 	int failed = 0;
+	enum qd_status st;
 
 	failed |= put_values(object, w, "unet.r", "unet.rank_pattern", rank_of);
 	failed |= put_values(object, w, "unet.lora_alpha", "unet.alpha_pattern", alpha_of);
@@ -116,9 +121,10 @@ static enum qd_status describe(const struct writing *w, char **text)
 	failed |= json_object_set_new(object, "unet.use_rslora", json_false());
 	failed |= json_object_set_new(object, "unet.use_dora", json_false());
 	failed |= json_object_set_new(object, "unet.lora_bias", json_false());
-	*text = failed == 0 ? json_dumps(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17)) : NULL;
+	st = failed == 0 ? qd_json_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), text)
+			 : qd_fail(QD_ENOMEM, "out of memory");
 	json_decref(object);
-	return *text != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return st;
 }
 
 /* ---- tensors ---- */
@@ -148,7 +154,7 @@ static void compute(const struct item *item, float *out)
 			out[i * columns + j] *= factor(item, item->kind == DOWN ? i : j);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_matrix(void *context, size_t i, void *buffer)
 {
 	struct writing *w = context;
 	struct qd_tensor tensor = w->tensors[i];
@@ -177,7 +183,7 @@ static enum qd_status add_item(struct writing *w, const struct qd_lora *lora, in
 
 	if (kind == DOWN)
 		shape = lora->conv ? QD_SHAPE(lora->rank, lora->in, lora->kh, lora->kw) : QD_SHAPE(lora->rank, lora->in);
-	if (kind == UP || kind == GRID_UP)
+	if (kind == UP || kind == PLAIN_UP)
 		shape = lora->conv ? QD_SHAPE(lora->out, lora->rank, 1, 1) : QD_SHAPE(lora->out, lora->rank);
 	*tensor = qd_tensor_view(qd_arena_strf(&w->arena, "unet.%s.%s", lora->path, suffixes[kind]), dtype, shape, NULL);
 	if (tensor->name == NULL)
@@ -200,7 +206,7 @@ static enum qd_status list_items(struct writing *w)
 	if (w->tensors == NULL || w->items == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < adapter->n; i++)
-		for (int kind = DOWN; kind < (w->keep_gain ? KINDS : GRID_UP); kind++)
+		for (int kind = DOWN; kind < (w->keep_gain ? KINDS : PLAIN_UP); kind++)
 			QD_TRY(st, add_item(w, &adapter->loras[i], kind));
 out:
 	return st;
@@ -219,8 +225,8 @@ enum qd_status qd_adapter_write(const struct qd_adapter *adapter, const char *pa
 	QD_TRY(st, list_items(&w));
 	QD_TRY(st, describe(&w, &text));
 	st = qd_safetensors_write(path, w.tensors, w.n,
-		(const char *const[]){ "format", "pt", "lora_adapter_metadata", text, "quad.grid", adapter->grid },
-		adapter->grid != NULL ? 3 : 2, force, fill, &w);
+		(const char *const[]){ "format", "pt", "lora_adapter_metadata", text, "quad.grid", adapter->encodings_id },
+		adapter->encodings_id != NULL ? 3 : 2, force, fill_matrix, &w);
 out:
 	free(text);
 	qd_arena_release(&w.arena);

@@ -16,6 +16,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <sys/types.h>
 
 #define QD_CHECK __attribute__((warn_unused_result))
@@ -67,9 +68,6 @@ QD_CHECK enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...) QD_
 
 /* The message of this thread's last failure; "" before any. Valid until the next failure. */
 const char *qd_message(void);
-
-/* "EINPUT" and so on, for tests and logs. */
-const char *qd_status_name(enum qd_status code);
 
 /* The body of a function that owns something: `QD_TRY(st, call(...));` leaves through its one exit, `out:`. */
 #define QD_TRY(st, call)                                                                                                           \
@@ -124,6 +122,22 @@ void qd_strmap_release(struct qd_strmap *map);
 /* ---- strings ---- */
 bool qd_starts_with(const char *text, const char *prefix);
 bool qd_ends_with(const char *text, const char *suffix);
+
+/*
+ * ---- text in memory ----
+ * A stream to print to, as open_memstream's, but one that says that memory was out: glibc's leaves out what it has no room for.
+ */
+struct qd_text {
+	FILE *stream;
+	char *bytes; /* [n], and a 0 once it is ended */
+	size_t n, cap;
+};
+QD_CHECK enum qd_status qd_text_open(struct qd_text *text);
+/* All that was printed is in `bytes`. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_text_end(struct qd_text *text);
+/* The ended text, the caller's to free. */
+char *qd_text_take(struct qd_text *text);
+void qd_text_release(struct qd_text *text);
 
 /* ---- files in ---- */
 struct qd_mapping {
@@ -188,9 +202,9 @@ void qd_outputs_abandon(void);
 
 /* ---- JSON: jansson, with bounds and messages ---- */
 /*
- * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order mark
- * is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference. QD_EIO,
- * QD_EINPUT (line and column).
+ * Reads a JSON file (an object or an array) of at most 256 MiB, nesting at most 128, no duplicate keys, no \u0000. A byte order
+ * mark is skipped; -Infinity, Infinity and NaN, which Python writes, come as strings of these words. `*out` is a new reference.
+ * QD_EIO, QD_EINPUT (line and column).
  */
 QD_CHECK enum qd_status qd_json_read(const char *path, json_t **out);
 /* The same with every number as a real: for files that may hold integers beyond 64 bits, which are otherwise QD_EINPUT. */
@@ -199,51 +213,75 @@ QD_CHECK enum qd_status qd_json_read_reals(const char *path, json_t **out);
 QD_CHECK enum qd_status qd_json_parse(const char *what, const char *text, size_t bytes, json_t **out);
 /* The same where nothing but JSON is allowed: no byte order mark, no NaN. */
 QD_CHECK enum qd_status qd_json_parse_strict(const char *what, const char *text, size_t bytes, json_t **out);
+/*
+ * Whether memory was out while JSON was made on this thread since this, qd_json_text or qd_json_write was last called: then what
+ * was made lacks something. A document that is written needs no such look at each of its values, writing it fails.
+ */
+bool qd_json_starved(void);
+/* As text on the heap, with jansson's flags. QD_ENOMEM; QD_EINPUT for what is no JSON. `*text` is NULL then. */
+QD_CHECK enum qd_status qd_json_text(const json_t *value, size_t flags, char **text);
 /* Writes with two-space indentation in insertion order, 17 significant digits, newline at the end, through qd_output. */
 QD_CHECK enum qd_status qd_json_write(const char *path, const json_t *value, bool force);
+/* The same for a document whose reals are all qd_json_float's: each as its shortest text. */
+QD_CHECK enum qd_status qd_json_write_floats(const char *path, const json_t *value, bool force);
+/* A number whose text is that of qd_float_text; finite. NULL when memory is out. */
+json_t *qd_json_float(float x);
+/*
+ * Making documents: what cannot be made is NULL, and so is what it should have become part of, as json_pack has it too. One look at
+ * the whole is then enough. `item` is stolen; the list or object is released when it becomes NULL.
+ */
+void qd_json_append(json_t **list, json_t *item);
+void qd_json_set(json_t **object, const char *key, json_t *item);
+
+/* The shortest decimal that reads back as the same finite number ("0.1", "1e-09"), as float32 or through double. `text` has
+ * QD_NUMBER_TEXT bytes and is returned. */
+#define QD_NUMBER_TEXT 32
+char *qd_float_text(float x, char *text);
+char *qd_double_text(double x, char *text);
 
 /*
  * ---- JSON objects field by field (fields.c) ----
- * Reading the config.json of a component field by field, as diffusers and transformers do: an absent key means the default of the
- * class; a key that is there with null passes null; names in `_use_default_values` are dropped in favour of the defaults; keys that
- * start with an underscore and unknown keys are ignored. Values that this program does not implement are refused by name.
+ * config.json, scheduler_config.json, adapter_config.json and their kin, as diffusers, transformers and PEFT read them: an absent
+ * key means the default of the class; names in `_use_default_values` are dropped in favour of the defaults; unknown keys are
+ * ignored. Values that this program does not implement are refused by name.
+ *
+ * The first failure is kept, and what fails has its default: an object is read in one go, and `status` asked in the end.
  */
 struct qd_fields {
-	const char *what; /* the file, for messages */
-	const json_t *json;
+	const char *what;      /* the file, for messages */
+	const json_t *json;    /* the object; NULL: every field is absent */
+	const char *prefix;    /* before every name in the file ("unet."), or NULL */
+	enum qd_status status; /* the first failure */
 };
 
 /* A field that the file gives and `_use_default_values` does not drop; NULL when absent. A null stays a null. */
 const json_t *qd_field(const struct qd_fields *r, const char *name);
-/* "'unet/config.json': field 'act_fn' is "x", needs NEED". */
-QD_CHECK enum qd_status qd_field_refuse(
-	const struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need);
-/* `value`, which is field `name` or an item of it, as a whole number. */
-QD_CHECK enum qd_status qd_field_read_int(
-	const struct qd_fields *r, const char *name, const json_t *value, int64_t low, int64_t high, int64_t *out);
-/* One value: absent gives `absent`, and so does null (false for booleans). */
-QD_CHECK enum qd_status qd_field_int(
-	const struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out);
-QD_CHECK enum qd_status qd_field_number(const struct qd_fields *r, const char *name, double absent, double *out);
-QD_CHECK enum qd_status qd_field_bool(const struct qd_fields *r, const char *name, bool absent, bool *out);
-/* The same where null is no value. */
-QD_CHECK enum qd_status qd_field_needed_int(
-	const struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent, int64_t *out);
-/* Item `i` of a list field of `blocks` items; the value itself when it is no list. QD_EINPUT when the length is wrong. */
-QD_CHECK enum qd_status qd_field_item(
-	const struct qd_fields *r, const char *name, const json_t *value, int blocks, int i, const json_t **out);
-/* One number for every block, or a list of one for each, from 1 to `high`. */
-QD_CHECK enum qd_status qd_field_ints(
-	const struct qd_fields *r, const char *name, int blocks, int64_t high, int64_t absent, int64_t *out);
 bool qd_field_is(const json_t *value, const char *text);
+/* Unless something failed before: "'unet/config.json': field 'act_fn' is "x", needs NEED"; or in words of one's own. */
+void qd_field_refuse(struct qd_fields *r, enum qd_status code, const char *name, const json_t *found, const char *need);
+void qd_fields_fail(struct qd_fields *r, enum qd_status code, const char *fmt, ...) QD_PRINTF(3, 4);
 
-/* A field of which one or two values are implemented. `also` may be NULL; null in the file counts as the first when `null_too`. */
-struct qd_field_choice {
-	const char *name;
-	const char *value, *also;
-	bool null_too;
-};
-QD_CHECK enum qd_status qd_field_check_choice(const struct qd_fields *r, const struct qd_field_choice *choice);
+/*
+ * One value of its kind, QD_EINPUT for any other. Absent gives `absent`; so does null, which is false for booleans. Ranges hold
+ * their ends; INT64_MAX and +-INFINITY stand for none.
+ */
+int64_t qd_field_int(struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent);
+double qd_field_number(struct qd_fields *r, const char *name, double low, double high, double absent);
+bool qd_field_bool(struct qd_fields *r, const char *name, bool absent);
+/* The index of one of the texts in `names`, which ends with NULL; QD_EUNSUPPORTED for any other value. */
+size_t qd_field_choice(struct qd_fields *r, const char *name, const char *const *names, size_t absent);
+/* The same where null is no value. */
+int64_t qd_field_needed_int(struct qd_fields *r, const char *name, int64_t low, int64_t high, int64_t absent);
+size_t qd_field_needed_choice(struct qd_fields *r, const char *name, const char *const *names, size_t absent);
+
+/* A list of n numbers into `out`; false where it is absent or null, or is something else. */
+bool qd_field_numbers(struct qd_fields *r, const char *name, size_t n, double *out);
+/* Item `i` of a list field of `blocks` items; the value itself when it is no list. NULL, QD_EINPUT when the length is wrong. */
+const json_t *qd_field_item(struct qd_fields *r, const char *name, const json_t *value, int blocks, int i);
+/* `value`, which is field `name` or an item of it, as a whole number; `low` when it is none. */
+int64_t qd_field_as_int(struct qd_fields *r, const char *name, const json_t *value, int64_t low, int64_t high);
+/* One number for every block, or a list of one for each, from 1 to `high`; absent (null is no value): `absent` for all. */
+void qd_field_ints(struct qd_fields *r, const char *name, int blocks, int64_t high, int64_t absent, int64_t *out);
 
 /* ---- hooks: how the library speaks; all NULL by default ---- */
 enum qd_log_level { QD_LOG_WARNING, QD_LOG_INFO, QD_LOG_DEBUG };

@@ -1,14 +1,72 @@
 /*
  * JSON in and out through jansson, with the bounds jansson lacks: file size, and nesting depth (its parser recurses); and as people
  * have it: behind a byte order mark, and with the words that Python's json writes for infinities.
+ *
+ * jansson 2.14 cannot be trusted where memory is out: its parser drops the character that it has no room for and goes on, to
+ * another text or past the end of one. Memory is therefore asked for here. A parser that asks in vain is left for good, by longjmp,
+ * and what it had allocated is freed; whoever else asks in vain is remembered for qd_json_starved.
  */
 #include "lib/base/base.h"
 
+#include <float.h>
+#include <setjmp.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { MAX_DEPTH = 128 };
 #define MAX_FILE_BYTES ((size_t)256 << 20)
+
+static _Thread_local bool starved;
+
+/* While a text is parsed: the parser's blocks. */
+static _Thread_local struct {
+	bool active;
+	void **blocks;
+	size_t n, cap;
+	jmp_buf out;
+} parser;
+
+static void *allocate(size_t bytes)
+{
+	void *block = malloc(bytes);
+	if (parser.active && block && qd_grow(&parser.blocks, &parser.cap, parser.n + 1, sizeof(*parser.blocks)) == QD_OK) {
+		parser.blocks[parser.n++] = block;
+		return block;
+	}
+	if (parser.active) {
+		free(block);
+		longjmp(parser.out, 1);
+	}
+	starved |= !block;
+	return block;
+}
+
+/* What is freed soon was mostly allocated last. */
+static void release(void *block)
+{
+	if (parser.active) {
+		size_t i = parser.n;
+		while (i > 0 && parser.blocks[i - 1] != block)
+			i--;
+		if (i > 0)
+			parser.blocks[i - 1] = parser.blocks[--parser.n];
+	}
+	free(block);
+}
+
+/* Before anything makes JSON. */
+__attribute__((constructor)) static void take_over_allocation(void)
+{
+	json_set_alloc_funcs(allocate, release);
+}
+
+bool qd_json_starved(void)
+{
+	bool was = starved;
+	starved = false;
+	return was;
+}
 
 /* Position of the first bracket that opens level MAX_DEPTH + 1, or `bytes`. */
 static size_t too_deep(const char *text, size_t bytes)
@@ -78,15 +136,25 @@ static enum qd_status parse_as_is(const char *what, const char *text, size_t byt
 {
 	size_t deep = too_deep(text, bytes);
 	json_error_t error;
+	bool fed;
 
 	*out = NULL;
 	if (deep < bytes)
 		return qd_fail(QD_EINPUT, "'%s': nested more than %d levels deep at byte %zu", what, MAX_DEPTH, deep);
-	*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
+	parser.active = true;
+	fed = setjmp(parser.out) == 0;
+	if (fed)
+		*out = json_loadb(text, bytes, JSON_REJECT_DUPLICATES | flags, &error);
+	parser.active = false;
+	for (size_t i = 0; !fed && i < parser.n; i++)
+		free(parser.blocks[i]);
+	free(parser.blocks);
+	parser.blocks = NULL;
+	parser.n = parser.cap = 0;
+	if (!fed)
+		return qd_fail(QD_ENOMEM, "'%s': out of memory", what);
 	if (*out != NULL)
 		return QD_OK;
-	if (json_error_code(&error) == json_error_out_of_memory)
-		return qd_fail(QD_ENOMEM, "'%s': out of memory", what);
 	return qd_fail(QD_EINPUT, "'%s': line %d, column %d: %s", what, error.line, error.column, error.text);
 }
 
@@ -147,6 +215,17 @@ enum qd_status qd_json_read_reals(const char *path, json_t **out)
 	return read_file(path, JSON_DECODE_INT_AS_REAL, out);
 }
 
+enum qd_status qd_json_text(const json_t *value, size_t flags, char **text)
+{
+	*text = json_dumps(value, flags);
+	if (qd_json_starved()) {
+		free(*text);
+		*text = NULL;
+		return qd_fail(QD_ENOMEM, "out of memory");
+	}
+	return *text ? QD_OK : qd_fail(QD_EINPUT, "the value is not valid JSON");
+}
+
 struct sink {
 	struct qd_output *output;
 	enum qd_status st;
@@ -159,20 +238,80 @@ static int write_piece(const char *text, size_t bytes, void *data)
 	return sink->st == QD_OK ? 0 : -1;
 }
 
-enum qd_status qd_json_write(const char *path, const json_t *value, bool force)
+static enum qd_status write_file(const char *path, const json_t *value, size_t digits, bool force)
 {
 	struct qd_output output = { 0 };
 	struct sink sink = { .output = &output, .st = QD_OK };
 	enum qd_status st;
 	QD_TRY(st, qd_output_open(&output, path, force));
-	if (json_dump_callback(value, write_piece, &sink, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0) {
-		if (sink.st == QD_OK)
-			sink.st = qd_fail(QD_EINPUT, "cannot write '%s': the value is not valid JSON", path);
-		QD_TRY(st, sink.st);
-	}
+	int failed = json_dump_callback(value, write_piece, &sink, JSON_INDENT(2) | JSON_REAL_PRECISION(digits));
+	if (qd_json_starved())
+		QD_TRY(st, qd_fail(QD_ENOMEM, "cannot write '%s': out of memory", path));
+	QD_TRY(st, sink.st);
+	if (failed)
+		QD_TRY(st, qd_fail(QD_EINPUT, "cannot write '%s': the value is not valid JSON", path));
 	QD_TRY(st, qd_output_write(&output, "\n", 1));
 	QD_TRY(st, qd_output_commit(&output));
 out:
 	qd_output_release(&output);
 	return st;
+}
+
+enum qd_status qd_json_write(const char *path, const json_t *value, bool force)
+{
+	return write_file(path, value, DBL_DECIMAL_DIG, force);
+}
+
+/* A text of at most FLT_DECIMAL_DIG digits that became a double is printed with so many digits as the same text. */
+enum qd_status qd_json_write_floats(const char *path, const json_t *value, bool force)
+{
+	return write_file(path, value, FLT_DECIMAL_DIG, force);
+}
+
+/* ---- making documents ---- */
+
+json_t *qd_json_float(float x)
+{
+	char text[QD_NUMBER_TEXT];
+
+	return json_real(strtod(qd_float_text(x, text), NULL));
+}
+
+void qd_json_append(json_t **list, json_t *item)
+{
+	if (json_array_append_new(*list, item) == 0)
+		return;
+	json_decref(*list);
+	*list = NULL;
+}
+
+void qd_json_set(json_t **object, const char *key, json_t *item)
+{
+	if (json_object_set_new(*object, key, item) == 0)
+		return;
+	json_decref(*object);
+	*object = NULL;
+}
+
+/* ---- numbers ---- */
+
+/* Fewer digits than FLT_DIG or DBL_DIG are those with zeros at the end, which %g leaves out. */
+char *qd_float_text(float x, char *text)
+{
+	for (int digits = FLT_DIG; digits <= FLT_DECIMAL_DIG; digits++) {
+		snprintf(text, QD_NUMBER_TEXT, "%.*g", digits, (double)x);
+		if (strtof(text, NULL) == x && (float)strtod(text, NULL) == x)
+			break;
+	}
+	return text;
+}
+
+char *qd_double_text(double x, char *text)
+{
+	for (int digits = DBL_DIG; digits <= DBL_DECIMAL_DIG; digits++) {
+		snprintf(text, QD_NUMBER_TEXT, "%.*g", digits, x);
+		if (strtod(text, NULL) == x)
+			break;
+	}
+	return text;
 }

@@ -174,8 +174,10 @@ enum qd_status qd_pending_create(struct qd_pending **out, enum qd_pending_kind k
 	}
 	*temporary = strdup(pending->path);
 	if (!*temporary) {
-		if (kind == QD_PENDING_FILE)
+		if (kind == QD_PENDING_FILE) {
 			close(*fd);
+			*fd = -1;
+		}
 		qd_pending_remove(pending);
 		return qd_fail(QD_ENOMEM, "out of memory");
 	}
@@ -225,6 +227,26 @@ static int replace_folder(const char *from, const char *to)
 	return 0;
 }
 
+/* Flushes the folder that holds `path`, so that a rename in it survives a power cut. */
+static enum qd_status sync_parent(const char *path)
+{
+	char folder[PATH_MAX];
+	const char *slash = strrchr(path, '/');
+	int n = slash ? snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path)
+		      : snprintf(folder, sizeof(folder), ".");
+	if (n < 0 || n >= PATH_MAX)
+		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
+	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	/* Some file systems flush no folders (EINVAL), and a folder may be writable but not readable: neither loses the file. */
+	if (fd < 0)
+		return QD_OK;
+	int error = fsync(fd) == 0 ? 0 : errno;
+	close(fd);
+	if (error == EIO || error == ENOSPC)
+		return qd_fail(QD_EIO, "cannot flush '%s': %s", folder, strerror(error));
+	return QD_OK;
+}
+
 enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bool replace)
 {
 	struct qd_pending *pending = *owner;
@@ -247,7 +269,7 @@ enum qd_status qd_pending_rename(struct qd_pending **owner, const char *path, bo
 		return qd_fail(QD_EIO, "cannot write '%s': %s", path, strerror(error));
 	give_record(pending);
 	*owner = NULL;
-	return qd_sync_parent(path);
+	return sync_parent(path);
 }
 
 void qd_pending_remove(struct qd_pending *pending)
@@ -259,23 +281,4 @@ void qd_pending_remove(struct qd_pending *pending)
 	pending->kind = QD_PENDING_NONE;
 	restore_signals(&before);
 	give_record(pending);
-}
-
-enum qd_status qd_sync_parent(const char *path)
-{
-	char folder[PATH_MAX];
-	const char *slash = strrchr(path, '/');
-	int n = slash ? snprintf(folder, sizeof(folder), "%.*s", slash == path ? 1 : (int)(slash - path), path)
-		      : snprintf(folder, sizeof(folder), ".");
-	if (n < 0 || n >= PATH_MAX)
-		return qd_fail(QD_EIO, "cannot flush '%s': %s", path, strerror(ENAMETOOLONG));
-	int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	/* Some file systems flush no folders (EINVAL), and a folder may be writable but not readable: neither loses the file. */
-	if (fd < 0)
-		return QD_OK;
-	int error = fsync(fd) == 0 ? 0 : errno;
-	close(fd);
-	if (error == EIO || error == ENOSPC)
-		return qd_fail(QD_EIO, "cannot flush '%s': %s", folder, strerror(error));
-	return QD_OK;
 }

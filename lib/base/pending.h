@@ -27,7 +27,4 @@ QD_CHECK enum qd_status qd_pending_rename(struct qd_pending **owner, const char 
 /* Removes the temporary and takes it off the list. */
 void qd_pending_remove(struct qd_pending *pending);
 
-/* Flushes the folder that holds `path`, so that a rename in it survives a power cut. */
-QD_CHECK enum qd_status qd_sync_parent(const char *path);
-
 #endif

@@ -67,18 +67,6 @@ const char *qd_message(void)
 	return message;
 }
 
-const char *qd_status_name(enum qd_status code)
-{
-	switch (code) {
-#define NAME_CASE(name, value, meaning)                                                                                            \
-	case QD_##name:                                                                                                            \
-		return #name;
-		QD_STATUS_LIST(NAME_CASE)
-#undef NAME_CASE
-	}
-	return "unknown";
-}
-
 void qd_set_log_hook(qd_log_hook hook, void *context)
 {
 	hooks.log = hook;

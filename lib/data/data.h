@@ -108,7 +108,7 @@ void qd_image_folder_release(struct qd_image_folder *folder);
  */
 struct qd_prepare_options {
 	const char *data;   /* image folder (above), or arrays as struct qd_dataset reads them */
-	const char *output; /* safetensors; "<output>.partial" holds finished parts while it runs */
+	const char *output; /* safetensors; "<output>.partial" holds finished records while it runs */
 	bool force, dry_run;
 	int64_t count;           /* samples; 0: one per image or row. More than there are go round */
 	int64_t height, width;   /* of images in pixels; 0: the UNet's native size */
@@ -126,14 +126,15 @@ struct qd_prepare_result {
 	/* what the samples are of: different contexts, adapters (0: the base alone) and timesteps */
 	int64_t prompts, adapters, timesteps;
 	double first_timestep, last_timestep; /* the lowest and the highest */
-	int64_t kept;                         /* parts found finished from an earlier run */
+	int64_t kept;                         /* records found finished from an earlier run */
 };
 /*
  * Writes options->output with the fields of QD_FIELD_LIST: sample, timestep, encoder_hidden_states, what else the model
  * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's. However many
- * samples are asked for, they are spread over prompts, adapters and timesteps (prepare_spread.c). The result is filled in as far as it is known, by a dry run too, which opens and checks everything that can
- * be checked without running. QD_EINPUT names file, line, tensor or part, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the output,
- * or parts of another run, are there and `force` is false.
+ * samples are asked for, they are spread over prompts, adapters and timesteps (prepare_spread.c). The result is filled in as far
+ * as it is known, by a dry run too, which opens, decodes and checks everything that can be checked without running. QD_EINPUT names
+ * file, line, tensor or component, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the output, or records of another run, are there
+ * and `force` is false.
  */
 QD_CHECK enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_prepare_options *options,

@@ -1,5 +1,6 @@
 /* Sets of samples in files: opening, checking against each other and the model, and reading rows. See data.h. */
 #include "lib/data/data.h"
+#include "lib/math/math.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -286,19 +287,17 @@ void qd_dataset_release(struct qd_dataset *data)
 
 enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out)
 {
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	for (size_t i = 0; f != NULL && i < data->n_files; i++)
+	QD_TRY(st, qd_text_open(&text));
+	for (size_t i = 0; i < data->n_files; i++)
 		for (size_t k = 0; k < data->files[i].n; k++)
-			qd_tensor_print(&data->files[i].tensors[k], f);
-	if (f == NULL || fclose(f) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_hash_bytes(text, bytes, out);
+			qd_tensor_print(&data->files[i].tensors[k], text.stream);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	free(text);
+	qd_text_release(&text);
 	return st;
 }
 
@@ -317,14 +316,6 @@ static size_t file_of(const struct qd_dataset *data, int64_t sample)
 	return low;
 }
 
-static bool all_finite(const float *x, int64_t n)
-{
-	float sum = 0; /* 0 * x is NaN exactly where x is not finite; one pass without branches */
-	for (int64_t i = 0; i < n; i++)
-		sum += 0.0f * x[i];
-	return sum == 0.0f;
-}
-
 static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_field field, int64_t sample, int64_t row, float *out)
 {
 	size_t at = file_of(data, sample);
@@ -335,7 +326,7 @@ static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_fie
 		qd_tensor_view(tensor->name, tensor->dtype, QD_SHAPE(row), base + (size_t)(sample - data->first[at]) * bytes);
 	enum qd_status st = qd_tensor_to_f32(&view, out);
 
-	if (st == QD_OK && !all_finite(out, row))
+	if (st == QD_OK && !qd_all_finite(out, (size_t)row))
 		st = qd_fail(QD_EINPUT, "'%s': tensor '%s' is not finite in sample %lld", data->files[at].path,
 			qd_data_field_name(field), (long long)(sample - data->first[at]));
 	return st;

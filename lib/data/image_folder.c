@@ -7,8 +7,8 @@
  *   mask_file_name       mask: white is to be made, black is kept (also mask_image_file_name)
  *   condition_file_name  a picture to go by (also conditioning_image_file_name, condition_image_file_name)
  *
- * Other fields are left alone; so are empty lines and cells. Paths stay below the folder. An image without a caption is said: where no
- * line has one but other columns hold text, the column was meant to be told.
+ * Other fields are left alone; so are empty lines and cells. Paths stay below the folder. An image without a caption is said: where
+ * no line has one but other columns hold text, the column was meant to be told.
  */
 #include "lib/data/data.h"
 

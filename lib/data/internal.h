@@ -9,56 +9,40 @@
 #include "lib/sampler/sampler.h"
 #include "lib/data/data.h"
 
-/* Streams of the seed's random numbers; every sample or row has its own of each. */
-enum qd_prepare_stream {
-	QD_STREAM_ORDER,
-	QD_STREAM_TIMESTEP,
-	QD_STREAM_NOISE,
-	QD_STREAM_LATENT,
-	QD_STREAM_WALK,
-	QD_STREAM_ROW,
-	QD_STREAM_STEP
-};
-void qd_prepare_random(struct qd_random *random, uint64_t seed, enum qd_prepare_stream stream, int64_t index);
-/* n standard normal numbers. */
-void qd_prepare_noise(uint64_t seed, enum qd_prepare_stream stream, int64_t index, size_t n, float *out);
-
-/* ---- finished parts (prepare_store.c) ---- */
+/* ---- finished records (prepare_store.c) ---- */
 struct qd_prepare_store {
 	char *folder;
-	int64_t kept; /* parts that were there already */
+	int64_t kept; /* records that were there already */
 };
 /* Opens or makes "<output>.partial" for the run called `run`, lines of "key value". QD_EEXIST when it is another's and `force` is
  * false, naming the key in which they differ. */
 QD_CHECK enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force);
 /*
- * True, counted in `kept`, when the part is there, whole, and made from `of`: a text that says what shapes this part beside the run.
- * A part that is damaged or made from something else is said so, and is to be made anew.
+ * True, counted in `kept`, when the record is there, whole, and made from `of`: a text that says what shapes this record beside the
+ * run. One that is damaged or made from something else is said so, and is to be made anew.
  */
 bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index, const char *of);
 /* QD_EINPUT when a value is not finite. */
 QD_CHECK enum qd_status qd_prepare_store_put(const struct qd_prepare_store *store, const char *kind, int64_t index, const char *of,
 	const struct qd_tensor *tensors, size_t n);
-/* A tensor of a part as float32, n values. QD_EINPUT when it has another number, or the part is damaged. */
+/* A tensor of a record as float32, n values. QD_EINPUT when it has another number, or the record is damaged. */
 QD_CHECK enum qd_status qd_prepare_store_get(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out);
 /* Removes the folder. */
 void qd_prepare_store_remove(struct qd_prepare_store *store);
 void qd_prepare_store_release(struct qd_prepare_store *store);
 
-/* ---- one component in an executor (prepare_network.c) ---- */
+/* ---- one component that runs (prepare_network.c) ---- */
 struct qd_prepare_network {
 	struct qd_component component;
 	struct qd_graph graph;
-	struct qd_exec *exec;
+	struct qd_runner runner; /* zeroed until it is built */
 };
 /* Opens `root`/`name`, which must be of the given kind (either VAE for QD_COMPONENT_VAE). No graph yet. */
 QD_CHECK enum qd_status qd_prepare_network_open(
 	struct qd_prepare_network *part, const char *root, const char *name, enum qd_component_kind kind);
 /* Builds and loads it. */
 QD_CHECK enum qd_status qd_prepare_network_build(struct qd_prepare_network *part, const struct qd_component_sizes *sizes);
-/* Runs it and reads the output `name`, n values. */
-QD_CHECK enum qd_status qd_prepare_network_run(struct qd_prepare_network *part, const char *name, size_t n, float *out);
 void qd_prepare_network_release(struct qd_prepare_network *part);
 /* A hash over its weights and its configuration. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out);
@@ -80,7 +64,7 @@ struct qd_prepare_texts {
 QD_CHECK enum qd_status qd_prepare_texts_open(
 	struct qd_prepare_texts *texts, const struct qd_model *model, const struct qd_image_row *rows, size_t n, bool empty);
 void qd_prepare_texts_release(struct qd_prepare_texts *texts);
-/* Encodes those that are not in the store: part "text-K": encoder_hidden_states [L,D], text_embeds [P]. */
+/* Encodes those that are not in the store: record "text-K": encoder_hidden_states [L,D], text_embeds [P]. */
 QD_CHECK enum qd_status qd_prepare_texts_encode(struct qd_prepare_texts *texts, struct qd_prepare_store *store);
 
 /* ---- images (prepare_images.c) ---- */
@@ -100,7 +84,7 @@ QD_CHECK enum qd_status qd_prepare_images_open(struct qd_prepare_images *images,
 /* Decodes every picture that would be encoded, and drops it: what a dry run can tell of them. */
 QD_CHECK enum qd_status qd_prepare_images_check(const struct qd_prepare_images *images);
 void qd_prepare_images_release(struct qd_prepare_images *images);
-/* Encodes those that are not in the store: part "image-I": latents [Z,h,w], condition [Cc,h,w], time_ids [I]. */
+/* Encodes those that are not in the store: record "image-I": latents [Z,h,w], condition [Cc,h,w], time_ids [I]. */
 QD_CHECK enum qd_status qd_prepare_images_encode(struct qd_prepare_images *images, struct qd_prepare_store *store);
 
 /* ---- where rows come from ---- */
@@ -156,7 +140,7 @@ struct qd_prepare_walks {
 	const struct qd_prepare_spread *spread;
 	int64_t negative; /* index of the text of the unconditional pass; -1: zeros */
 };
-/* Runs those that are not in the store: part "walk-J", of n samples: sample [n,C,h,w], timestep [n]. */
+/* Runs those that are not in the store: record "walk-J", of n samples: sample [n,C,h,w], timestep [n]. */
 QD_CHECK enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_prepare_store *store);
 
 #endif

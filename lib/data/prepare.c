@@ -2,13 +2,14 @@
  * The making of calibration data, and its file.
  *
  * Which row, adapter and step each of N samples comes from stands in prepare_spread.c. Without trajectories its timestep is drawn
- * from a stratum of its own, t = floor((p + u) T / N) with p a random order of 0 ... N - 1 and u uniform, so that all noise levels
- * are alike whatever N is; its noise e is drawn (or given), and
+ * from a stratum of its own, so that all noise levels are alike whatever N is: p is a random order of 0 ... N - 1, u uniform, the
+ * noise e drawn (or given), and
  *
+ *   t      = floor((p_i + u) T / N)
  *   sample = [ sqrt(abar_t) latents + sqrt(1 - abar_t) e, condition ]
  *
  * Of data that has `sample` and `timestep` and no latents rows are passed on as they are. The file is written tensor by tensor from
- * the finished parts.
+ * the finished records.
  */
 #include "lib/data/internal.h"
 #include "lib/tokenizer/tokenizer.h"
@@ -76,25 +77,12 @@ static void give(struct qd_prepare_source *source, enum qd_data_field field, str
 	source->shape[field] = shape;
 }
 
-/* SDXL's pipelines take zeros for no text unless their file says otherwise. */
-static bool takes_zeros(const struct qd_model *model)
-{
-	char path[4096];
-	json_t *json = NULL;
-	bool zeros = model->config.text_time;
-
-	snprintf(path, sizeof(path), "%s/model_index.json", model->root);
-	if (zeros && qd_is_file(path) && qd_json_read(path, &json) == QD_OK)
-		zeros = !json_is_false(json_object_get(json, "force_zeros_for_empty_prompt"));
-	json_decref(json);
-	return zeros;
-}
-
 static enum qd_status open_images(struct making *m)
 {
 	const struct qd_unet_config *unet = &m->model->config;
 	struct qd_prepare_source *source = &m->source;
-	bool empty = m->steps > 0 && m->options->guidance != 1 && !takes_zeros(m->model);
+	bool zeros = unet->text_time && m->model->pipeline.zeros_for_empty_prompt;
+	bool empty = m->steps > 0 && m->options->guidance != 1 && !zeros;
 	enum qd_status st;
 
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
@@ -231,7 +219,7 @@ static int timestep_of(const struct making *m, int64_t sample)
 	struct qd_random random;
 	double T = m->schedule.train_steps, t;
 
-	qd_prepare_random(&random, m->options->seed, QD_STREAM_TIMESTEP, sample);
+	qd_random_init(&random, m->options->seed, qd_stream(QD_STREAM_TIMESTEP, (uint64_t)sample));
 	t = floor(((double)m->spread.stratum[sample] + qd_random_uniform(&random)) * T / (double)m->n);
 	return (int)fmin(t, T - 1);
 }
@@ -242,7 +230,7 @@ static enum qd_status noise_of(const struct making *m, int64_t sample, float *ou
 
 	if (m->source.has[QD_FIELD_NOISE] && sample < m->source.n)
 		return qd_prepare_row(&m->source, QD_FIELD_NOISE, row_of(m, sample), out);
-	qd_prepare_noise(m->options->seed, QD_STREAM_NOISE, sample, n, out);
+	qd_random_normals(m->options->seed, qd_stream(QD_STREAM_NOISE, (uint64_t)sample), n, out);
 	return QD_OK;
 }
 
@@ -275,7 +263,7 @@ static int64_t trajectory_of(const struct making *m, int64_t sample)
 	return sample < split ? sample / (each + 1) : longer + (sample - split) / each;
 }
 
-/* A sample out of a trajectory's part. */
+/* A sample out of a trajectory's record. */
 static enum qd_status walked(const struct making *m, enum qd_data_field field, int64_t sample, size_t row, float *out)
 {
 	int64_t j = trajectory_of(m, sample);
@@ -351,7 +339,7 @@ static enum qd_status add_tensor(struct writing *w, enum qd_data_field field)
 	return qd_shape_bytes(&shape, t->dtype, &t->bytes);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_samples(void *context, size_t i, void *buffer)
 {
 	struct writing *w = context;
 	const struct making *m = w->making;
@@ -382,14 +370,14 @@ static enum qd_status write_samples(const struct making *m)
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
 		if (is_written(m, (enum qd_data_field)f))
 			QD_TRY(st, add_tensor(&w, (enum qd_data_field)f));
-	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill, &w);
+	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill_samples, &w);
 out:
 	return st;
 }
 
 /* ---- which run this is ---- */
 
-static enum qd_status print_networks(const struct making *m, FILE *f)
+static enum qd_status print_components(const struct making *m, FILE *f)
 {
 	char hash[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
@@ -430,28 +418,27 @@ out:
 	return st;
 }
 
-/* Lines of "key value" over everything that shapes all parts, beside what each is made from; heap memory. */
+/* Lines of "key value" over everything that shapes all records, beside what each is made from; heap memory. */
 static enum qd_status identify(const struct making *m, char **run)
 {
 	const struct qd_prepare_options *o = m->options;
 	const struct qd_unet_config *unet = &m->model->config;
-	size_t bytes = 0;
-	FILE *f = open_memstream(run, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	fprintf(f,
+	QD_TRY(st, qd_text_open(&text));
+	fprintf(text.stream,
 		"calib 2\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\nchannels %" PRId64 " %" PRId64 " %" PRId64 "\n",
 		o->seed, m->images.height, m->images.width, o->mode, unet->in_channels, unet->out_channels,
 		unet->text_time ? unet->time_ids : 0);
-	fprintf(f, "kind %s\n", m->steps > 0 ? "trajectory" : "noised");
-	QD_TRY(st, print_networks(m, f));
+	fprintf(text.stream, "kind %s\n", m->steps > 0 ? "trajectory" : "noised");
+	QD_TRY(st, print_components(m, text.stream));
 	if (m->steps > 0)
-		st = print_sampler(m, f);
+		QD_TRY(st, print_sampler(m, text.stream));
+	QD_TRY(st, qd_text_end(&text));
+	*run = qd_text_take(&text);
 out:
-	if (fclose(f) != 0 && st == QD_OK)
-		st = qd_fail(QD_ENOMEM, "out of memory");
+	qd_text_release(&text);
 	return st;
 }
 
@@ -515,7 +502,7 @@ static enum qd_status open_all(struct making *m)
 	const struct qd_prepare_options *o = m->options;
 	enum qd_status st;
 
-	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root));
+	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root, m->model->pipeline.class_name));
 	if (o->trajectory != NULL) {
 		QD_TRY(st, qd_scheduler_new(&m->scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
 		m->steps = m->scheduler.steps;
@@ -536,8 +523,8 @@ out:
 	return st;
 }
 
-/* The parts that take time. */
-static enum qd_status make_parts(struct making *m)
+/* What takes time. */
+static enum qd_status make_records(struct making *m)
 {
 	struct qd_prepare_walks walks = { .model = m->model,
 		.modules = m->modules,
@@ -603,7 +590,7 @@ enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_mod
 	QD_TRY(st, open_all(&m));
 	if (options->dry_run)
 		goto out;
-	QD_TRY(st, make_parts(&m));
+	QD_TRY(st, make_records(&m));
 	QD_TRY(st, write_samples(&m));
 	if (m.store.folder != NULL)
 		qd_prepare_store_remove(&m.store);

@@ -109,8 +109,9 @@ static enum qd_status encode(struct qd_prepare_images *m, const float *pixels, c
 	}
 	if (params == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_exec_bind_tensor(m->vae.exec, "x", &x));
-	QD_TRY(st, qd_prepare_network_run(&m->vae, "out", config.tiny ? n : 2 * n, params));
+	QD_TRY(st, qd_runner_feed(&m->vae.runner, &x));
+	QD_TRY(st, qd_runner_run(&m->vae.runner));
+	QD_TRY(st, qd_runner_read(&m->vae.runner, "out", config.tiny ? n : 2 * n, params));
 	if (config.tiny)
 		memcpy(latent, params, n * sizeof(*latent));
 	else
@@ -177,7 +178,7 @@ out:
 static void write_time_ids(const struct qd_prepare_images *m, const struct qd_image *image, float *ids)
 {
 	struct crop c = crop_of(image, m->height, m->width);
-	bool refiner = m->unet->time_ids == 5;
+	bool refiner = m->unet->time_ids == qd_families[QD_FAMILY_SDXL_REFINER].time_ids;
 	double all[] = { image->height, image->width, c.top, c.left, refiner ? aesthetic_score : (double)m->height,
 		(double)m->width };
 
@@ -188,11 +189,11 @@ static void write_time_ids(const struct qd_prepare_images *m, const struct qd_im
 /* ---- one row ---- */
 
 /* Latents, condition and time_ids, those that are wanted; data NULL for the others. */
-struct parts {
+struct row_tensors {
 	struct qd_tensor latents, condition, time_ids;
 };
 
-static enum qd_status parts_new(const struct qd_prepare_images *m, struct parts *p)
+static enum qd_status row_tensors_new(const struct qd_prepare_images *m, struct row_tensors *p)
 {
 	struct qd_shape latents = QD_SHAPE(m->channels, m->latent_height, m->latent_width), condition = latents;
 	enum qd_status st = QD_OK;
@@ -208,7 +209,7 @@ out:
 	return st;
 }
 
-static enum qd_status fill_parts(struct qd_prepare_images *m, int64_t i, struct parts *p)
+static enum qd_status fill_row(struct qd_prepare_images *m, int64_t i, struct row_tensors *p)
 {
 	const struct qd_image_row *row = &m->rows[i];
 	size_t n = (size_t)(m->channels * m->latent_height * m->latent_width);
@@ -219,7 +220,7 @@ static enum qd_status fill_parts(struct qd_prepare_images *m, int64_t i, struct 
 
 	if (pixels == NULL || noise == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_prepare_noise(m->options->seed, QD_STREAM_LATENT, i, 2 * n, noise);
+	qd_random_normals(m->options->seed, qd_stream(QD_STREAM_LATENT, (uint64_t)i), 2 * n, noise);
 	QD_TRY(st, read_picture(m, row->image, true, &image, pixels));
 	if (p->latents.data != NULL)
 		QD_TRY(st, encode(m, pixels, mode ? NULL : noise, true, p->latents.data));
@@ -255,13 +256,13 @@ out:
 
 static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const char *of, const struct qd_prepare_store *store)
 {
-	struct parts p = { 0 };
+	struct row_tensors p = { 0 };
 	struct qd_tensor tensors[3];
 	size_t n = 0;
 	enum qd_status st;
 
-	QD_TRY(st, parts_new(m, &p));
-	QD_TRY(st, fill_parts(m, i, &p));
+	QD_TRY(st, row_tensors_new(m, &p));
+	QD_TRY(st, fill_row(m, i, &p));
 	if (p.latents.data != NULL)
 		tensors[n++] = p.latents;
 	if (p.condition.data != NULL)
@@ -289,7 +290,7 @@ enum qd_status qd_prepare_images_encode(struct qd_prepare_images *m, struct qd_p
 		QD_TRY(st, hash_row(m, i, of));
 		if (qd_prepare_store_has(store, "image", i, of))
 			continue;
-		if (m->vae.exec == NULL)
+		if (m->vae.runner.graph == NULL)
 			QD_TRY(st, qd_prepare_network_build(&m->vae, &sizes));
 		QD_TRY(st, encode_row(m, i, of, store));
 	}

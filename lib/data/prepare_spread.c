@@ -87,7 +87,7 @@ static enum qd_status spread_rows(const struct qd_prepare_spread_rows *rows, int
 	order = malloc((size_t)rows->n * sizeof(*order));
 	if (order == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %lld rows", (long long)rows->n));
-	qd_prepare_random(&random, seed, QD_STREAM_ROW, 0);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_ROWS, 0));
 	QD_TRY(st, rank_rows(rows, &random, order));
 	qsort(order, (size_t)rows->n, sizeof(*order), by_key);
 	for (int64_t first = 0, end; taken < m; first = end) {
@@ -120,7 +120,7 @@ enum qd_status qd_prepare_spread_noised(
 
 	QD_TRY(st, begin(s, n));
 	QD_TRY(st, spread_rows(rows, n, seed, s->row));
-	qd_prepare_random(&random, seed, QD_STREAM_ORDER, 0);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_ORDER, 0));
 	st = permutation(n, &random, &s->stratum);
 out:
 	return st;
@@ -141,7 +141,7 @@ enum qd_status qd_prepare_spread_stored(
 		order[i] = (struct ranked){ timestep[i], i };
 	if (n < rows->n)
 		qsort(order, (size_t)rows->n, sizeof(*order), by_key);
-	qd_prepare_random(&random, seed, QD_STREAM_ROW, 0);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_ROWS, 0));
 	for (int64_t i = 0; i < n; i++) {
 		int64_t first = i * rows->n / n, end = (i + 1) * rows->n / n, best = pick(i, rows->n, n, &random),
 			from = best - first;
@@ -178,7 +178,7 @@ static enum qd_status spread_steps(struct qd_prepare_spread *s, size_t adapter, 
 
 	for (int64_t i = 0; i < s->n_trajectories; i++)
 		n += s->trajectories[i].adapter == adapter && s->trajectories[i].n == length;
-	qd_prepare_random(&random, seed, QD_STREAM_STEP, (int64_t)adapter + (length << 24));
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_STATES, (uint64_t)adapter + ((uint64_t)length << 24)));
 	QD_TRY(st, permutation(n, &random, &order));
 	for (int64_t i = 0; i < s->n_trajectories; i++) {
 		const struct qd_prepare_trajectory *t = &s->trajectories[i];

@@ -1,6 +1,6 @@
 /*
- * Finished parts of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
- * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes. Metadata of a part:
+ * Finished records of a run: a folder of small safetensors files, each complete when it is there, and the file "run" that says whose
+ * they are. A killed run finds them again; floats are kept as they are, so that going on gives the same bytes. Metadata of a record:
  * "quad.of", what it was made from, and "quad.hash", over that and its tensors.
  */
 #include "lib/data/internal.h"
@@ -15,6 +15,13 @@
 
 enum { PATH_TEXT = 4096, KEY_TEXT = 40 };
 
+/* Parts, the file "run", and what a run that was killed while it wrote one of them left: ".NAME.XXXXXX". */
+static bool is_ours(const char *name)
+{
+	return qd_ends_with(name, ".safetensors") || strcmp(name, "run") == 0 || qd_starts_with(name, ".run.") ||
+	       (name[0] == '.' && strstr(name, ".safetensors.") != NULL);
+}
+
 /* Only what this file writes is removed. */
 void qd_prepare_store_remove(struct qd_prepare_store *store)
 {
@@ -22,7 +29,7 @@ void qd_prepare_store_remove(struct qd_prepare_store *store)
 	DIR *folder = opendir(store->folder);
 
 	for (struct dirent *entry; folder != NULL && (entry = readdir(folder)) != NULL;)
-		if (qd_ends_with(entry->d_name, ".safetensors") || strcmp(entry->d_name, "run") == 0) {
+		if (is_ours(entry->d_name)) {
 			snprintf(path, sizeof(path), "%s/%s", store->folder, entry->d_name);
 			unlink(path);
 		}
@@ -37,7 +44,7 @@ void qd_prepare_store_release(struct qd_prepare_store *store)
 	*store = (struct qd_prepare_store){ 0 };
 }
 
-/* Whether the folder's parts are of this run; if not, `key` [KEY_TEXT] is the first word of the line of `run` that differs. */
+/* Whether the folder's records are of this run; if not, `key` [KEY_TEXT] is the first word of the line of `run` that differs. */
 static bool is_mine(const char *path, const char *run, char *key)
 {
 	struct qd_mapping mapping = { 0 };
@@ -86,7 +93,7 @@ out:
 	return st;
 }
 
-static void part_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
+static void record_path(const struct qd_prepare_store *store, const char *kind, int64_t index, char *path)
 {
 	snprintf(path, PATH_TEXT, "%s/%s-%06lld.safetensors", store->folder, kind, (long long)index);
 }
@@ -103,22 +110,19 @@ static const struct qd_tensor *next_by_name(const struct qd_tensor *tensors, siz
 	return next;
 }
 
-static enum qd_status hash_part(const char *of, const struct qd_tensor *tensors, size_t n, char *hash)
+static enum qd_status hash_record(const char *of, const struct qd_tensor *tensors, size_t n, char *hash)
 {
-	char *text = NULL;
-	size_t bytes = 0;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f != NULL)
-		fprintf(f, "%s\n", of);
-	for (const struct qd_tensor *t = NULL; f != NULL && (t = next_by_name(tensors, n, t)) != NULL;)
-		qd_tensor_print(t, f);
-	if (f == NULL || fclose(f) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_hash_bytes(text, bytes, hash);
+	QD_TRY(st, qd_text_open(&text));
+	fprintf(text.stream, "%s\n", of);
+	for (const struct qd_tensor *t = NULL; (t = next_by_name(tensors, n, t)) != NULL;)
+		qd_tensor_print(t, text.stream);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, hash);
 out:
-	free(text);
+	qd_text_release(&text);
 	return st;
 }
 
@@ -132,7 +136,7 @@ static enum qd_status check_finite(const struct qd_tensor *tensors, size_t n)
 }
 
 /* Opens a part whose bytes are those that were written. */
-static enum qd_status open_part(struct qd_safetensors *file, const char *path, const char **of)
+static enum qd_status open_record(struct qd_safetensors *file, const char *path, const char **of)
 {
 	const char *said;
 	char hash[QD_HASH_TEXT];
@@ -143,7 +147,7 @@ static enum qd_status open_part(struct qd_safetensors *file, const char *path, c
 	said = qd_safetensors_metadata(file, "quad.hash");
 	if (*of == NULL || said == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' has no hash", path));
-	QD_TRY(st, hash_part(*of, file->tensors, file->n, hash));
+	QD_TRY(st, hash_record(*of, file->tensors, file->n, hash));
 	if (strcmp(hash, said) != 0)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is damaged: its hash is not that of its bytes", path));
 	st = qd_prefix(check_finite(file->tensors, file->n), "'%s'", path);
@@ -158,10 +162,10 @@ bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int6
 	const char *stored = NULL;
 	bool has = false;
 
-	part_path(store, kind, index, path);
+	record_path(store, kind, index, path);
 	if (!qd_is_file(path))
 		return false;
-	if (open_part(&file, path, &stored) != QD_OK)
+	if (open_record(&file, path, &stored) != QD_OK)
 		qd_log(QD_LOG_WARNING, "%s; it is made anew", qd_message());
 	else if (strcmp(stored, of) != 0)
 		qd_log(QD_LOG_WARNING, "'%s' was made from something else than what is there now; it is made anew", path);
@@ -179,9 +183,9 @@ enum qd_status qd_prepare_store_put(const struct qd_prepare_store *store, const 
 	const char *const metadata[] = { "quad.hash", hash, "quad.of", of };
 	enum qd_status st;
 
-	part_path(store, kind, index, path);
+	record_path(store, kind, index, path);
 	QD_TRY(st, check_finite(tensors, n));
-	QD_TRY(st, hash_part(of, tensors, n, hash));
+	QD_TRY(st, hash_record(of, tensors, n, hash));
 	st = qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, NULL, NULL);
 out:
 	return st;
@@ -196,8 +200,8 @@ enum qd_status qd_prepare_store_get(
 	const char *of;
 	enum qd_status st;
 
-	part_path(store, kind, index, path);
-	QD_TRY(st, open_part(&file, path, &of));
+	record_path(store, kind, index, path);
+	QD_TRY(st, open_record(&file, path, &of));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	if ((size_t)qd_shape_elements(&tensor->shape) != n)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s': tensor '%s' has %lld values, needs %zu", path, name,

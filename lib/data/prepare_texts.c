@@ -139,8 +139,8 @@ void qd_prepare_texts_release(struct qd_prepare_texts *t)
 
 /* ---- encoding ---- */
 
-/* Binds the ids of a caption, and the mask of what is no padding where the encoder wants it. */
-static enum qd_status bind_text(struct qd_prepare_texts *t, size_t encoder, const char *text)
+/* Feeds the ids of a caption, and the mask of what is no padding where the encoder wants it. */
+static enum qd_status feed_text(struct qd_prepare_texts *t, size_t encoder, const char *text)
 {
 	struct qd_prepare_network *part = &t->encoders[encoder];
 	size_t length = (size_t)t->tokens, used = 0;
@@ -159,10 +159,10 @@ static enum qd_status bind_text(struct qd_prepare_texts *t, size_t encoder, cons
 		mask[i] = i < used;
 	}
 	tensor = qd_tensor_view("input_ids", QD_I64, QD_SHAPE(1, t->tokens), wide);
-	QD_TRY(st, qd_exec_bind_tensor(part->exec, tensor.name, &tensor));
+	QD_TRY(st, qd_runner_feed(&part->runner, &tensor));
 	if (part->component.text.uses_attention_mask) {
 		tensor = qd_tensor_view("attention_mask", QD_I64, QD_SHAPE(1, t->tokens), mask);
-		st = qd_exec_bind_tensor(part->exec, tensor.name, &tensor);
+		st = qd_runner_feed(&part->runner, &tensor);
 	}
 out:
 	free(ids);
@@ -180,9 +180,10 @@ static enum qd_status encode_one(struct qd_prepare_texts *t, size_t encoder, con
 
 	if (states == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, bind_text(t, encoder, text));
-	QD_TRY(st, qd_prepare_network_run(
-			   part, t->pooled ? "hidden_states_m2" : "last_hidden_state", (size_t)(t->tokens * hidden), states));
+	QD_TRY(st, feed_text(t, encoder, text));
+	QD_TRY(st, qd_runner_run(&part->runner));
+	QD_TRY(st, qd_runner_read(&part->runner, t->pooled ? "hidden_states_m2" : "last_hidden_state", (size_t)(t->tokens * hidden),
+			   states));
 	for (int64_t l = 0; l < t->tokens; l++)
 		memcpy(context + l * t->features + column, states + l * hidden, (size_t)hidden * sizeof(*states));
 out:
@@ -203,8 +204,9 @@ static enum qd_status encode(struct qd_prepare_texts *t, size_t k, const char *o
 	}
 	if (t->pooled) {
 		QD_TRY(st, qd_tensor_new(&tensors[1], "text_embeds", QD_F32, &QD_SHAPE(t->embeds)));
+		/* of the last encoder's run on this caption */
 		QD_TRY(st,
-			qd_prepare_network_run(&t->encoders[t->n_encoders - 1], "text_embeds", (size_t)t->embeds, tensors[1].data));
+			qd_runner_read(&t->encoders[t->n_encoders - 1].runner, "text_embeds", (size_t)t->embeds, tensors[1].data));
 	}
 	st = qd_prepare_store_put(store, "text", (int64_t)k, of, tensors, t->pooled ? 2 : 1);
 out:
@@ -225,7 +227,7 @@ enum qd_status qd_prepare_texts_encode(struct qd_prepare_texts *t, struct qd_pre
 		if (qd_prepare_store_has(store, "text", (int64_t)k, of))
 			continue;
 		for (size_t i = 0; i < t->n_encoders; i++)
-			if (t->encoders[i].exec == NULL)
+			if (t->encoders[i].runner.graph == NULL)
 				QD_TRY(st, qd_prepare_network_build(&t->encoders[i], &sizes));
 		QD_TRY(st, encode(t, k, of, store));
 	}

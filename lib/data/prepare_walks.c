@@ -13,8 +13,8 @@ struct walker {
 	const struct qd_prepare_walks *walks;
 	struct qd_slots slots;
 	struct qd_net net;
-	struct qd_exec *exec;
-	size_t latent, sample; /* elements */
+	struct qd_runner runner; /* zeroed until it is needed */
+	size_t latent, sample;   /* elements */
 	float *condition, *context, *negative;
 	struct qd_tensor samples, timesteps; /* of the longest: [n,C,h,w], [n] */
 };
@@ -25,14 +25,14 @@ struct walker {
 static const enum qd_data_field told[] = { QD_FIELD_CONTEXT, QD_FIELD_CONDITION, QD_FIELD_TEXT_EMBEDS, QD_FIELD_TIME_IDS,
 	QD_FIELD_TIME_COND };
 
-static enum qd_status bind(struct walker *w, const char *name, struct qd_shape shape, const float *data)
+static enum qd_status feed_data(struct walker *w, const char *name, struct qd_shape shape, const float *data)
 {
 	struct qd_tensor view = qd_tensor_view(name, QD_F32, shape, data);
-	return qd_exec_bind_tensor(w->exec, name, &view);
+	return qd_runner_feed(&w->runner, &view);
 }
 
 /* A field of a row with a first dimension of 1. */
-static enum qd_status bind_row(struct walker *w, enum qd_data_field field, int64_t row)
+static enum qd_status feed_row(struct walker *w, enum qd_data_field field, int64_t row)
 {
 	const struct qd_prepare_source *source = w->walks->source;
 	const struct qd_shape *shape = &source->shape[field];
@@ -44,7 +44,7 @@ static enum qd_status bind_row(struct walker *w, enum qd_data_field field, int64
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	memcpy(one.dim + 1, shape->dim, (size_t)shape->rank * sizeof(*shape->dim));
 	QD_TRY(st, qd_prepare_row(source, field, row, values));
-	st = bind(w, qd_data_field_name(field), one, values);
+	st = feed_data(w, qd_data_field_name(field), one, values);
 out:
 	free(values);
 	return st;
@@ -60,13 +60,13 @@ static enum qd_status begin_row(struct walker *w, int64_t row)
 		QD_TRY(st, qd_prepare_row(source, QD_FIELD_CONDITION, row, w->condition));
 	for (size_t i = 2; i < QD_COUNT(told); i++)
 		if (source->has[told[i]] && qd_data_field_needed(&w->walks->model->config, told[i]).rank >= 0)
-			QD_TRY(st, bind_row(w, told[i], row));
+			QD_TRY(st, feed_row(w, told[i], row));
 out:
 	return st;
 }
 
 /* The pooled vector of one pass: the row's, or that of no text. */
-static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditional)
+static enum qd_status feed_pooled(struct walker *w, int64_t row, bool conditional)
 {
 	const struct qd_prepare_source *source = w->walks->source;
 	struct qd_shape shape = source->shape[QD_FIELD_TEXT_EMBEDS];
@@ -75,13 +75,13 @@ static enum qd_status bind_pooled(struct walker *w, int64_t row, bool conditiona
 	enum qd_status st = QD_OK;
 
 	if (conditional)
-		return bind_row(w, QD_FIELD_TEXT_EMBEDS, row);
+		return feed_row(w, QD_FIELD_TEXT_EMBEDS, row);
 	values = calloc(n, sizeof(*values));
 	if (values == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	if (w->walks->negative >= 0)
 		QD_TRY(st, qd_prepare_store_get(source->store, "text", w->walks->negative, "text_embeds", n, values));
-	st = bind(w, "text_embeds", QD_SHAPE(1, (int64_t)n), values);
+	st = feed_data(w, "text_embeds", QD_SHAPE(1, (int64_t)n), values);
 out:
 	free(values);
 	return st;
@@ -93,35 +93,31 @@ static enum qd_status hash_walk(struct walker *w, int64_t j, char *of)
 	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_prepare_trajectory *t = &walks->spread->trajectories[j];
 	const struct qd_prepare_source *source = walks->source;
-	char *text = NULL, hash[QD_HASH_TEXT];
+	char hash[QD_HASH_TEXT];
 	float *values = NULL;
-	size_t bytes = 0, n;
-	FILE *f = open_memstream(&text, &bytes);
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
-	if (f == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
+	QD_TRY(st, qd_text_open(&text));
 	qd_hash_bytes(walks->spread->step + t->first, (size_t)t->n * sizeof(*walks->spread->step), hash);
-	fprintf(f, "adapter %zu steps %s", t->adapter, hash);
+	fprintf(text.stream, "adapter %zu steps %s", t->adapter, hash);
 	for (size_t i = 0; i < QD_COUNT(told); i++) {
 		if (!source->has[told[i]])
 			continue;
-		n = (size_t)qd_shape_elements(&source->shape[told[i]]);
+		size_t n = (size_t)qd_shape_elements(&source->shape[told[i]]);
 		free(values);
 		values = malloc(n * sizeof(*values));
 		if (values == NULL)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 		QD_TRY(st, qd_prepare_row(source, told[i], t->row, values));
 		qd_hash_bytes(values, n * sizeof(*values), hash);
-		fprintf(f, " %s", hash);
+		fprintf(text.stream, " %s", hash);
 	}
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, of);
 out:
+	qd_text_release(&text);
 	free(values);
-	if (fclose(f) != 0 && st == QD_OK)
-		st = qd_fail(QD_ENOMEM, "out of memory");
-	if (st == QD_OK)
-		qd_hash_bytes(text, bytes, of);
-	free(text);
 	return st;
 }
 
@@ -141,7 +137,6 @@ static enum qd_status denoise(void *context, const struct qd_denoise_call *call)
 	const struct qd_shape *text = &w->walks->source->shape[QD_FIELD_CONTEXT];
 	struct qd_shape sample = w->samples.shape;
 	float timestep = (float)call->timestep;
-	qt_tensor out = NULL;
 	enum qd_status st;
 
 	sample.dim[0] = 1;
@@ -149,20 +144,19 @@ static enum qd_status denoise(void *context, const struct qd_denoise_call *call)
 		memcpy((float *)w->samples.data + (size_t)pass->kept * w->sample, call->sample, w->sample * sizeof(float));
 		((float *)w->timesteps.data)[pass->kept++] = timestep;
 	}
-	QD_TRY(st, bind(w, "sample", sample, call->sample));
-	QD_TRY(st, bind(w, "timestep", QD_SHAPE(1), &timestep));
-	QD_TRY(st, bind(w, "encoder_hidden_states", QD_SHAPE(1, text->dim[0], text->dim[1]),
+	QD_TRY(st, feed_data(w, "sample", sample, call->sample));
+	QD_TRY(st, feed_data(w, "timestep", QD_SHAPE(1), &timestep));
+	QD_TRY(st, feed_data(w, "encoder_hidden_states", QD_SHAPE(1, text->dim[0], text->dim[1]),
 			   call->conditional ? w->context : w->negative));
 	if (w->walks->options->guidance != 1 && w->walks->source->has[QD_FIELD_TEXT_EMBEDS])
-		QD_TRY(st, bind_pooled(w, t->row, call->conditional));
-	QD_TRY(st, qd_exec_run(w->exec, &out));
-	st = qt_read(out, call->out, w->latent * sizeof(float));
+		QD_TRY(st, feed_pooled(w, t->row, call->conditional));
+	QD_TRY(st, qd_runner_run(&w->runner));
+	st = qd_runner_read(&w->runner, "out", w->latent, call->out);
 out:
-	qt_free(out);
 	return st;
 }
 
-static enum qd_status walk(struct walker *w, int64_t j, const char *of, const struct qd_prepare_store *store)
+static enum qd_status walk_one(struct walker *w, int64_t j, const char *of, const struct qd_prepare_store *store)
 {
 	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_prepare_trajectory *t = &walks->spread->trajectories[j];
@@ -182,46 +176,42 @@ static enum qd_status walk(struct walker *w, int64_t j, const char *of, const st
 		.seed = walks->options->seed + (uint64_t)j };
 	struct qd_tensor parts[2];
 	float *x = malloc(w->latent * sizeof(*x));
-	bool grad = qt_get_grad();
 	enum qd_status st = QD_OK;
 
-	qt_set_grad(false);
 	if (x == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (walks->n_adapters > 0)
-		QD_TRY(st, qd_net_bind_adapter(&w->net, w->exec, walks->adapters[t->adapter]));
+		QD_TRY(st, qd_runner_feed_adapter(&w->runner, &w->net.slots, walks->adapters[t->adapter]));
 	QD_TRY(st, begin_row(w, t->row));
-	qd_prepare_noise(walks->options->seed, QD_STREAM_WALK, j, w->latent, x);
+	qd_random_normals(walks->options->seed, qd_stream(QD_STREAM_WALK, (uint64_t)j), w->latent, x);
 	QD_TRY(st, qd_sample(&sampling, denoise, &pass, x));
 	shape.dim[0] = t->n;
 	parts[0] = qd_tensor_view("sample", QD_F32, shape, w->samples.data);
 	parts[1] = qd_tensor_view("timestep", QD_F32, QD_SHAPE(t->n), w->timesteps.data);
 	st = qd_prepare_store_put(store, "walk", j, of, parts, 2);
 out:
-	qt_set_grad(grad);
 	free(x);
 	return qd_prefix(st, "trajectory %lld", (long long)j);
 }
 
 /* ---- preparing ---- */
 
-static enum qd_status build(struct walker *w)
+static enum qd_status build_walker(struct walker *w)
 {
 	const struct qd_prepare_walks *walks = w->walks;
 	const struct qd_shape *sample = &walks->source->shape[QD_FIELD_SAMPLE], *text = &walks->source->shape[QD_FIELD_CONTEXT];
 	struct qd_sizes sizes = { .batch = 1, .height = sample->dim[1], .width = sample->dim[2], .tokens = text->dim[0] };
-	struct qd_exec_options options = { 0 };
 	enum qd_status st = QD_OK;
 
 	if (walks->n_adapters > 0)
 		QD_TRY(st, qd_slots_choose(&w->slots, walks->modules, walks->adapters, walks->n_adapters, NULL, 0));
 	QD_TRY(st, qd_net_build(&w->net, walks->model, &sizes, &w->slots));
-	st = qd_exec_new(&w->exec, &w->net.graph, &options);
+	st = qd_runner_open(&w->runner, &w->net.graph, NULL);
 out:
 	return st;
 }
 
-static enum qd_status allocate(struct walker *w)
+static enum qd_status allocate_walker(struct walker *w)
 {
 	const struct qd_prepare_walks *walks = w->walks;
 	struct qd_shape shape = walks->source->shape[QD_FIELD_SAMPLE];
@@ -249,7 +239,7 @@ out:
 
 static void walker_release(struct walker *w)
 {
-	qd_exec_free(w->exec);
+	qd_runner_release(&w->runner);
 	qd_net_release(&w->net);
 	qd_slots_release(&w->slots);
 	qd_tensor_release(&w->samples);
@@ -266,15 +256,15 @@ enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_p
 	char of[QD_HASH_TEXT];
 	enum qd_status st;
 
-	QD_TRY(st, allocate(&w));
+	QD_TRY(st, allocate_walker(&w));
 	for (int64_t j = 0; j < n; j++) {
 		qd_progress("trajectories", (uint64_t)j, (uint64_t)n, NULL);
 		QD_TRY(st, hash_walk(&w, j, of));
 		if (qd_prepare_store_has(store, "walk", j, of))
 			continue;
-		if (w.exec == NULL)
-			QD_TRY(st, build(&w));
-		QD_TRY(st, walk(&w, j, of, store));
+		if (w.runner.graph == NULL)
+			QD_TRY(st, build_walker(&w));
+		QD_TRY(st, walk_one(&w, j, of, store));
 	}
 	qd_progress("trajectories", (uint64_t)n, (uint64_t)n, NULL);
 out:

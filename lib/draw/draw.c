@@ -1,7 +1,11 @@
 /*
  * Drawing. Text: a pixel's coverage is clamp(r + 1/2 - d), d its distance to the nearest stroke of the character and r half the
- * pen's width. Enlarging: output pixel (i + 1/2) / scale - 1/2 in the input, weighed by the cubic w(t) = 1 - 5/2 t^2 + 3/2 |t|^3
- * for |t| <= 1,   2 - 4 |t| + 5/2 t^2 - 1/2 |t|^3 for |t| <= 2,   edges repeated.
+ * pen's width. Enlarging: output pixel i lies at (i + 1/2) / scale - 1/2 in the input, whose pixels at a distance t weigh
+ *
+ *   w(t) = 1 - 5/2 t^2 + 3/2 |t|^3               for |t| <= 1
+ *          2 - 4 |t| + 5/2 t^2 - 1/2 |t|^3       for |t| <= 2
+ *
+ * with the edges repeated.
  */
 #include "lib/draw/draw.h"
 #include "lib/draw/font.h"

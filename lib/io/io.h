@@ -2,6 +2,10 @@
  * lib/io: bytes to tensors and back. Element types, shapes, tensors (a typed view of bytes and who owns them), safetensors, npy,
  * pictures. Readers map files and hand out views; nothing is copied that can stay mapped. Sizes found in files are checked with
  * overflow-checked arithmetic against the file's length before use.
+ *
+ * A picture format more: its file, its declaration in picture.h and its row in picture.c; what is not known by its first bytes yet,
+ * in the list below and in kind.c; endings of its names in lib/data/image_folder.c. A library more: the lists in Makefile,
+ * scripts/install-deps.sh and scripts/check-layers.sh.
  */
 #ifndef QUAD_LIB_IO_IO_H
 #define QUAD_LIB_IO_IO_H
@@ -104,8 +108,6 @@ QD_CHECK enum qd_status qd_extent_add(struct qd_extent *range, const struct qd_t
 void qd_tensor_print(const struct qd_tensor *tensor, FILE *text);
 float qd_f16_to_f32(uint16_t bits);
 uint16_t qd_f32_to_f16(float value);
-float qd_bf16_to_f32(uint16_t bits);
-uint16_t qd_f32_to_bf16(float value);
 
 /* ---- safetensors (the format's bytes are described in safetensors.c) ---- */
 struct qd_safetensors {
@@ -139,17 +141,14 @@ typedef enum qd_status (*qd_fill)(void *context, size_t i, void *buffer);
 QD_CHECK enum qd_status qd_safetensors_write(const char *path, const struct qd_tensor *tensors, size_t n,
 	const char *const *metadata, size_t n_metadata, bool force, qd_fill fill, void *context);
 
-/* ---- npy (NumPy format 1.0 to 3.0, C order) ---- */
-/* `out` owns its bytes, row-major whatever the file's order, and has no name. QD_EIO; QD_EINPUT; QD_EUNSUPPORTED: element type. */
-QD_CHECK enum qd_status qd_npy_read(const char *path, struct qd_tensor *out);
-/* The same from memory. */
-QD_CHECK enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out);
-/* A view into `data` instead of a copy. `column_major` tells that the elements lie so: the first index runs fastest. */
+/* ---- npy (NumPy format 1.0 to 3.0) ---- */
+/*
+ * `out` is a view into `data` and has no name; `name` is for messages. `column_major` tells that the elements lie so: the first
+ * index runs fastest. QD_EINPUT; QD_EUNSUPPORTED: element type.
+ */
 QD_CHECK enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, struct qd_tensor *out, bool *column_major);
 /* The elements of `from`, whose first index runs fastest, in row-major order to `to` of from->bytes bytes. */
 void qd_npy_transpose(const struct qd_tensor *from, void *to);
-/* QD_EUNSUPPORTED for types that NumPy does not have (BF16 and below 16 bits of float). */
-QD_CHECK enum qd_status qd_npy_write(const char *path, const struct qd_tensor *tensor, bool force);
 
 /* ---- what a file is, by its first bytes (kind.c) ---- */
 /* X(id, how a message calls it) */

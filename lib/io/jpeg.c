@@ -11,6 +11,7 @@
  */
 #include "lib/io/picture.h"
 
+#include <errno.h>
 #include <setjmp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -157,14 +158,15 @@ static enum qd_status read(struct reader *r, const void *data, size_t bytes)
 	int how;
 	enum qd_status st;
 
+	errno = 0;
 	if (!read_header(r, data, bytes))
-		return qd_fail(QD_EINPUT, "%s", r->failure.text);
+		return qd_fail(errno == ENOMEM ? QD_ENOMEM : QD_EINPUT, "%s", r->failure.text);
 	how = orientation(r->jpeg.marker_list); /* the list ends with the decompression */
 	if (r->jpeg.num_components != 1 && r->jpeg.num_components != 3)
 		return qd_fail(QD_EUNSUPPORTED, "has %d channels, needs 1 or 3", r->jpeg.num_components);
 	QD_TRY(st, qd_image_new(r->image, (int)r->jpeg.image_width, (int)r->jpeg.image_height));
 	if (!read_pixels(r))
-		QD_TRY(st, qd_fail(QD_EINPUT, "%s", r->failure.text));
+		QD_TRY(st, qd_fail(errno == ENOMEM ? QD_ENOMEM : QD_EINPUT, "%s", r->failure.text));
 	st = turn(r->image, how);
 out:
 	return st;

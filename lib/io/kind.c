@@ -2,10 +2,13 @@
  * What a file is, by its first bytes: so that one that was taken for something else is called by its name. Downloads that ask for a
  * login leave web pages and JSON under the name of a model; older checkpoints are pickles whatever they are called.
  *
- *   PNG     89 "PNG" 0d 0a 1a 0a      JPEG  ff d8 ff            WebP   "RIFF" size "WEBP"       BMP   "BM" ... GIF "GIF8" TIFF "II*" "MM*"
- *   NumPy   93 "NUMPY"                zip   "PK" 3 4, or 5 6    pickle 80, protocol 2 to 5, or a zip whose first member is the
- *   gzip    1f 8b                     GGUF  "GGUF"                     "NAME/data.pkl" of torch.save
- *   HDF5    89 "HDF" 0d 0a 1a 0a      text  '<' HTML, '{' or '[' JSON, behind white space or a byte order mark
+ *   PNG     89 "PNG" 0d 0a 1a 0a      NumPy   93 "NUMPY"
+ *   JPEG    ff d8 ff                  HDF5    89 "HDF" 0d 0a 1a 0a
+ *   WebP    "RIFF" size "WEBP"        GGUF    "GGUF"
+ *   GIF     "GIF8"                    gzip    1f 8b
+ *   BMP     "BM"                      zip     "PK" 3 4, or 5 6
+ *   TIFF    "II*" 0, or "MM" 0 "*"    pickle  80, protocol 2 to 5, or a zip whose first member is the "NAME/data.pkl" of torch.save
+ *   text    '<' HTML, '{' or '[' JSON, behind white space or a byte order mark
  */
 #include "lib/io/io.h"
 

@@ -7,16 +7,12 @@
  *   the header   a Python dictionary, padded with spaces, "\n" at the end:
  *                {'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }
  *   the rest     the elements, row-major unless fortran_order
- *
- * Written as 1.0 with the data at a multiple of 64, as NumPy does.
  */
 #include "lib/io/io.h"
 
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
-enum { MAX_HEADER_BYTES = 1 << 16, HEADER_TEXT = 256 };
+enum { MAX_HEADER_BYTES = 1 << 16 };
 
 static const unsigned char magic[6] = { 0x93, 'N', 'U', 'M', 'P', 'Y' };
 
@@ -214,7 +210,7 @@ enum qd_status qd_npy_view(const char *name, const void *data, size_t bytes, str
 	return qd_prefix(view(data, bytes, out, column_major), "'%s'", name);
 }
 
-/* Element (i_0, .., i_r-1) lies at i_0 + d_0 (i_1 + d_1 (i_2 + ...)): the index is counted up as an odometer, the last one first. */
+/* Element (i_0, .., i_r-1) lies at i_0 + d_0 (i_1 + d_1 (i_2 + ...)): the index counts up as an odometer does, the last first. */
 void qd_npy_transpose(const struct qd_tensor *from, void *to)
 {
 	const struct qd_shape *shape = &from->shape;
@@ -233,82 +229,4 @@ void qd_npy_transpose(const struct qd_tensor *from, void *to)
 			index[d] = 0;
 		}
 	}
-}
-
-enum qd_status qd_npy_parse(const char *name, const void *data, size_t bytes, struct qd_tensor *out)
-{
-	struct qd_tensor found = { 0 };
-	bool column_major;
-	enum qd_status st;
-	*out = (struct qd_tensor){ 0 };
-	QD_TRY(st, qd_npy_view(name, data, bytes, &found, &column_major));
-	QD_TRY(st, qd_tensor_new(out, NULL, found.dtype, &found.shape));
-	if (column_major)
-		qd_npy_transpose(&found, out->data);
-	else if (found.bytes > 0)
-		memcpy(out->data, found.data, found.bytes);
-out:
-	return st;
-}
-
-enum qd_status qd_npy_read(const char *path, struct qd_tensor *out)
-{
-	*out = (struct qd_tensor){ 0 };
-	struct qd_mapping mapping = { 0 };
-	enum qd_status st = qd_mapping_open(&mapping, path);
-	if (st == QD_OK)
-		st = qd_npy_parse(path, mapping.data, mapping.size, out);
-	qd_mapping_release(&mapping);
-	return st;
-}
-
-/* ---- writing ---- */
-
-static const char *spelling_of(enum qd_dtype dtype)
-{
-	for (size_t i = 0; i < QD_COUNT(spellings); i++)
-		if (spellings[i].dtype == dtype)
-			return spellings[i].descr;
-	return NULL;
-}
-
-/* The file's bytes before the data, into `out`; their count. Seven dimensions of nineteen digits fit. */
-static size_t build_header(const struct qd_tensor *tensor, const char *descr, unsigned char *out)
-{
-	char dims[HEADER_TEXT] = "", text[HEADER_TEXT + 64];
-	size_t used = 0;
-	for (int i = 0; i < tensor->shape.rank; i++)
-		used += (size_t)snprintf(dims + used, sizeof(dims) - used, i ? ", %lld" : "%lld", (long long)tensor->shape.dim[i]);
-	/* A tuple of one needs its comma; the byte order of one-byte elements is written as "not applicable". */
-	int n = snprintf(text, sizeof(text), "{'descr': '%c%s', 'fortran_order': False, 'shape': (%s%s), }",
-		qd_dtype_bits(tensor->dtype) == 8 ? '|' : '<', descr, dims, tensor->shape.rank == 1 ? "," : "");
-	size_t total = (10 + (size_t)n + 1 + 63) & ~(size_t)63;
-	memcpy(out, magic, sizeof(magic));
-	out[6] = 1;
-	out[7] = 0;
-	out[8] = (unsigned char)((total - 10) & 0xff);
-	out[9] = (unsigned char)((total - 10) >> 8);
-	memset(out + 10, ' ', total - 10);
-	memcpy(out + 10, text, (size_t)n);
-	out[total - 1] = '\n';
-	return total;
-}
-
-enum qd_status qd_npy_write(const char *path, const struct qd_tensor *tensor, bool force)
-{
-	const char *descr = spelling_of(tensor->dtype);
-	if (!descr)
-		return qd_fail(
-			QD_EUNSUPPORTED, "cannot write '%s': NumPy files have no type %s", path, qd_dtype_name(tensor->dtype));
-	unsigned char header[2 * HEADER_TEXT];
-	size_t header_bytes = build_header(tensor, descr, header);
-	struct qd_output output = { 0 };
-	enum qd_status st;
-	QD_TRY(st, qd_output_open(&output, path, force));
-	QD_TRY(st, qd_output_write(&output, header, header_bytes));
-	QD_TRY(st, qd_output_write(&output, tensor->data, tensor->bytes));
-	QD_TRY(st, qd_output_commit(&output));
-out:
-	qd_output_release(&output);
-	return st;
 }

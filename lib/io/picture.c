@@ -7,7 +7,6 @@
 #include <string.h>
 #include <strings.h>
 
-/* A format more: its row here, its file, its declaration in picture.h. */
 static const struct format {
 	const char *name;
 	enum qd_file_kind kind;

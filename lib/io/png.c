@@ -7,6 +7,7 @@
  */
 #include "lib/io/picture.h"
 
+#include <errno.h>
 #include <png.h>
 #include <setjmp.h>
 #include <stdio.h>
@@ -30,6 +31,12 @@ static PNG_NORETURN void on_error(png_structp png, png_const_charp text)
 	struct failure *failure = png_get_error_ptr(png);
 	snprintf(failure->text, sizeof(failure->text), "%s", text);
 	longjmp(failure->back, 1);
+}
+
+/* errno was 0 before libpng was called. */
+static enum qd_status failure_status(void)
+{
+	return errno == ENOMEM ? QD_ENOMEM : QD_EINPUT;
 }
 
 static void on_warning(png_structp png, png_const_charp text)
@@ -135,15 +142,16 @@ enum qd_status qd_png_parse(const void *data, size_t bytes, struct qd_image *ima
 	struct reader r = { .source = { data, bytes } };
 	enum qd_status st;
 
+	errno = 0;
 	r.png = png_create_read_struct(PNG_LIBPNG_VER_STRING, &r.failure, on_error, on_warning);
 	r.info = r.png ? png_create_info_struct(r.png) : NULL;
 	if (!r.info)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (!read_header(&r))
-		QD_TRY(st, qd_fail(QD_EINPUT, "%s", r.failure.text));
+		QD_TRY(st, qd_fail(failure_status(), "%s", r.failure.text));
 	QD_TRY(st, prepare_rows(&r));
 	if (!read_pixels(&r))
-		QD_TRY(st, qd_fail(QD_EINPUT, "%s", r.failure.text));
+		QD_TRY(st, qd_fail(failure_status(), "%s", r.failure.text));
 	QD_TRY(st, qd_image_new(image, (int)r.width, (int)r.height));
 	qd_lay_over_white(r.pixels, (size_t)r.width * r.height, image->rgb);
 out:
@@ -181,9 +189,10 @@ enum qd_status qd_image_write(const char *path, const struct qd_image *image, bo
 	if (!info)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_output_open(&output, path, force));
+	errno = 0;
 	if (!write_image(png, info, &sink, &failure, image)) {
 		QD_TRY(st, sink.st);
-		QD_TRY(st, qd_fail(QD_EINPUT, "cannot write '%s': %s", path, failure.text));
+		QD_TRY(st, qd_fail(failure_status(), "cannot write '%s': %s", path, failure.text));
 	}
 	QD_TRY(st, qd_output_commit(&output));
 out:

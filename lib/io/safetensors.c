@@ -11,8 +11,8 @@
  *
  * This reader follows the reference reader, white space around the header included, and is stricter where that leaves room for two
  * readings of one file: duplicate tensor names or metadata keys (compared after unescaping), a tensor written as an array, an empty
- * name, \u0000 in a name or text, more than QD_MAX_RANK dimensions, integers above 2^63 - 1,
- * "-0" anywhere outside a string, and nesting beyond 32.
+ * name, \u0000 in a name or text, more than QD_MAX_RANK dimensions, integers above 2^63 - 1, "-0" anywhere outside a string, and
+ * nesting beyond 32.
  */
 #include "lib/io/io.h"
 

@@ -67,16 +67,15 @@ static enum qd_status sort_tensors(const struct qd_tensor *tensors, size_t n, qd
 
 /* ---- header ---- */
 
-/* Adds `value` (stolen, may be NULL for out of memory) under a key that must be new. */
+/* Adds `value` (stolen; NULL when it could not be made) under a key that must be new. */
 static enum qd_status set_new(json_t *object, const char *what, const char *key, json_t *value)
 {
 	enum qd_status st = QD_OK;
-	if (!value)
-		st = qd_fail(QD_EINPUT, "%s '%s' is not valid UTF-8 or memory is out", what, key);
-	else if (json_object_get(object, key))
+	if (value && json_object_get(object, key))
 		st = qd_fail(QD_EINPUT, "%s '%s' is given twice", what, key);
-	else if (json_object_set(object, key, value) != 0)
-		st = qd_fail(QD_EINPUT, "%s '%s' is not valid UTF-8", what, key);
+	else if (!value || json_object_set(object, key, value) != 0)
+		st = qd_json_starved() ? qd_fail(QD_ENOMEM, "out of memory")
+				       : qd_fail(QD_EINPUT, "%s '%s' is not valid UTF-8", what, key);
 	json_decref(value);
 	return st;
 }
@@ -100,7 +99,7 @@ static enum qd_status add_tensor(json_t *header, const struct qd_tensor *tensor,
 	json_t *shape = json_array();
 	for (int i = 0; i < tensor->shape.rank; i++)
 		json_array_append_new(shape, json_integer(tensor->shape.dim[i]));
-	json_t *member = json_pack("{s:s, s:o, s:[I, I]}", "dtype", qd_dtype_name(tensor->dtype), "shape", shape, "data_offsets",
+	json_t *member = json_pack("{s:s,s:o,s:[I,I]}", "dtype", qd_dtype_name(tensor->dtype), "shape", shape, "data_offsets",
 		(json_int_t)begin, (json_int_t)(begin + tensor->bytes));
 	return set_new(header, "tensor", tensor->name, member);
 }
@@ -118,9 +117,7 @@ static enum qd_status build_header(const struct place *places, size_t n, const c
 		if (__builtin_add_overflow(at, places[i].tensor->bytes, &at))
 			QD_TRY(st, qd_fail(QD_EINPUT, "the tensors' sizes overflow 64 bits"));
 	}
-	*out = json_dumps(header, JSON_COMPACT);
-	if (!*out)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_json_text(header, JSON_COMPACT, out));
 out:
 	json_decref(header);
 	return st;

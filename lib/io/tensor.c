@@ -70,16 +70,6 @@ uint16_t qd_f32_to_f16(float value)
 	return narrow_f16(value);
 }
 
-float qd_bf16_to_f32(uint16_t bits)
-{
-	return float_of((uint32_t)bits << 16);
-}
-
-uint16_t qd_f32_to_bf16(float value)
-{
-	return narrow_bf16(value);
-}
-
 /* ---- whole tensors ---- */
 
 #define WIDEN_BF16(x) float_of((uint32_t)(x) << 16)

@@ -1,14 +1,15 @@
 /*
  * Zip archives (PKWARE APPNOTE 6.3), read from their end; all numbers little-endian:
  *
- *   end record       "PK\5\6"  +10 u16 members   +12 u32 bytes of the directory   +16 u32 its offset   +20 u16 comment; 22 bytes
- *   before it, where a number is all ones:
+ *   end record       "PK\5\6"  +10 u16 members   +12 u32 bytes of the directory   +16 u32 its offset   +20 u16 length of the
+ *                    comment; 22 bytes, then the comment. Before it, where a number is all ones:
  *   64-bit locator   "PK\6\7"  +8 u64 offset of the 64-bit end record; 20 bytes
  *   64-bit end       "PK\6\6"  +32 u64 members   +40 u64 bytes of the directory   +48 u64 its offset; 56 bytes
  *   directory entry  "PK\1\2"  +8 u16 flags (1: encrypted)   +10 u16 method (0 stored, 8 deflated)   +16 u32 CRC-32
- *                    +20 u32 packed   +24 u32 bytes   +28 u16 length of the name, +30 of extras, +32 of the comment   +42 u32
- * offset of the local header; 46 bytes, then name, extras, comment. Extra 1 has u64 bytes, packed, offset: those of them that are
- * all ones above local header     "PK\3\4"  +26 u16 length of the name, +28 of extras; 30 bytes, then name, extras, data
+ *                    +20 u32 packed   +24 u32 bytes   +28 u16 length of the name, +30 of extras, +32 of the comment
+ *                    +42 u32 offset of the local header; 46 bytes, then name, extras, comment. Extra 1 has u64 bytes, packed,
+ *                    offset: those of them that are all ones above
+ *   local header     "PK\3\4"  +26 u16 length of the name, +28 of extras; 30 bytes, then name, extras, data
  *
  * The sum of stored members is not checked: they are used where they lie, and reading them twice would double the time. One archive
  * in several files, encryption and other methods are refused.
@@ -215,6 +216,8 @@ static int inflate_pieces(z_stream *stream, const struct qd_zip_member *m, unsig
 		in_left -= in - stream->avail_in;
 		out_left -= room - stream->avail_out;
 	}
+	if (result == Z_MEM_ERROR)
+		return result;
 	return result == Z_STREAM_END && out_left == 0 ? Z_OK : Z_DATA_ERROR;
 }
 
@@ -228,13 +231,15 @@ enum qd_status qd_zip_inflate(const struct qd_zip_member *m, void **out)
 	z_stream stream = { 0 };
 	unsigned char *data = malloc(m->bytes + 1); /* never empty */
 	enum qd_status st = QD_OK;
+	int result;
 
 	*out = NULL;
 	if (data == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for the %zu bytes of member '%s'", m->bytes, m->name);
-	if (inflateInit2(&stream, -MAX_WBITS) != Z_OK)
+	result = inflateInit2(&stream, -MAX_WBITS) == Z_OK ? inflate_pieces(&stream, m, data) : Z_MEM_ERROR;
+	if (result == Z_MEM_ERROR)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	if (inflate_pieces(&stream, m, data) != Z_OK || sum(data, m->bytes) != m->crc)
+	if (result != Z_OK || sum(data, m->bytes) != m->crc)
 		QD_TRY(st, qd_fail(QD_EINPUT, "member '%s' is damaged", m->name));
 	*out = data;
 	data = NULL;

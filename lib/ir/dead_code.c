@@ -53,7 +53,7 @@ static size_t sweep_weights(struct qd_graph *g, const unsigned char *needed)
 	return removed;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status dead_code_run(struct qd_graph *g, void *context, size_t *changes)
 {
 	unsigned char *needed = calloc(g->n_values + 1, 1);
 
@@ -68,4 +68,4 @@ static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
 	return QD_OK;
 }
 
-const struct qd_pass qd_pass_dead_code = { "dead_code", "remove nodes and weights that no output needs", run };
+const struct qd_pass qd_pass_dead_code = { "dead_code", "remove nodes and weights that no output needs", dead_code_run };

@@ -10,6 +10,7 @@
 #include "lib/ir/ir.h"
 
 #include <math.h>
+#include <stdlib.h>
 
 float qd_encoding_low(const struct qd_encoding *e)
 {
@@ -36,6 +37,14 @@ enum qd_status qd_encoding_new(struct qd_arena *arena, int bits, bool symmetric,
 		return QD_ENOMEM;
 	*out = e;
 	return QD_OK;
+}
+
+bool qd_encoding_is_centred(const struct qd_encoding *e)
+{
+	for (size_t i = 0; i < e->n; i++)
+		if (e->zero_point[i] != 0)
+			return false;
+	return true;
 }
 
 /* The elements as [outer][n scales][inner]. */
@@ -78,9 +87,36 @@ void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, cons
 		qd_fake_quantize_f32(&grid, x, y);
 }
 
-void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y)
-{
-	struct qd_grid grid = grid_of(e, shape);
+/* ---- codes as they are stored ---- */
 
-	qd_dequantize_f32(&grid, q, y);
+enum qd_dtype qd_encoding_dtype(const struct qd_encoding *e)
+{
+	if (e->bits <= 8)
+		return e->is_signed ? QD_I8 : QD_U8;
+	if (e->bits <= 16)
+		return e->is_signed ? QD_I16 : QD_U16;
+	return QD_DTYPE_COUNT;
+}
+
+void qd_code_store(enum qd_dtype dtype, void *codes, size_t i, int32_t q)
+{
+	if (qd_dtype_bits(dtype) == 8)
+		((uint8_t *)codes)[i] = (uint8_t)q;
+	else
+		((uint16_t *)codes)[i] = (uint16_t)q;
+}
+
+enum qd_status qd_encode(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, void *codes)
+{
+	enum qd_dtype dtype = qd_encoding_dtype(e);
+	size_t n = (size_t)qd_shape_elements(shape);
+	int32_t *q = malloc((n + 1) * sizeof(*q));
+
+	if (q == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory for %zu codes", n);
+	qd_quantize(e, shape, x, q, NULL);
+	for (size_t i = 0; i < n; i++)
+		qd_code_store(dtype, codes, i, q[i]);
+	free(q);
+	return QD_OK;
 }

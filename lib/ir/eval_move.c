@@ -265,7 +265,7 @@ enum qd_status qd_eval_resize(const struct qd_eval *e)
 	return QD_OK;
 }
 
-static void fill(struct qd_tensor *out, const void *element)
+static void fill_with(struct qd_tensor *out, const void *element)
 {
 	size_t width = qd_dtype_bits(out->dtype) / 8;
 	for (size_t at = 0; at < out->bytes; at += width)
@@ -281,7 +281,7 @@ enum qd_status qd_eval_pad(const struct qd_eval *e)
 
 	QD_TRY(st, qd_pad_axes_of(e->g, e->node, e->in, before, after));
 	if (e->node->n_in > 2 && e->in[2] != NULL)
-		fill(&e->out[0], e->in[2]->data);
+		fill_with(&e->out[0], e->in[2]->data);
 	strides(x, in);
 	strides(&e->out[0].shape, out);
 	for (int i = 0; i < x->rank; i++) {
@@ -334,7 +334,7 @@ enum qd_status qd_eval_constant_of_shape(const struct qd_eval *e)
 	float real = qd_node_float(e->node, "value", 0);
 	int64_t whole = (int64_t)real;
 
-	fill(&e->out[0], e->out[0].dtype == QD_F32 ? (const void *)&real : &whole);
+	fill_with(&e->out[0], e->out[0].dtype == QD_F32 ? (const void *)&real : &whole);
 	return QD_OK;
 }
 

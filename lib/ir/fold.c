@@ -74,7 +74,7 @@ out:
 	return st;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status fold_run(struct qd_graph *g, void *context, size_t *changes)
 {
 	enum qd_status st = QD_OK;
 	size_t at = 0;
@@ -93,4 +93,4 @@ out:
 	return st;
 }
 
-const struct qd_pass qd_pass_fold_constants = { "fold_constants", "compute nodes whose inputs are small constants", run };
+const struct qd_pass qd_pass_fold_constants = { "fold_constants", "compute nodes whose inputs are small constants", fold_run };

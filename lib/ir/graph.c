@@ -275,30 +275,6 @@ qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t 
 	return out;
 }
 
-void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
-	const struct qd_attr *attrs, size_t n_out, qd_id *out)
-{
-	struct qd_node node = { .op = op,
-		.name = name,
-		.in = (qd_id *)in,
-		.n_in = n_in,
-		.n_out = n_out,
-		.attrs = (struct qd_attr *)attrs,
-		.n_attrs = n_attrs };
-	const char **names = qd_arena_array(&g->arena, n_out, sizeof(*names));
-
-	for (size_t i = 0; i < n_out && names != NULL; i++) {
-		out[i] = QD_NONE;
-		names[i] = qd_arena_strf(&g->arena, "%s.%zu", name, i);
-		if (names[i] == NULL)
-			names = NULL;
-	}
-	if (names == NULL)
-		qd_graph_stop(g, QD_ENOMEM);
-	else
-		qd_graph_add_node(g, &node, names, out);
-}
-
 void qd_graph_output(struct qd_graph *g, qd_id value)
 {
 	enum qd_status st;

@@ -14,6 +14,14 @@
  *
  * Everything of a graph lives in its arena; ids stay valid for the graph's life (removed nodes and values keep their id, marked
  * dead).
+ *
+ * An operator more: its row in ops.def, which text form, verifier and ONNX reader and writer follow; its arithmetic in one of
+ * eval_*.c and its line in eval.c; its lowering in lib/torch/lower.c or lower_move.c (and in shim.h and shim_ops.cc where the shim
+ * does not have libtorch's yet); a case in tests/unit/test_ir_eval.c and one in test_torch_ops.c. What is forgotten does not compile,
+ * does not link or fails a test. (A shape rule that no other operator has is a function more, in one of shapes*.c.)
+ *
+ * A pass over any graph more: its file, its declaration below, and its place in recognize.c or whoever runs it; before and after as
+ * text in tests/ir.
  */
 #ifndef QUAD_LIB_IR_IR_H
 #define QUAD_LIB_IR_IR_H
@@ -126,9 +134,16 @@ QD_CHECK enum qd_status qd_encoding_from_range(
  * or infinity. */
 QD_CHECK enum qd_status qd_encoding_per_channel(
 	struct qd_arena *arena, const struct qd_tensor *weight, int bits, struct qd_encoding **out);
+/* Whether all zero points are 0. */
+bool qd_encoding_is_centred(const struct qd_encoding *e);
 /* x f32 of `shape` -> q i32 (bits 4 to 32) and dequantized y f32 (bits 4 to 16); either output may be NULL, y may be x. */
 void qd_quantize(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, int32_t *q, float *y);
-void qd_dequantize(const struct qd_encoding *e, const struct qd_shape *shape, const int32_t *q, float *y);
+/* The element type that codes are stored in: 8 bits for up to 8, 16 for up to 16, signed as the grid; QD_DTYPE_COUNT for more. */
+enum qd_dtype qd_encoding_dtype(const struct qd_encoding *e);
+/* Element `i` of codes of such a type. */
+void qd_code_store(enum qd_dtype dtype, void *codes, size_t i, int32_t q);
+/* x f32 of `shape` as codes in qd_encoding_dtype(e), which is one. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_encode(const struct qd_encoding *e, const struct qd_shape *shape, const float *x, void *codes);
 
 /* The range of the numbers seen so far and 0 (encoding_range.c): start from { 0 }. */
 struct qd_range {
@@ -208,9 +223,6 @@ qd_id qd_graph_const_f32(struct qd_graph *g, const char *name, struct qd_shape s
  */
 qd_id qd_graph_node(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
 	const struct qd_attr *attrs);
-/* The same for several outputs (Split): `out` receives n_out ids; output i is called "<name>.<i>". */
-void qd_graph_node_outputs(struct qd_graph *g, enum qd_op op, const char *name, size_t n_in, const qd_id *in, size_t n_attrs,
-	const struct qd_attr *attrs, size_t n_out, qd_id *out);
 /* The general form, from the fields op, name, in, n_in, attrs, n_attrs and n_out of `node`: outputs are called out_names[0..n_out),
  * their ids go to `out`. */
 void qd_graph_add_node(struct qd_graph *g, const struct qd_node *node, const char *const *out_names, qd_id *out);
@@ -232,10 +244,14 @@ void qd_graph_remove_node(struct qd_graph *g, qd_id node);
 QD_CHECK enum qd_status qd_graph_sort(struct qd_graph *g);
 /* Gives a value (and its map entry) another name. QD_EINPUT when taken. */
 QD_CHECK enum qd_status qd_graph_rename(struct qd_graph *g, qd_id value, const char *name);
+/* A new Reshape of `x` to `shape`, called after `node` with a suffix, unique; returns its value. */
+qd_id qd_graph_reshaped(struct qd_graph *g, qd_id node, const char *suffix, qd_id x, const struct qd_shape *shape);
 
 /* Looking. */
 qd_id qd_graph_find(const struct qd_graph *g, const char *value_name);
 qd_id qd_graph_find_node(const struct qd_graph *g, const char *node_name);
+/* The node that computes `value` if its operator is `op` (QD_OP_COUNT: any), else NULL. */
+const struct qd_node *qd_made_by(const struct qd_graph *g, qd_id value, enum qd_op op);
 const struct qd_attr *qd_node_attr(const struct qd_node *node, const char *name);
 int64_t qd_node_int(const struct qd_node *node, const char *name, int64_t absent);
 float qd_node_float(const struct qd_node *node, const char *name, float absent);
@@ -271,8 +287,8 @@ QD_CHECK enum qd_status qd_graph_constant(const struct qd_graph *g, qd_id value,
  * shapes and dtypes equal to what the rules give. QD_EINPUT names node and rule. */
 QD_CHECK enum qd_status qd_graph_verify(const struct qd_graph *g);
 
-/* ---- short builders for what networks are made of (build.c); `name` is the module path, also the node's and the output's name
- * ---- */
+/* ---- short builders for what networks are made of (build.c) ---- */
+/* `name` is the module path, also the node's and the output's name. */
 /* y = conv(x, w) + b; x [N,C,H,W], w [O,C,kh,kw], b [O] or QD_NONE; pads top, left, bottom, right. */
 qd_id qd_build_conv(struct qd_graph *g, const char *name, qd_id x, qd_id w, qd_id b, int64_t stride, const int64_t pads[4]);
 /* y = x w^T + b; x [rows,in], w [out,in], b [out] or QD_NONE. */
@@ -290,10 +306,10 @@ qd_id qd_build_transpose(struct qd_graph *g, const char *name, qd_id x, size_t n
 qd_id qd_build_concat(struct qd_graph *g, const char *name, size_t n, const qd_id *parts, int64_t axis);
 /* One axis, step 1: x[begin:end]. */
 qd_id qd_build_slice(struct qd_graph *g, const char *name, qd_id x, int64_t axis, int64_t begin, int64_t end);
-/* softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled",
- * ".masked",
- * ".softmax" and "<name>".
- * q [N,heads,Lq,d], k [N,heads,Lk,d], v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d]. */
+/*
+ * softmax(q k^T * scale + mask) v as Transpose, MatMul, Mul, (Add,) Softmax, MatMul: nodes "<name>.keys", ".scores", ".scaled",
+ * ".masked", ".softmax" and "<name>". q [N,heads,Lq,d], k and v [N,heads,Lk,d], mask or QD_NONE -> [N,heads,Lq,d].
+ */
 qd_id qd_build_attention(struct qd_graph *g, const char *name, qd_id q, qd_id k, qd_id v, qd_id mask, float scale);
 /* Nearest upsampling by integer index k>>1 to [H2,W2] (Resize, asymmetric, floor). */
 qd_id qd_build_upsample2(struct qd_graph *g, const char *name, qd_id x, int64_t height, int64_t width);
@@ -366,8 +382,7 @@ QD_CHECK enum qd_status qd_graph_recognize(struct qd_graph *g, struct qd_transpo
  */
 QD_CHECK enum qd_status qd_graph_match(const struct qd_graph *a, const struct qd_graph *b);
 
-/* ---- a plain C evaluator of single operators on small float32/int64 tensors: the reference for tests and for constant folding
- * ---- */
+/* ---- a plain C evaluator of single operators on small tensors: the reference for tests and for constant folding ---- */
 /*
  * Computes all outputs of any operator from its inputs: in[i] (NULL for an absent one) has the shape of the graph's value; floats
  * are F32, every integer type and BOOL are I64, aligned. Outputs likewise; allocated (owned). QD_EINPUT for inputs that do not fit,

@@ -137,7 +137,7 @@ static bool equal_attrs(const struct qd_node *a, const struct qd_node *b)
 		return false;
 	for (size_t i = 0; i < a->n_attrs; i++) {
 		const struct qd_attr *x = &a->attrs[i], *y = qd_node_attr(b, x->name);
-		if (y == NULL || x->i != y->i || fabsf(x->f - y->f) > 1e-6F * fabsf(x->f) || x->n_ints != y->n_ints)
+		if (y == NULL || x->i != y->i || !(fabsf(x->f - y->f) <= 1e-6F * fabsf(x->f)) || x->n_ints != y->n_ints)
 			return false;
 		if (x->n_ints > 0 && memcmp(x->ints, y->ints, x->n_ints * sizeof(*x->ints)) != 0)
 			return false;

@@ -86,7 +86,7 @@ static qd_id rebuild(struct qd_graph *g, qd_id id, qd_id logits, size_t *changes
 	return qd_graph_beside(g, id, "scaled", QD_OP_MUL, 2, (qd_id[]){ scores, constant }, 0, NULL);
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status attention_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node softmax = g->nodes[id];
 	size_t before = *changes;
@@ -111,9 +111,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status attention_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, attention_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_attention = { "attention", "scale the scores of attention in one place", run };
+const struct qd_pass qd_pass_attention = { "attention", "scale the scores of attention in one place", attention_run };

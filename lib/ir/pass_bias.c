@@ -20,7 +20,7 @@ static bool is_bias(const struct qd_graph *g, qd_id value, const struct qd_shape
 	return v->kind == QD_WEIGHT && v->shape.rank == 1 && v->shape.dim[0] == product->dim[1];
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status bias_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node *node = &g->nodes[id];
 	(void)context;
@@ -37,9 +37,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status bias_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, bias_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_bias = { "bias", "let biases join their products", run };
+const struct qd_pass qd_pass_bias = { "bias", "let biases join their products", bias_run };

@@ -18,12 +18,12 @@
 
 /* ---- shapes ---- */
 
-static bool is_plain_reshape(const struct qd_graph *g, const struct qd_node *node)
+static bool is_plain_reshape(struct qd_graph *g, const struct qd_node *node)
 {
 	const struct qd_shape *shape = &g->values[node->out[0]].shape;
 	int64_t dims[QD_MAX_RANK];
 	size_t n;
-	if (node->n_attrs > 0 || qd_graph_ints(g, node->in[1], QD_MAX_RANK, dims, &n) != QD_OK)
+	if (node->n_attrs > 0 || !qd_is_answer(g, qd_graph_ints(g, node->in[1], QD_MAX_RANK, dims, &n)))
 		return false;
 	return (int)n == shape->rank && memcmp(dims, shape->dim, n * sizeof(*dims)) == 0;
 }
@@ -74,12 +74,12 @@ static size_t split(struct qd_graph *g, qd_id id)
 	return 1;
 }
 
-static bool is_plain_slice(const struct qd_graph *g, const struct qd_node *node, int axis, int64_t begin, int64_t end)
+static bool is_plain_slice(struct qd_graph *g, const struct qd_node *node, int axis, int64_t begin, int64_t end)
 {
 	int64_t numbers[3];
 	for (size_t i = 0; i < 3; i++) {
 		size_t n;
-		if (node->n_in != 4 || qd_graph_ints(g, node->in[i + 1], 1, &numbers[i], &n) != QD_OK || n != 1)
+		if (node->n_in != 4 || !qd_is_answer(g, qd_graph_ints(g, node->in[i + 1], 1, &numbers[i], &n)) || n != 1)
 			return false;
 	}
 	return numbers[0] == begin && numbers[1] == end && numbers[2] == axis;
@@ -92,7 +92,7 @@ static size_t slice(struct qd_graph *g, qd_id id)
 	struct qd_slice_axis axes[QD_MAX_RANK];
 	qd_id in[4] = { node->in[0] };
 	int axis = -1;
-	if (qd_slice_axes(g, node, axes) != QD_OK)
+	if (!qd_is_answer(g, qd_slice_axes(g, node, axes)))
 		return 0;
 	for (int i = 0; i < shape->rank; i++) {
 		if (axes[i].step != 1 || (axis >= 0 && axes[i].count != shape->dim[i]))
@@ -171,7 +171,7 @@ static size_t concat(struct qd_graph *g, qd_id id)
 	return last;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status forms_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	(void)context;
 	switch (g->nodes[id].op) {
@@ -199,9 +199,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status forms_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, forms_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_forms = { "forms", "spell what has several spellings in one way", run };
+const struct qd_pass qd_pass_forms = { "forms", "spell what has several spellings in one way", forms_run };

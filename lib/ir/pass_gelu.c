@@ -60,7 +60,7 @@ static qd_id gelu_of(const struct qd_graph *g, const struct qd_node *node)
 	return QD_NONE;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status gelu_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	qd_id x = g->nodes[id].op == QD_OP_MUL ? gelu_of(g, &g->nodes[id]) : QD_NONE;
 	(void)context;
@@ -71,9 +71,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status gelu_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, gelu_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_gelu = { "gelu", "find exact GELUs that were spelled out", run };
+const struct qd_pass qd_pass_gelu = { "gelu", "find exact GELUs that were spelled out", gelu_run };

@@ -67,7 +67,7 @@ static bool match(const struct qd_graph *g, const struct qd_node *node, struct m
 	return normalized != QD_NONE && qd_same_shape(g, normalized, node->out[0]) && match_core(g, normalized, m);
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status group_norm_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	struct match m;
 	(void)context;
@@ -81,9 +81,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status group_norm_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, group_norm_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_group_norm = { "group_norm", "find group normalizations", run };
+const struct qd_pass qd_pass_group_norm = { "group_norm", "find group normalizations", group_norm_run };

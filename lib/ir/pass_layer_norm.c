@@ -11,11 +11,11 @@
 #include "lib/ir/rewrite.h"
 
 /* The operand of a mean over the last axis, or QD_NONE. */
-static qd_id mean_of(const struct qd_graph *g, qd_id value)
+static qd_id mean_of(struct qd_graph *g, qd_id value)
 {
 	const struct qd_node *mean = qd_made_by(g, value, QD_OP_REDUCE_MEAN);
 	unsigned axes;
-	if (mean == NULL || qd_node_int(mean, "keepdims", 1) != 1 || qd_reduced_axes(g, mean, &axes) != QD_OK)
+	if (mean == NULL || qd_node_int(mean, "keepdims", 1) != 1 || !qd_is_answer(g, qd_reduced_axes(g, mean, &axes)))
 		return QD_NONE;
 	int rank = g->values[mean->in[0]].shape.rank;
 	return rank > 0 && axes == 1U << (rank - 1) ? mean->in[0] : QD_NONE;
@@ -31,7 +31,7 @@ static qd_id square_of(const struct qd_graph *g, qd_id value)
 }
 
 /* x of d / sqrt(mean(d^2) + eps) with d = x - mean(x), or QD_NONE. */
-static qd_id normalized_of(const struct qd_graph *g, qd_id value, double *epsilon)
+static qd_id normalized_of(struct qd_graph *g, qd_id value, double *epsilon)
 {
 	const struct qd_node *div = qd_made_by(g, value, QD_OP_DIV);
 	const struct qd_node *centered = div != NULL ? qd_made_by(g, div->in[0], QD_OP_SUB) : NULL;
@@ -56,7 +56,7 @@ static qd_id vector_operand(const struct qd_graph *g, const struct qd_node *node
 	return QD_NONE;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status layer_norm_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node *node = &g->nodes[id];
 	qd_id product, quotient;
@@ -74,9 +74,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status layer_norm_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, layer_norm_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_layer_norm = { "layer_norm", "find layer normalizations that were spelled out", run };
+const struct qd_pass qd_pass_layer_norm = { "layer_norm", "find layer normalizations that were spelled out", layer_norm_run };

@@ -21,8 +21,7 @@ struct merging {
 /* A text that is the same for what is the same: "w<id>" of the first equal small constant, "<id>" of anything else. */
 static enum qd_status print_input(FILE *f, const struct qd_graph *g, struct merging *m, qd_id id)
 {
-	char *text = NULL;
-	size_t bytes = 0;
+	struct qd_text key;
 	enum qd_status st = QD_OK;
 	const struct qd_value *v = id != QD_NONE ? &g->values[id] : NULL;
 	if (v == NULL || v->kind != QD_WEIGHT || v->data.bytes > SMALL_BYTES || v->data.data == NULL) {
@@ -30,19 +29,16 @@ static enum qd_status print_input(FILE *f, const struct qd_graph *g, struct merg
 		return QD_OK;
 	}
 	char shape[QD_SHAPE_TEXT];
-	FILE *key = open_memstream(&text, &bytes);
-	if (key == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	fprintf(key, "%d %s ", (int)v->data.dtype, qd_shape_text(&v->shape, shape));
+	QD_TRY(st, qd_text_open(&key));
+	fprintf(key.stream, "%d %s ", (int)v->data.dtype, qd_shape_text(&v->shape, shape));
 	for (size_t i = 0; i < v->data.bytes; i++)
-		fprintf(key, "%02x", ((const unsigned char *)v->data.data)[i]);
-	if (fclose(key) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	if (qd_strmap_get(&m->constants, text) == QD_NONE)
-		QD_TRY(st, qd_strmap_put(&m->constants, text, id));
-	fprintf(f, " w%u", qd_strmap_get(&m->constants, text));
+		fprintf(key.stream, "%02x", ((const unsigned char *)v->data.data)[i]);
+	QD_TRY(st, qd_text_end(&key));
+	if (qd_strmap_get(&m->constants, key.bytes) == QD_NONE)
+		QD_TRY(st, qd_strmap_put(&m->constants, key.bytes, id));
+	fprintf(f, " w%u", qd_strmap_get(&m->constants, key.bytes));
 out:
-	free(text);
+	qd_text_release(&key);
 	return st;
 }
 
@@ -53,51 +49,48 @@ static void print_attr(FILE *f, const struct qd_attr *a)
 		fprintf(f, ",%lld", (long long)a->ints[i]);
 }
 
-/* The text of what a node computes; the caller frees it. */
-static enum qd_status node_key(const struct qd_graph *g, struct merging *m, const struct qd_node *node, char **text)
+/* The text of what a node computes; the caller releases it. */
+static enum qd_status node_key(const struct qd_graph *g, struct merging *m, const struct qd_node *node, struct qd_text *key)
 {
-	size_t bytes = 0;
-	enum qd_status st = QD_OK;
-	FILE *f = open_memstream(text, &bytes);
-	if (f == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	fprintf(f, "%d", (int)node->op);
-	for (size_t i = 0; i < node->n_in && st == QD_OK; i++)
-		st = print_input(f, g, m, node->in[i]);
+	enum qd_status st;
+	QD_TRY(st, qd_text_open(key));
+	fprintf(key->stream, "%d", (int)node->op);
+	for (size_t i = 0; i < node->n_in; i++)
+		QD_TRY(st, print_input(key->stream, g, m, node->in[i]));
 	for (size_t i = 0; i < node->n_attrs; i++)
-		print_attr(f, &node->attrs[i]);
-	if (fclose(f) != 0 && st == QD_OK)
-		st = qd_fail(QD_ENOMEM, "out of memory");
+		print_attr(key->stream, &node->attrs[i]);
+	st = qd_text_end(key);
+out:
 	return st;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status merge_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	struct merging *m = context;
 	const struct qd_node *node = &g->nodes[id];
 	enum qd_status st;
-	char *key = NULL;
+	struct qd_text key = { 0 };
 	if (node->n_out != 1 || qd_graph_is_output(g, node->out[0]) || g->values[node->out[0]].encoding != NULL)
 		return QD_OK;
 	QD_TRY(st, node_key(g, m, node, &key));
-	uint32_t first = qd_strmap_get(&m->nodes, key);
+	uint32_t first = qd_strmap_get(&m->nodes, key.bytes);
 	if (first == QD_NONE)
-		QD_TRY(st, qd_strmap_put(&m->nodes, key, node->out[0]));
+		QD_TRY(st, qd_strmap_put(&m->nodes, key.bytes, node->out[0]));
 	else
 		*changes += qd_graph_replace(g, node->out[0], first, QD_NONE) > 0;
 out:
-	free(key);
+	qd_text_release(&key);
 	return st;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status merge_run(struct qd_graph *g, void *context, size_t *changes)
 {
 	struct merging m = { 0 };
 	(void)context;
-	enum qd_status st = qd_graph_visit(g, visit, &m, changes);
+	enum qd_status st = qd_graph_visit(g, merge_visit, &m, changes);
 	qd_strmap_release(&m.nodes);
 	qd_strmap_release(&m.constants);
 	return st;
 }
 
-const struct qd_pass qd_pass_merge = { "merge", "compute once what is computed several times", run };
+const struct qd_pass qd_pass_merge = { "merge", "compute once what is computed several times", merge_run };

@@ -21,10 +21,10 @@ static bool keeps_order(const struct qd_graph *g, const struct qd_node *node)
 	return true;
 }
 
-static bool steps_forward(const struct qd_graph *g, const struct qd_node *node)
+static bool steps_forward(struct qd_graph *g, const struct qd_node *node)
 {
 	struct qd_slice_axis axes[QD_MAX_RANK];
-	if (qd_slice_axes(g, node, axes) != QD_OK)
+	if (!qd_is_answer(g, qd_slice_axes(g, node, axes)))
 		return false;
 	for (int i = 0; i < g->values[node->in[0]].shape.rank; i++)
 		if (axes[i].step < 0 && axes[i].count > 1)
@@ -49,7 +49,7 @@ static qd_id neutral(const struct qd_graph *g, const struct qd_node *node)
 }
 
 /* What a node gives back unchanged, or QD_NONE. */
-static qd_id passed_through(const struct qd_graph *g, const struct qd_node *node)
+static qd_id passed_through(struct qd_graph *g, const struct qd_node *node)
 {
 	switch (node->op) {
 	case QD_OP_IDENTITY:
@@ -80,7 +80,7 @@ static qd_id passed_through(const struct qd_graph *g, const struct qd_node *node
 	}
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status no_ops_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node *node = &g->nodes[id];
 	qd_id out = node->out[0], in = node->n_out == 1 ? passed_through(g, node) : QD_NONE;
@@ -97,9 +97,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status no_ops_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, no_ops_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_no_ops = { "no_ops", "take out nodes that give back what they got", run };
+const struct qd_pass qd_pass_no_ops = { "no_ops", "take out nodes that give back what they got", no_ops_run };

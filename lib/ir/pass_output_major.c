@@ -51,7 +51,7 @@ void qd_transposed_release(struct qd_transposed *kept)
 	*kept = (struct qd_transposed){ 0 };
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status output_major_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	const struct qd_node node = g->nodes[id];
 	enum qd_status st = QD_OK;
@@ -78,9 +78,9 @@ out:
 	return st;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status output_major_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, output_major_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_output_major = { "output_major", "store constant matrices of products as [O,I]", run };
+const struct qd_pass qd_pass_output_major = { "output_major", "store constant matrices of products as [O,I]", output_major_run };

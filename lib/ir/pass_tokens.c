@@ -97,11 +97,11 @@ static bool normalizes_last(const struct qd_graph *g, const struct qd_node *node
 	return node->op == QD_OP_LAYER_NORM && (axis == -1 || axis == g->values[node->in[0]].shape.rank - 1);
 }
 
-static bool slices_last(const struct qd_graph *g, const struct qd_node *node)
+static bool slices_last(struct qd_graph *g, const struct qd_node *node)
 {
 	int64_t axis = -1;
 	size_t n = 0;
-	if (node->op != QD_OP_SLICE || node->n_in != 4 || qd_graph_ints(g, node->in[3], 1, &axis, &n) != QD_OK)
+	if (node->op != QD_OP_SLICE || node->n_in != 4 || !qd_is_answer(g, qd_graph_ints(g, node->in[3], 1, &axis, &n)))
 		return false;
 	return n == 1 && (axis == -1 || axis == g->values[node->in[0]].shape.rank - 1);
 }
@@ -152,7 +152,7 @@ out:
 	return st;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status tokens_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	struct rows *rows = context;
 	const struct qd_node *node = &g->nodes[id];
@@ -166,13 +166,13 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return is_elementwise(g, rows, node) ? over_rows(g, rows, id, node->n_in, changes) : QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status tokens_run(struct qd_graph *g, void *context, size_t *changes)
 {
 	struct rows rows = { 0 };
 	(void)context;
-	enum qd_status st = qd_graph_visit(g, visit, &rows, changes);
+	enum qd_status st = qd_graph_visit(g, tokens_visit, &rows, changes);
 	free(rows.of);
 	return st;
 }
 
-const struct qd_pass qd_pass_tokens = { "tokens", "compute layers over tokens as layers over rows", run };
+const struct qd_pass qd_pass_tokens = { "tokens", "compute layers over tokens as layers over rows", tokens_run };

@@ -68,12 +68,12 @@ static size_t transpose(struct qd_graph *g, qd_id id)
 }
 
 /* The part of a Concat that a Slice takes whole, or QD_NONE. */
-static qd_id whole_part(const struct qd_graph *g, const struct qd_node *node)
+static qd_id whole_part(struct qd_graph *g, const struct qd_node *node)
 {
 	const struct qd_node *concat = qd_made_by(g, node->in[0], QD_OP_CONCAT);
 	struct qd_slice_axis axes[QD_MAX_RANK];
 	int64_t at = 0;
-	if (concat == NULL || qd_slice_axes(g, node, axes) != QD_OK)
+	if (concat == NULL || !qd_is_answer(g, qd_slice_axes(g, node, axes)))
 		return QD_NONE;
 	const struct qd_shape *shape = &g->values[node->in[0]].shape;
 	int64_t axis = qd_node_int(concat, "axis", 0);
@@ -98,7 +98,7 @@ static size_t slice(struct qd_graph *g, qd_id id)
 	return qd_graph_replace(g, out, part, QD_NONE) > 0;
 }
 
-static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
+static enum qd_status views_visit(struct qd_graph *g, qd_id id, void *context, size_t *changes)
 {
 	(void)context;
 	switch (g->nodes[id].op) {
@@ -117,9 +117,9 @@ static enum qd_status visit(struct qd_graph *g, qd_id id, void *context, size_t 
 	return QD_OK;
 }
 
-static enum qd_status run(struct qd_graph *g, void *context, size_t *changes)
+static enum qd_status views_run(struct qd_graph *g, void *context, size_t *changes)
 {
-	return qd_graph_visit(g, visit, context, changes);
+	return qd_graph_visit(g, views_visit, context, changes);
 }
 
-const struct qd_pass qd_pass_views = { "views", "join chains of nodes that only move elements", run };
+const struct qd_pass qd_pass_views = { "views", "join chains of nodes that only move elements", views_run };

@@ -50,6 +50,13 @@ qd_id qd_times_number(const struct qd_graph *g, const struct qd_node *node, doub
 	return qd_is_uniform(g, node->in[0], number) ? node->in[1] : QD_NONE;
 }
 
+bool qd_is_answer(struct qd_graph *g, enum qd_status st)
+{
+	if (st == QD_ENOMEM)
+		qd_graph_stop(g, st);
+	return st == QD_OK;
+}
+
 bool qd_same_shape(const struct qd_graph *g, qd_id a, qd_id b)
 {
 	return qd_shape_equal(&g->values[a].shape, &g->values[b].shape);

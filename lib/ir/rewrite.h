@@ -1,14 +1,12 @@
 /*
- * What passes that recognize patterns share: looking from a value to what computes it, and changing a node in place. A pattern is
- * matched from its last node backward; that node is changed, and what no longer has a use is left to dead_code.
+ * What passes that recognize patterns share, private to lib/ir: looking from a value to what computes it, and changing a node in
+ * place. A pattern is matched from its last node backward; that node is changed, and what no longer has a use is left to dead_code.
  */
 #ifndef QUAD_LIB_IR_REWRITE_H
 #define QUAD_LIB_IR_REWRITE_H
 
 #include "lib/ir/ir.h"
 
-/* The node that computes `value` if its operator is `op` (QD_OP_COUNT: any), else NULL. */
-const struct qd_node *qd_made_by(const struct qd_graph *g, qd_id value, enum qd_op op);
 /* True when every element of a constant is the same number (at least one, at most QD_CONSTANT_ELEMENTS); `out` receives it. */
 bool qd_is_uniform(const struct qd_graph *g, qd_id value, double *out);
 /* True for a uniform constant within 1e-6 of `number`, relatively: what a float32 of it may be. */
@@ -16,6 +14,9 @@ bool qd_is_number(const struct qd_graph *g, qd_id value, double number);
 /* For a node of two inputs: the input that is no uniform constant, with the constant's number; QD_NONE when there is no such pair.
  */
 qd_id qd_times_number(const struct qd_graph *g, const struct qd_node *node, double *number);
+/* Whether a look at constants (qd_graph_ints, qd_slice_axes, ...) came to something. Where it failed for want of memory that is no
+ * answer: the graph is stopped. */
+bool qd_is_answer(struct qd_graph *g, enum qd_status st);
 bool qd_same_shape(const struct qd_graph *g, qd_id a, qd_id b);
 
 /*
@@ -28,8 +29,6 @@ void qd_graph_change(
 /* A new node called after `node` with a suffix, unique; returns its value. */
 qd_id qd_graph_beside(struct qd_graph *g, qd_id node, const char *suffix, enum qd_op op, size_t n_in, const qd_id *in,
 	size_t n_attrs, const struct qd_attr *attrs);
-/* Reshape of `x` to `shape`, as `beside` names it. */
-qd_id qd_graph_reshaped(struct qd_graph *g, qd_id node, const char *suffix, qd_id x, const struct qd_shape *shape);
 /* Changes `node` to a Reshape of `x` to the shape that its output has. */
 void qd_graph_change_to_reshape(struct qd_graph *g, qd_id node, qd_id x);
 /* A weight with the bytes of the constant `value` under another shape of as many elements. */

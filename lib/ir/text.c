@@ -216,20 +216,15 @@ out:
 
 enum qd_status qd_graph_print(const struct qd_graph *g, char **text)
 {
-	size_t size = 0;
-	FILE *f;
+	struct qd_text out;
 	enum qd_status st;
 
 	*text = NULL;
-	f = open_memstream(text, &size);
-	if (f == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	st = print_graph(f, g);
-	if ((fclose(f) != 0 || *text == NULL) && st == QD_OK)
-		st = qd_fail(QD_ENOMEM, "out of memory");
-	if (st != QD_OK) {
-		free(*text);
-		*text = NULL;
-	}
+	QD_TRY(st, qd_text_open(&out));
+	QD_TRY(st, print_graph(out.stream, g));
+	QD_TRY(st, qd_text_end(&out));
+	*text = qd_text_take(&out);
+out:
+	qd_text_release(&out);
 	return st;
 }

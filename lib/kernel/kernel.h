@@ -42,8 +42,10 @@ void qd_fake_quantize_backward_f32(const struct qd_grid *grid, const float *x, c
 bool qd_min_max_f32(const float *x, size_t n, float *low, float *high);
 
 /*
- * One step of decoupled AdamW over n elements (Loshchilov & Hutter 2019): m = b1 m + (1-b1) g; v = b2 v + (1-b2) g^2;
- * x = x (1 - lr wd); x -= lr (m / (1-b1^step)) / (sqrt(v / (1-b2^step)) + eps). step counts from 1.
+ * One step of decoupled AdamW over n elements (Loshchilov & Hutter 2019); step counts from 1:
+ *
+ *   m <- b1 m + (1 - b1) g        v <- b2 v + (1 - b2) g^2
+ *   x <- x (1 - lr wd) - lr (m / (1 - b1^step)) / (sqrt(v / (1 - b2^step)) + eps)
  */
 struct qd_adamw {
 	int64_t step;

@@ -1,8 +1,9 @@
 /*
  * Quantizing, dequantizing, both at once, and the straight-through gradient:
  *
- *   q = clamp(rint(x / scale) + zero, low, high)      y = float(q - zero) * scale      dx = dy [low <= rint(x / scale) + zero <=
- * high]
+ *   q  = clamp(rint(x / scale) + zero, low, high)
+ *   y  = float(q - zero) * scale
+ *   dx = dy where low <= rint(x / scale) + zero <= high, else 0
  *
  * x is seen as [outer, channels, inner]. An array is cut into runs that share one channel (`step` 0), or, where channels are the
  * last dimension (inner 1), into runs that walk along them (`step` 1). Both are the same loop over a run.

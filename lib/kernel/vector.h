@@ -98,8 +98,9 @@ INLINE vec silu(vec x)
 }
 
 /*
- * x (1 + erf(x / sqrt 2)) / 2 with Abramowitz and Stegun 7.1.26, whose error is below 1.5e-7: for z >= 0 and t = 1 / (1 + 0.3275911
- * z), erf(z) = 1 - t (a1 + t (a2 + t (a3 + t (a4 + t a5)))) exp(-z^2).
+ * x (1 + erf(x / sqrt 2)) / 2 with Abramowitz and Stegun 7.1.26, whose error is below 1.5e-7: for z >= 0
+ *
+ *   erf(z) = 1 - t (a1 + t (a2 + t (a3 + t (a4 + t a5)))) exp(-z^2)      t = 1 / (1 + 0.3275911 z)
  */
 INLINE vec gelu(vec x)
 {

@@ -1,9 +1,11 @@
 /*
- * Images and sets of images: mean squared error, structural similarity, Frechet distance.
+ * Images and sets of images: structural similarity, Frechet distance.
  *
- * SSIM of two windows: (2 mx my + C1)(2 cov + C2) / ((mx^2 + my^2 + C1)(vx + vy + C2)), C1 = (0.01 L)^2, C2 = (0.03 L)^2, L = 255,
- * with the windows' weighted means and (co)variances. The weights are a product of a row and a column, so every mean is a sum along
- * rows, then along columns.
+ * Of two windows, with their weighted means and (co)variances:
+ *
+ *   SSIM = (2 mx my + C1)(2 cov + C2) / ((mx^2 + my^2 + C1)(vx + vy + C2))      C1 = (0.01 L)^2, C2 = (0.03 L)^2, L = 255
+ *
+ * The weights are a product of a row and a column, so every mean is a sum along rows, then along columns.
  */
 #include "lib/math/math.h"
 
@@ -18,16 +20,6 @@ struct window {
 	double weight[MAX_WINDOW];
 	double covariance; /* sample over population covariance */
 };
-
-double qd_mse_u8(const uint8_t *a, const uint8_t *b, size_t n)
-{
-	uint64_t sum = 0;
-	for (size_t i = 0; i < n; i++) {
-		int32_t d = (int32_t)a[i] - (int32_t)b[i];
-		sum += (uint64_t)(d * d);
-	}
-	return n ? (double)sum / (double)n : 0;
-}
 
 static struct window make_window(enum qd_ssim_window kind)
 {

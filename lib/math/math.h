@@ -1,6 +1,6 @@
 /*
- * lib/math: random numbers, matrix products and singular values (OpenBLAS, called nowhere else), statistics, and the measures by
- * which two outputs are compared. Sums are in double precision throughout; matrices are row-major.
+ * lib/math: random numbers, inner products and eigenvalues (OpenBLAS, called nowhere else), statistics, and the measures by which
+ * two outputs are compared. Sums are in double precision throughout; matrices are row-major.
  */
 #ifndef QUAD_LIB_MATH_MATH_H
 #define QUAD_LIB_MATH_MATH_H
@@ -28,34 +28,43 @@ double qd_random_uniform(struct qd_random *random);
 double qd_random_normal(struct qd_random *random);
 
 /*
- * PyTorch's CPU generator: what torch.manual_seed(seed) followed by torch.randn(...) of float32 draws, to float32 rounding. A
- * generator continues its stream from one draw to the next, as PyTorch's does.
+ * Who draws from which streams of a seed: from a range of 2^48 of them each, by an index into it. They are part of what equal seeds
+ * give, so none ever moves. Ranges that coincide belong to different commands, or are used at different indices.
+ *
+ * Without a range: a random weight's stream is a hash of its tensor's name (lib/network/init.c), and scripts/example draws its
+ * pictures under seeds of its own.
  */
-struct qd_mt19937 {
-	uint32_t state[624];
-	unsigned at;
-	bool has_spare;
-	double spare;
+enum qd_stream {
+	/* sampling: draw d for sample i (qd_sample_noise), index (d << 32) + i */
+	QD_STREAM_SAMPLING = 0,
+	/* training and distillation */
+	QD_STREAM_PASS = 0,            /* the order of the data in pass p, index p */
+	QD_STREAM_STEP = 0x4000,       /* noise and timesteps of training step k, index k */
+	QD_STREAM_POOL = 0x4000,       /* of the batch that begins with draw k of a student's pool, index k */
+	QD_STREAM_VALIDATION = 0x8000, /* of validation batch b, index b */
+	QD_STREAM_FRESH = 0xc000,      /* a fresh adapter's down, index 0 */
+	/* calibration data, index: sample, row or trajectory */
+	QD_STREAM_ORDER = 0, /* which part of the schedule a sample's timestep is from, index 0 */
+	QD_STREAM_TIMESTEP,  /* where in it */
+	QD_STREAM_NOISE,
+	QD_STREAM_LATENT, /* of the VAE's distribution, by image */
+	QD_STREAM_WALK,   /* a trajectory's starting noise */
+	QD_STREAM_ROWS,   /* which rows are taken of more than are asked for, index 0 */
+	QD_STREAM_STATES, /* which of their steps trajectories give, index: adapter + (samples of each << 24) */
+	/* calibration of ranges, seed 0: codes of a slot that the adapters leave free, index: slot */
+	QD_STREAM_FREE_SLOT = 0,
+	/* scripts/example: noise of sample i, index 2^48 - 1 - i */
+	QD_STREAM_EXAMPLE = 0xffff
 };
-void qd_mt19937_init(struct qd_mt19937 *generator, uint64_t seed);
-/* The next 32 bits. */
-uint32_t qd_mt19937_next(struct qd_mt19937 *generator);
-/* out float32 [n]: one call of randn for n values; the split into calls matters. */
-void qd_mt19937_randn(struct qd_mt19937 *generator, size_t n, float *out);
-/* One draw from a fresh generator. */
-void qd_randn_torch(uint64_t seed, size_t n, float *out);
+/* What qd_random_init takes for `index` of a range. */
+uint64_t qd_stream(enum qd_stream range, uint64_t index);
+/* out float32 [n]: the standard normal numbers that a stream begins with. */
+void qd_random_normals(uint64_t seed, uint64_t stream, size_t n, float *out);
 
 /* ---- linear algebra ---- */
 
-/* How many threads matrix products use from here on; at least 1. */
+/* How many threads OpenBLAS uses from here on; at least 1. */
 void qd_set_blas_threads(int threads);
-
-/*
- * C = alpha op(A) op(B) + beta C, float32. op(A) is [m,k]: A is stored [m,lda] when `transpose_a` is false, else [k,lda]; op(B) is
- * [k,n] likewise; C is [m,ldc]. With beta = 0, C may hold anything before. No dimension is above 2^31 - 1.
- */
-void qd_gemm(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, float alpha, const float *a, size_t lda,
-	const float *b, size_t ldb, float beta, float *c, size_t ldc);
 
 /*
  * G += X X^T, the inner products of the rows of x f32 [m,n], products and sums in double; g [m,m] symmetric. QD_ENOMEM.
@@ -63,15 +72,8 @@ void qd_gemm(bool transpose_a, bool transpose_b, size_t m, size_t n, size_t k, f
 QD_CHECK enum qd_status qd_gram_add(const float *x, size_t m, size_t n, double *g);
 
 /*
- * Thin singular value decomposition A = U diag(S) Vt, float32: a [m,n] (kept), u [m,r], s [r] in decreasing order, vt [r,n], with
- * r = min(m, n). QD_ENOMEM; QD_EINPUT when A holds something not finite, when it is too large, or when the iteration does not
- * converge.
- */
-QD_CHECK enum qd_status qd_svd(const float *a, size_t m, size_t n, float *u, float *s, float *vt);
-
-/*
  * Eigenvalues of a symmetric matrix, float64: a [n,n] becomes its eigenvectors, one per row; w [n] the eigenvalues in increasing
- * order. QD_ENOMEM, QD_EINPUT as above.
+ * order. QD_ENOMEM; QD_EINPUT when A holds something not finite, when it is too large, or when the iteration does not converge.
  */
 QD_CHECK enum qd_status qd_eigen_symmetric(double *a, size_t n, double *w);
 
@@ -95,40 +97,35 @@ double qd_student_two_sided(double t, double freedom);
 /* Regularized incomplete beta function I_x(a, b), a, b > 0, x in [0, 1] (DLMF 8.17). */
 double qd_incomplete_beta(double a, double b, double x);
 
+/* Whether no value of x float32 [n] is NaN or infinite. */
+bool qd_all_finite(const float *x, size_t n);
+
 /* ---- two signals ---- */
 
 /* Sums over pairs (reference, measured), filled in any number of calls; zero it to begin. */
 struct qd_error {
 	uint64_t n;
 	double reference, measured, product; /* sums of r^2, m^2, r m */
-	double error, largest;               /* sum of (m - r)^2, max |m - r| */
+	double error, largest;               /* sum of (m - r)^2, max |m - r|; NaN where a difference is */
 };
 void qd_error_add(struct qd_error *sums, const float *reference, const float *measured, size_t n);
-/* Mean squared error; 0 of nothing. */
-double qd_error_mse(const struct qd_error *sums);
 /* 10 log10(sum r^2 / sum (m - r)^2) in dB; infinite when there is no error. */
 double qd_error_sqnr_db(const struct qd_error *sums);
-/* Cosine of the angle between the two; 1 when both are zero, 0 when one is. */
-double qd_error_cosine(const struct qd_error *sums);
-/* The three for signals in one piece, float32 [n]. */
+/* For signals in one piece, float32 [n]. Mean squared error; 0 of nothing. */
 double qd_mse(const float *reference, const float *measured, size_t n);
 double qd_sqnr_db(const float *reference, const float *measured, size_t n);
+/* Cosine of the angle between the two; 1 when both are zero, 0 when one is. */
 double qd_cosine(const float *reference, const float *measured, size_t n);
 
 /* Peak signal to noise ratio in dB, 10 log10(range^2 / mse); infinite when mse = 0. */
 double qd_psnr(double mse, double range);
 
-/* ---- two distributions, natural logarithm ---- */
+/* ---- two distributions p = softmax(x / tau) and q = softmax(y / tau), natural logarithm ---- */
+/* From the logarithms of p and q: exact also where probabilities underflow or nearly agree. x, y float32 [n], tau > 0. */
 
-/* p float64 [n] = softmax(x / tau), x float32 [n], tau > 0. */
-void qd_softmax(const float *x, size_t n, double tau, double *p);
-/* Jensen-Shannon divergence (squared distance) of p and q, float64 [n]. */
-double qd_js_divergence(const double *p, const double *q, size_t n);
-/* Kullback-Leibler divergence of p from q, sum p ln(p / q); infinite where q is 0 and p is not. */
-double qd_kl_divergence(const double *p, const double *q, size_t n);
-/* The same of softmax(x / tau) and softmax(y / tau), from logarithms: exact also where the probabilities underflow or nearly agree.
- */
+/* Jensen-Shannon divergence (squared distance). */
 double qd_softmax_js(const float *x, const float *y, size_t n, double tau);
+/* Kullback-Leibler divergence of p from q, sum p ln(p / q). */
 double qd_softmax_kl(const float *x, const float *y, size_t n, double tau);
 
 /* ---- resizing (resize.c): in float32 [planes,height,width] -> out float32 [planes,out_height,out_width] ---- */
@@ -140,8 +137,6 @@ QD_CHECK enum qd_status qd_resize_lanczos(
 void qd_resize_nearest(const float *in, int planes, int height, int width, int out_height, int out_width, float *out);
 
 /* ---- two images: uint8 [height,width,channels], data range 255 ---- */
-
-double qd_mse_u8(const uint8_t *a, const uint8_t *b, size_t n);
 
 /*
  * Structural similarity (Wang et al. 2004), K = 0.01, 0.03: mean over channels and over the pixels whose window lies in the image.

@@ -6,7 +6,7 @@
  *     JS = 1/2 sum p ln(p/m) + 1/2 sum q ln(q/m) = 1/2 sum m [ (1-t) ln(1-t) + (1+t) ln(1+t) ]
  *
  * The right side has no negative term, so nothing cancels when p and q nearly agree (JS ~ t^2/2, far below the rounding error of
- * the left side). For softmax outputs t = tanh((ln q - ln p)/2) keeps that accuracy down to the difference of the logarithms.
+ * the left side). t = tanh((ln q - ln p)/2) keeps that accuracy down to the difference of the logarithms.
  */
 #include "lib/math/math.h"
 
@@ -14,6 +14,15 @@
 #include <string.h>
 
 /* ---- signals ---- */
+
+bool qd_all_finite(const float *x, size_t n)
+{
+	float sum = 0; /* 0 * x is NaN exactly where x is not finite; one pass without branches */
+
+	for (size_t i = 0; i < n; i++)
+		sum += 0.0f * x[i];
+	return sum == 0.0f;
+}
 
 /* Eight sums side by side: one sum would have to be added in order, each addition waiting for the one before. */
 enum { LANES = 8 };
@@ -69,24 +78,14 @@ void qd_error_add(struct qd_error *sums, const float *reference, const float *me
 	}
 	for (size_t i = n - n % LANES; i < n; i++)
 		add_one(sums, (double)reference[i], (double)measured[i]);
+	if (isnan(sums->error)) /* which no comparison above saw */
+		sums->largest = NAN;
 	sums->n += n;
-}
-
-double qd_error_mse(const struct qd_error *sums)
-{
-	return sums->n ? sums->error / (double)sums->n : 0;
 }
 
 double qd_error_sqnr_db(const struct qd_error *sums)
 {
 	return sums->error == 0 ? INFINITY : 10 * log10(sums->reference / sums->error);
-}
-
-double qd_error_cosine(const struct qd_error *sums)
-{
-	if (sums->reference == 0 || sums->measured == 0)
-		return sums->reference == sums->measured ? 1 : 0;
-	return sums->product / (sqrt(sums->reference) * sqrt(sums->measured));
 }
 
 static struct qd_error compare(const float *reference, const float *measured, size_t n)
@@ -99,7 +98,7 @@ static struct qd_error compare(const float *reference, const float *measured, si
 double qd_mse(const float *reference, const float *measured, size_t n)
 {
 	struct qd_error sums = compare(reference, measured, n);
-	return qd_error_mse(&sums);
+	return n > 0 ? sums.error / (double)n : 0;
 }
 
 double qd_sqnr_db(const float *reference, const float *measured, size_t n)
@@ -111,7 +110,9 @@ double qd_sqnr_db(const float *reference, const float *measured, size_t n)
 double qd_cosine(const float *reference, const float *measured, size_t n)
 {
 	struct qd_error sums = compare(reference, measured, n);
-	return qd_error_cosine(&sums);
+	if (sums.reference == 0 || sums.measured == 0)
+		return sums.reference == sums.measured ? 1 : 0;
+	return sums.product / (sqrt(sums.reference) * sqrt(sums.measured));
 }
 
 double qd_psnr(double mse, double range)
@@ -132,13 +133,6 @@ static double log_sum_exp(const float *x, size_t n, double tau)
 	return largest + log(sum);
 }
 
-void qd_softmax(const float *x, size_t n, double tau, double *p)
-{
-	double norm = log_sum_exp(x, n, tau);
-	for (size_t i = 0; i < n; i++)
-		p[i] = exp((double)x[i] / tau - norm);
-}
-
 /* (1-t) ln(1-t) + (1+t) ln(1+t) for t in [-1, 1]; below 1e-3 its series t^2 + t^4/6 + ..., whose next term is t^6/15. */
 static double js_term(double t)
 {
@@ -148,24 +142,6 @@ static double js_term(double t)
 	if (square >= 1)
 		return 2 * log(2.0);
 	return (1 - t) * log1p(-t) + (1 + t) * log1p(t);
-}
-
-double qd_js_divergence(const double *p, const double *q, size_t n)
-{
-	double sum = 0;
-	for (size_t i = 0; i < n; i++)
-		if (p[i] + q[i] > 0)
-			sum += (p[i] + q[i]) * js_term((q[i] - p[i]) / (q[i] + p[i]));
-	return sum / 4;
-}
-
-double qd_kl_divergence(const double *p, const double *q, size_t n)
-{
-	double sum = 0;
-	for (size_t i = 0; i < n; i++)
-		if (p[i] > 0)
-			sum += p[i] * log(p[i] / q[i]);
-	return sum;
 }
 
 double qd_softmax_js(const float *x, const float *y, size_t n, double tau)

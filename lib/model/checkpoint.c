@@ -12,7 +12,7 @@ static const char unet_prefix[] = "model.diffusion_model.", first_conv[] = "inpu
 
 static const struct {
 	const char *prefix;
-	enum qd_checkpoint_part part;
+	enum qd_checkpoint_section section;
 } prefixes[] = {
 	{ unet_prefix, QD_CHECKPOINT_UNET },
 	{ "model_ema.", QD_CHECKPOINT_EMA },
@@ -23,12 +23,12 @@ static const struct {
 	{ "conditioner.embedders.1.model.", QD_CHECKPOINT_TEXT_2 },
 };
 
-static const char *const part_names[QD_CHECKPOINT_PARTS] = { "UNet", "averaged UNet", "VAE", "text encoder", "second text encoder",
-	"other" };
+static const char *const section_names[QD_CHECKPOINT_SECTIONS] = { "UNet", "averaged UNet", "VAE", "text encoder",
+	"second text encoder", "other" };
 
-const char *qd_checkpoint_part_name(enum qd_checkpoint_part part)
+const char *qd_checkpoint_section_name(enum qd_checkpoint_section section)
 {
-	return part_names[part];
+	return section_names[section];
 }
 
 /* What the UNet's names begin with; NULL: there is none. */
@@ -46,22 +46,22 @@ bool qd_checkpoint_detect(const struct qd_safetensors *file)
 	return prefix_of(file) != NULL;
 }
 
-static enum qd_checkpoint_part part_of(const char *name, bool bare)
+static enum qd_checkpoint_section section_of(const char *name, bool bare)
 {
 	for (size_t i = 0; i < QD_COUNT(prefixes) && !bare; i++) {
 		if (qd_starts_with(name, prefixes[i].prefix))
-			return prefixes[i].part;
+			return prefixes[i].section;
 	}
 	return bare ? QD_CHECKPOINT_UNET : QD_CHECKPOINT_OTHER;
 }
 
-void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS])
+void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS])
 {
 	const char *prefix = prefix_of(file);
-	memset(contents, 0, QD_CHECKPOINT_PARTS * sizeof(*contents));
+	memset(contents, 0, QD_CHECKPOINT_SECTIONS * sizeof(*contents));
 	for (size_t i = 0; i < file->n; i++) {
 		const struct qd_tensor *tensor = &file->tensors[i];
-		struct qd_checkpoint_content *c = &contents[part_of(tensor->name, prefix && !*prefix)];
+		struct qd_checkpoint_content *c = &contents[section_of(tensor->name, prefix && !*prefix)];
 		if (c->tensors++ == 0)
 			c->first = tensor->name;
 		c->bytes += tensor->bytes;
@@ -236,7 +236,7 @@ out:
 /* Says what of the file is not used. */
 static void note_others(const struct qd_safetensors *file)
 {
-	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS];
 	qd_checkpoint_contents(file, contents);
 	if (contents[QD_CHECKPOINT_EMA].tensors)
 		qd_log(QD_LOG_INFO, "'%s': %zu averaged copies of weights (model_ema.) are not used", file->path,

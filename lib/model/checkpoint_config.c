@@ -9,15 +9,12 @@
  *   middle_block.1.norm.weight             the transformer in the middle
  *   label_emb.0.0.weight [te,A]            pooled text and sizes are added to the time embedding (SDXL)
  *
- * What shapes do not say is the family's: see checkpoint.h. The result is a set of config.json's fields, read as any other.
+ * What shapes do not say is the family's (lib/weights/families.c). The result is a set of config.json's fields, read as any other.
  */
 
 #include "lib/model/internal.h"
 #include <stdio.h>
 #include <string.h>
-
-/* Pooled text of the published models with added embeddings, and the features of each size. */
-enum { POOLED = 1280, SIZE_FEATURES = 256, HEAD_SIZE = 64, SD1_HEADS = 8 };
 
 struct reader {
 	const struct qd_safetensors *file;
@@ -172,14 +169,14 @@ static json_t *type_list(const struct found *f, const char *stem, const bool *at
 	return list;
 }
 
-static void put_blocks(json_t *o, const struct found *f)
+static void put_blocks(json_t *o, const struct found *f, const struct qd_family *family)
 {
 	json_t *channels = json_array(), *layers = json_array(), *heads = json_array();
 	const char *mid = f->mid_attention ? "UNetMidBlock2DCrossAttn" : "UNetMidBlock2D";
 	for (int i = 0; i < f->levels; i++) {
 		json_array_append_new(channels, json_integer(f->channels[i]));
 		json_array_append_new(layers, json_integer(f->layers[i]));
-		json_array_append_new(heads, json_integer(f->linear ? f->channels[i] / HEAD_SIZE : SD1_HEADS));
+		json_array_append_new(heads, json_integer(family->heads > 0 ? family->heads : f->channels[i] / QD_FAMILY_HEAD));
 	}
 	json_object_set_new(o, "block_out_channels", channels);
 	json_object_set_new(o, "layers_per_block", layers);
@@ -200,37 +197,32 @@ static void put_blocks(json_t *o, const struct found *f)
 static enum qd_status put_added(const struct reader *r, json_t *o)
 {
 	const struct qd_tensor *label = find(r, "label_emb.0.0.weight");
+	const int64_t xl = QD_FAMILY_POOLED + qd_families[QD_FAMILY_SDXL].time_ids * QD_FAMILY_TIME,
+		      refiner = QD_FAMILY_POOLED + qd_families[QD_FAMILY_SDXL_REFINER].time_ids * QD_FAMILY_TIME;
 	int64_t width = size_of(label, 1);
-	if (!label)
+
+	if (label == NULL)
 		return QD_OK;
-	if (width != POOLED + 6 * SIZE_FEATURES && width != POOLED + 5 * SIZE_FEATURES)
+	if (width != xl && width != refiner)
 		return qd_fail(QD_EUNSUPPORTED,
-			"'%s': tensor '%s' takes %lld features, needs %d (SDXL) or %d (its refiner): conditioning of another kind",
-			r->file->path, label->name, (long long)width, POOLED + 6 * SIZE_FEATURES, POOLED + 5 * SIZE_FEATURES);
+			"'%s': tensor '%s' takes %lld features, needs %lld (SDXL) or %lld (its refiner): conditioning of another "
+			"kind",
+			r->file->path, label->name, (long long)width, (long long)xl, (long long)refiner);
 	json_object_set_new(o, "addition_embed_type", json_string("text_time"));
-	put_int(o, "addition_time_embed_dim", SIZE_FEATURES);
+	put_int(o, "addition_time_embed_dim", QD_FAMILY_TIME);
 	put_int(o, "projection_class_embeddings_input_dim", width);
 	return QD_OK;
 }
 
-/* The published families: what tells them, and with it everything that shapes do not say. */
-static enum qd_status check_family(const struct reader *r, const struct found *f)
+/* The published family: everything that shapes do not say goes with it. */
+static enum qd_status find_family(const struct reader *r, const struct found *f, const struct qd_family **family)
 {
 	static const char ending[] = ".safetensors";
-	static const struct {
-		int64_t context, channels;
-		bool linear;
-	} families[] = {
-		{ 768, 320, false }, /* SD1.x: eight heads */
-		{ 1024, 320, true }, /* SD2.x, SDXL, its refiner: heads of 64 features */
-		{ 2048, 320, true },
-		{ 1280, 384, true },
-	};
-	for (size_t i = 0; i < QD_COUNT(families); i++) {
-		if (families[i].context == f->context && families[i].channels == f->channels[0] && families[i].linear == f->linear)
-			return QD_OK;
-	}
 	size_t stem = strlen(r->file->path) - (qd_ends_with(r->file->path, ending) ? strlen(ending) : 0);
+
+	*family = qd_family_of_context(f->context);
+	if (*family != NULL && (*family)->channels == f->channels[0] && (*family)->linear == f->linear)
+		return QD_OK;
 	return qd_fail(QD_EUNSUPPORTED,
 		"'%s': a UNet of %lld channels and %lld context features is of no known family, whose heads its tensors do not "
 		"tell: "
@@ -238,7 +230,7 @@ static enum qd_status check_family(const struct reader *r, const struct found *f
 		r->file->path, (long long)f->channels[0], (long long)f->context, (int)stem, r->file->path);
 }
 
-static json_t *fields(const struct reader *r, const struct found *f)
+static json_t *fields(const struct reader *r, const struct found *f, const struct qd_family *family)
 {
 	const struct qd_tensor *in = find(r, "input_blocks.0.0.weight"), *out = find(r, "out.2.weight");
 	json_t *o = json_object();
@@ -247,9 +239,8 @@ static json_t *fields(const struct reader *r, const struct found *f)
 	put_int(o, "out_channels", size_of(out, 0));
 	put_int(o, "conv_out_kernel", size_of(out, 2));
 	put_int(o, "time_embedding_dim", size_of(find(r, "time_embed.0.weight"), 0));
-	/* the resolution that the families were trained at */
-	put_int(o, "sample_size", find(r, "label_emb.0.0.weight") ? 128 : 64);
-	put_blocks(o, f);
+	put_int(o, "sample_size", family->sample_size);
+	put_blocks(o, f, family);
 	return o;
 }
 
@@ -268,14 +259,17 @@ static enum qd_status check_ends(const struct reader *r)
 enum qd_status qd_checkpoint_infer(struct qd_unet_config *config, const struct qd_safetensors *file, const char *prefix)
 {
 	const struct reader r = { file, prefix };
+	const struct qd_family *family;
 	struct found found = { 0 };
 	json_t *json = NULL;
 	enum qd_status st;
 	QD_TRY(st, check_ends(&r));
 	QD_TRY(st, walk(&r, &found));
-	QD_TRY(st, check_family(&r, &found));
-	json = fields(&r, &found);
+	QD_TRY(st, find_family(&r, &found, &family));
+	json = fields(&r, &found, family);
 	QD_TRY(st, put_added(&r, json));
+	if (qd_json_starved())
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_unet_config_parse(config, file->path, json));
 	if (found.mid_attention && config->mid_depth != found.mid_depth)
 		st = qd_fail(QD_EUNSUPPORTED, "'%s': the middle has %lld transformer blocks and the last level %lld, needs as many",

@@ -108,10 +108,37 @@ out:
 	return st;
 }
 
+enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root)
+{
+	char path[4096];
+	json_t *json = NULL;
+	struct qd_fields f = { .what = path };
+	const json_t *name;
+	enum qd_status st = QD_OK;
+
+	snprintf(path, sizeof(path), "%s/model_index.json", root);
+	if (qd_is_file(path))
+		QD_TRY(st, qd_json_read(path, &json));
+	f.json = json;
+	name = qd_field(&f, "_class_name");
+	if (json != NULL && !json_is_object(json))
+		qd_fields_fail(&f, QD_EINPUT, "'%s' is no JSON object, needs one of a pipeline's components", path);
+	if (name != NULL && !json_is_string(name))
+		qd_field_refuse(&f, QD_EINPUT, "_class_name", name, "a text");
+	*pipeline = (struct qd_pipeline){ .zeros_for_empty_prompt = qd_field_bool(&f, "force_zeros_for_empty_prompt", true) };
+	snprintf(pipeline->class_name, sizeof(pipeline->class_name), "%s", json_is_string(name) ? json_string_value(name) : "");
+	st = f.status;
+out:
+	json_decref(json);
+	return st;
+}
+
 enum qd_status qd_model_open(struct qd_model *model, const char *path)
 {
 	*model = (struct qd_model){ 0 };
 	enum qd_status st = qd_is_file(path) ? open_file(model, path) : open_folder(model, path);
+	if (st == QD_OK)
+		st = qd_pipeline_read(&model->pipeline, model->root);
 	if (st != QD_OK)
 		qd_model_release(model);
 	return st;
@@ -167,9 +194,9 @@ static int by_name(const void *a, const void *b)
 static enum qd_status config_text(const struct qd_model *model, char **out)
 {
 	json_t *json = qd_unet_config_identity(&model->config);
-	*out = json ? json_dumps(json, JSON_COMPACT | JSON_SORT_KEYS) : NULL;
+	enum qd_status st = qd_json_text(json, JSON_COMPACT | JSON_SORT_KEYS, out);
 	json_decref(json);
-	return *out ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return st;
 }
 
 /* Every tensor, sorted by name, so that neither order nor sharding matters. */
@@ -189,22 +216,17 @@ static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
 
 enum qd_status qd_model_hash(const struct qd_model *model, char *out)
 {
-	char *config = NULL, *text = NULL;
-	size_t bytes = 0;
+	char *config = NULL;
+	struct qd_text text;
 	enum qd_status st;
-	FILE *stream = open_memstream(&text, &bytes);
-	if (!stream)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	QD_TRY(st, qd_text_open(&text));
 	QD_TRY(st, config_text(model, &config));
-	fprintf(stream, "%s\n", config);
-	QD_TRY(st, tensor_lines(stream, &model->weights));
-	if (fflush(stream) != 0)
-		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	qd_hash_bytes(text, bytes, out);
+	fprintf(text.stream, "%s\n", config);
+	QD_TRY(st, tensor_lines(text.stream, &model->weights));
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	if (stream)
-		fclose(stream);
-	free(text);
+	qd_text_release(&text);
 	free(config);
 	return st;
 }

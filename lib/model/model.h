@@ -10,19 +10,28 @@
 #include "lib/onnx/onnx.h"
 #include "lib/torch/torch.h"
 
+/* ---- a pipeline's index, model_index.json ---- */
+struct qd_pipeline {
+	char class_name[64];         /* "StableDiffusionXLPipeline"; "" where it does not say */
+	bool zeros_for_empty_prompt; /* of pipelines with two text encoders: no text is zeros, not what they make of "" */
+};
+/* Of the folder `root`; without an index nothing is said. QD_EIO, QD_EINPUT when it cannot be read. */
+QD_CHECK enum qd_status qd_pipeline_read(struct qd_pipeline *pipeline, const char *root);
+
 /* ---- a model: an opened UNet, in whatever form it came ---- */
 enum qd_model_kind { QD_MODEL_FOLDER, QD_MODEL_CHECKPOINT, QD_MODEL_ONNX };
 struct qd_model {
 	enum qd_model_kind kind;
-	char *folder; /* the component folder itself, ".../unet"; of a single file its path */
-	char *root;   /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	char *folder;                /* the component folder itself, ".../unet"; of a single file its path */
+	char *root;                  /* the pipeline folder, or equal to `folder`; of a single file the folder it lies in */
+	struct qd_pipeline pipeline; /* of the root */
 	struct qd_unet_config config;
 	struct qd_weights weights;
 	struct qd_onnx_unet *onnx; /* of an ONNX file, else NULL */
 };
 /*
- * `path`: a pipeline folder (with unet/), the component folder, a single-file checkpoint (checkpoint.h), or an ONNX file
- * (onnx_unet.h). A component folder without weights but with a model.onnx is that file.
+ * `path`: a pipeline folder (with unet/), the component folder, a single-file checkpoint (below), or an ONNX file of the UNet
+ * (onnx_unet.c). A component folder without weights but with a model.onnx is that file.
  */
 QD_CHECK enum qd_status qd_model_open(struct qd_model *model, const char *path);
 void qd_model_release(struct qd_model *model);
@@ -49,9 +58,8 @@ struct qd_sizes qd_model_native_sizes(const struct qd_model *model);
  *   model_ema.*                   averaged copies      cond_stage_model.*, conditioner.*  text encoders
  *
  * Such a file carries no configuration. It is inferred from the tensors' names and shapes, with what shapes do not tell taken from
- * the published families (SD1.x, SD2.x, SDXL and its refiner): 1x1 convolutions around transformers mean SD1.x's eight heads,
- * linear layers the others' heads of 64 features; norms have 32 groups. For any other network, NAME.config.json beside
- * NAME.safetensors, UNet2DConditionModel's config.json, says it all and the tensors must fit it.
+ * the published family it is of (lib/weights/families.c). For any other network, NAME.config.json beside NAME.safetensors,
+ * UNet2DConditionModel's config.json, says it all and the tensors must fit it.
  */
 
 /* Whether the file holds a UNet under the original names. */
@@ -67,28 +75,43 @@ bool qd_checkpoint_detect(const struct qd_safetensors *file);
 QD_CHECK enum qd_status qd_checkpoint_open(struct qd_unet_config *config, struct qd_weights *weights, const char *path);
 
 /* What lies in such a file, by component. */
-enum qd_checkpoint_part {
+enum qd_checkpoint_section {
 	QD_CHECKPOINT_UNET,
 	QD_CHECKPOINT_EMA,    /* averaged copies of the UNet's weights */
 	QD_CHECKPOINT_VAE,    /* first_stage_model. */
 	QD_CHECKPOINT_TEXT,   /* the first text encoder */
 	QD_CHECKPOINT_TEXT_2, /* SDXL's second */
 	QD_CHECKPOINT_OTHER,  /* schedules and whatever else training left */
-	QD_CHECKPOINT_PARTS
+	QD_CHECKPOINT_SECTIONS
 };
 struct qd_checkpoint_content {
 	size_t tensors, bytes;
 	uint64_t parameters;
 	const char *first; /* name of the first tensor; NULL: none */
 };
-const char *qd_checkpoint_part_name(enum qd_checkpoint_part part);
-void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS]);
+const char *qd_checkpoint_section_name(enum qd_checkpoint_section section);
+void qd_checkpoint_contents(const struct qd_safetensors *file, struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS]);
 
 /* ---- ONNX files (onnx_unet.c) ---- */
 /* True for the inputs of a UNet (sample, timestep, encoder_hidden_states), none of them a LoRA tensor's, and a 'conv_in.weight'. */
 bool qd_onnx_is_unet(const struct qd_onnx_file *file);
 
-/* ---- a net: one graph for given sizes with its slots (net.c, net_bind.c): what everything that runs starts from ---- */
+/* ---- a model with adapters (opened.c) ---- */
+struct qd_opened {
+	struct qd_model model;
+	struct qd_graph shape_graph; /* for the smallest sizes: what modules belong to */
+	struct qd_modules modules;
+	struct qd_adapter *adapters;
+	const struct qd_adapter **adapter_list;
+	size_t n_adapters;
+};
+/* Opens the model at `base`, and n adapters by their specs (qd_adapter_open_spec). Warns of weights that the network does not use. */
+QD_CHECK enum qd_status qd_opened_open(struct qd_opened *opened, const char *base, const char *const *specs, size_t n);
+/* The same, the adapters' matrices left in their mapped files (qd_adapter_map). */
+QD_CHECK enum qd_status qd_opened_map(struct qd_opened *opened, const char *base, const char *const *specs, size_t n);
+void qd_opened_release(struct qd_opened *opened);
+
+/* ---- a net: one graph for given sizes with its slots (net.c): what everything that uses adapters starts from ---- */
 struct qd_net {
 	struct qd_graph graph;
 	struct qd_slots slots;
@@ -98,9 +121,46 @@ struct qd_net {
 QD_CHECK enum qd_status qd_net_build(
 	struct qd_net *net, const struct qd_model *model, const struct qd_sizes *sizes, const struct qd_slots *slots_from);
 void qd_net_release(struct qd_net *net);
-struct qd_exec;
-/* Binds an adapter's tensors (NULL: gain 0, the base model) to the executor's LoRA inputs, float32 and padded, unaligned. QD_EINPUT
+
+/*
+ * ---- a runner: a graph that runs (runner.c) ----
+ * Inputs are fed by name and stay until they are fed again, an adapter's tensors among them; outputs are read by name. Runs record
+ * no gradients; what trains reaches the executor itself.
+ */
+struct qd_runner;
+/* What executes: the built-in executor here, others where they are known. */
+struct qd_runner_kind {
+	/* Takes the tensor's values (not the tensor): its shape is the input's and all are finite. */
+	enum qd_status (*feed)(struct qd_runner *runner, qd_id input, const struct qd_tensor *tensor);
+	enum qd_status (*run)(struct qd_runner *runner);
+	/* The last run's graph->outputs[output], which is F32. */
+	enum qd_status (*read)(struct qd_runner *runner, size_t output, float *out);
+	void (*release)(struct qd_runner *runner);
+};
+struct qd_runner {
+	const struct qd_graph *graph;
+	const struct qd_runner_kind *kind;
+	struct qd_exec *exec; /* the built-in executor, or NULL */
+	qt_tensor *outputs;   /* of its last run, as graph->outputs */
+	void *other;          /* what another kind keeps */
+};
+/* Prepares `g` (kept; must stay unchanged) for the built-in executor; `options` NULL: float, as fast as it goes. */
+QD_CHECK enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options);
+void qd_runner_release(struct qd_runner *runner);
+/* Feeds the input that is called like the tensor, converted to the input's type. QD_EINPUT: there is none, it has another shape, or
+ * a value is NaN or infinite. */
+QD_CHECK enum qd_status qd_runner_feed(struct qd_runner *runner, const struct qd_tensor *tensor);
+/* Feeds a slot's tensors in the slot's own rank: [R,I*kh*kw], [O,R] and [R]. */
+QD_CHECK enum qd_status qd_runner_feed_slot(
+	struct qd_runner *runner, const struct qd_slot *slot, const float *down, const float *up, const float *gain);
+/* Feeds an adapter's tensors, padded and unaligned (NULL: zeros, which is the base model). `slots` are those of the graph. QD_EINPUT
  * when it changes a layer without a slot. */
-QD_CHECK enum qd_status qd_net_bind_adapter(const struct qd_net *net, struct qd_exec *exec, const struct qd_adapter *adapter);
+QD_CHECK enum qd_status qd_runner_feed_adapter(
+	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_adapter *adapter);
+/* Runs the graph on what was fed. QD_EINPUT names an input that was not. */
+QD_CHECK enum qd_status qd_runner_run(struct qd_runner *runner);
+/* The last run's output of that name, float32, n values. QD_EINPUT: there is none, or it has another number of values;
+ * QD_EUNSUPPORTED: it is not F32. */
+QD_CHECK enum qd_status qd_runner_read(struct qd_runner *runner, const char *output, size_t n, float *out);
 
 #endif

@@ -5,7 +5,6 @@
  *
  * The sinusoid's frequencies are f_k = exp(-ln(10000) k / (half - freq_shift)), so that freq_shift = half + ln(10000) / ln f_1.
  */
-#include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
 
 #include <math.h>

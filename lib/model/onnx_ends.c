@@ -9,7 +9,6 @@
  * Exporters declare the timestep as one number or as one per sample, as integers or as floats; on the way to the sinusoid it is
  * only moved. Further outputs of the file are left out.
  */
-#include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
 
 #include <stdlib.h>

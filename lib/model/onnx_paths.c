@@ -4,7 +4,7 @@
  *
  *   weight       "unet.mid_block.resnets.0.conv1.weight"         mid_block.resnets.0.conv1
  *   node         "/unet/mid_block/attentions.0/proj_in/MatMul"   mid_block.attentions.0.proj_in
- *   node         "mid_block.attentions.0.proj_in/node_linear_3"  the same, from metadata (onnx_names.c)
+ *   node         "mid_block.attentions.0.proj_in/node_linear_3"  the same, from metadata (lib/onnx/names.c)
  *
  * A weight's name counts where it has a path in it and one layer uses it; else the node's, as for weights that were transposed
  * ("onnx::MatMul_1530", "val_115") and for equal weights that the exporter made one of. Where optimizers took the nodes' paths away
@@ -13,7 +13,6 @@
  *
  *   to_out.0( Softmax( to_q(x) to_k(y)^T ) to_v(y) )
  */
-#include "lib/ir/rewrite.h"
 #include "lib/model/internal.h"
 
 #include <string.h>
@@ -122,7 +121,7 @@ out:
 
 /* ---- an attention's projections ---- */
 
-/* The node of operator `op` that `x` comes from through nodes that move, scale, mask or normalize it; QD_NONE when there is none. */
+/* The node of operator `op` that `x` comes from through nodes that move, scale, mask or normalize it; QD_NONE: there is none. */
 static qd_id source_of(const struct qd_graph *g, qd_id x, enum qd_op op)
 {
 	while (x != QD_NONE && g->values[x].kind == QD_RESULT) {

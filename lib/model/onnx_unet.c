@@ -1,5 +1,5 @@
 /*
- * Opening an ONNX file of a UNet and building its graph: see onnx_unet.h.
+ * Opening an ONNX file of a UNet and building its graph: see internal.h.
  */
 #include "lib/model/internal.h"
 
@@ -128,7 +128,13 @@ enum qd_status qd_onnx_unet_graph(struct qd_graph *g, struct qd_onnx_unet *u, co
 	struct qd_graph own = { 0 };
 	*g = (struct qd_graph){ 0 };
 	QD_TRY(st, own_graph(&own, u, sizes));
-	if (qd_unet_graph(g, config, weights, sizes) != QD_OK || qd_graph_match(&own, g) != QD_OK) {
+	st = qd_unet_graph(g, config, weights, sizes);
+	if (st == QD_OK)
+		st = qd_graph_match(&own, g);
+	if (st == QD_ENOMEM)
+		goto out;
+	if (st != QD_OK) {
+		st = QD_OK;
 		tell(u, &own);
 		qd_graph_release(g);
 		*g = own;

@@ -62,7 +62,8 @@ static enum qd_status kind_of_class(const char *what, const char *field, const j
 		QD_EUNSUPPORTED, "'%s': field '%s' is '%.80s', needs %s", what, field, name ? name : "no string", classes_text);
 }
 
-enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum qd_component_kind *kind)
+/* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
+static enum qd_status kind_of(const char *what, const json_t *json, enum qd_component_kind *kind)
 {
 	const json_t *class_name = json_object_get(json, "_class_name"), *model_type = json_object_get(json, "model_type");
 	const json_t *architecture = json_array_get(json_object_get(json, "architectures"), 0);
@@ -87,7 +88,7 @@ enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum q
 
 enum qd_status qd_component_config_parse(struct qd_component *component, const char *what, const json_t *json)
 {
-	enum qd_status st = qd_component_kind_of(what, json, &component->kind);
+	enum qd_status st = kind_of(what, json, &component->kind);
 	if (st != QD_OK)
 		return st;
 	switch (component->kind) {
@@ -205,7 +206,7 @@ enum qd_status qd_component_peek(const char *path, const char *name, enum qd_com
 	if (!qd_is_file(config))
 		goto out;
 	QD_TRY(st, qd_json_read(config, &json));
-	QD_TRY(st, qd_component_kind_of(config, json, kind));
+	QD_TRY(st, kind_of(config, json, kind));
 out:
 	json_decref(json);
 	free(config);
@@ -235,26 +236,31 @@ enum qd_status qd_component_graph(struct qd_graph *g, const struct qd_component 
 	return QD_OK;
 }
 
-enum qd_status qd_config_act(const struct qd_fields *r, const char *name, enum qd_op absent, enum qd_op *out)
+/* ---- fields that several classes have ---- */
+
+enum qd_op qd_config_act(struct qd_fields *r, const char *name, enum qd_op absent)
 {
-	static const struct {
-		const char *name;
-		enum qd_op op;
-	} acts[] = {
-		{ "silu", QD_OP_SIGMOID },
-		{ "swish", QD_OP_SIGMOID },
-		{ "mish", QD_OP_MISH },
-		{ "gelu", QD_OP_GELU },
-		{ "relu", QD_OP_RELU },
-	};
+	static const char *const names[] = { "silu", "swish", "mish", "gelu", "relu", NULL };
+	static const enum qd_op ops[] = { QD_OP_SIGMOID, QD_OP_SIGMOID, QD_OP_MISH, QD_OP_GELU, QD_OP_RELU };
+	size_t found = qd_field_needed_choice(r, name, names, QD_COUNT(ops));
+
+	return found < QD_COUNT(ops) ? ops[found] : absent;
+}
+
+int64_t qd_config_size(struct qd_fields *r, const char *name)
+{
 	const json_t *value = qd_field(r, name);
-	*out = absent;
-	if (!value)
-		return QD_OK;
-	for (size_t i = 0; i < QD_COUNT(acts); i++) {
-		*out = acts[i].op;
-		if (qd_field_is(value, acts[i].name))
-			return QD_OK;
-	}
-	return qd_field_refuse(r, QD_EUNSUPPORTED, name, value, "\"silu\", \"swish\", \"mish\", \"gelu\" or \"relu\"");
+
+	if (json_is_array(value))
+		value = json_array_get(value, 0);
+	return value == NULL || json_is_null(value) ? 0 : qd_field_as_int(r, name, value, 1, QD_FIELD_MAX_CHANNELS);
+}
+
+int64_t qd_config_groups(struct qd_fields *r, const char *name)
+{
+	const json_t *value = qd_field(r, name);
+
+	if (json_is_null(value))
+		qd_field_refuse(r, QD_EUNSUPPORTED, name, value, "a number");
+	return qd_field_needed_int(r, name, 1, QD_FIELD_MAX_CHANNELS, 32);
 }

@@ -7,8 +7,6 @@
 
 #include "lib/network/network.h"
 
-/* What a config.json describes. QD_EUNSUPPORTED names the class; QD_EINPUT that it names none, `*kind` is a UNet then. */
-QD_CHECK enum qd_status qd_component_kind_of(const char *what, const json_t *json, enum qd_component_kind *kind);
 /* Kind and configuration of `component`, which is zeroed. */
 QD_CHECK enum qd_status qd_component_config_parse(struct qd_component *component, const char *what, const json_t *json);
 
@@ -22,8 +20,13 @@ bool qd_original_taesd(const char *folder);
 /* Opens those of component->folder. */
 QD_CHECK enum qd_status qd_original_taesd_open(struct qd_component *component);
 
+/* ---- fields that several classes have (component.c) ---- */
 enum { QD_FIELD_MAX_CHANNELS = 1 << 16 };
 /* An activation function: QD_OP_SIGMOID stands for silu. */
-QD_CHECK enum qd_status qd_config_act(const struct qd_fields *r, const char *name, enum qd_op absent, enum qd_op *out);
+enum qd_op qd_config_act(struct qd_fields *r, const char *name, enum qd_op absent);
+/* A native size, which nothing but inspect and defaults depend on: a number or [height, width]; 0 when absent or null. */
+int64_t qd_config_size(struct qd_fields *r, const char *name);
+/* Groups of the norms, 32 when absent. A null means "no final norm" to diffusers, which no published model uses. */
+int64_t qd_config_groups(struct qd_fields *r, const char *name);
 
 #endif

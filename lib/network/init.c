@@ -56,7 +56,7 @@ static enum qd_status fill_part(
 	return qd_tensor_from_f32(&part, scratch);
 }
 
-static enum qd_status fill(void *context, size_t i, void *buffer)
+static enum qd_status fill_randomly(void *context, size_t i, void *buffer)
 {
 	const struct filler *f = context;
 	int64_t total = qd_shape_elements(&f->tensors[i].shape);
@@ -136,7 +136,7 @@ enum qd_status qd_init_weights(
 	for (size_t i = 0; i < n; i++)
 		QD_TRY(st, collect(&p, graphs[i], dtype));
 	struct filler filler = { p.tensors, p.rules, seed };
-	QD_TRY(st, qd_safetensors_write(path, p.tensors, p.n, metadata, 1, force, fill, &filler));
+	QD_TRY(st, qd_safetensors_write(path, p.tensors, p.n, metadata, 1, force, fill_randomly, &filler));
 out:
 	free(p.tensors);
 	free(p.rules);
@@ -190,9 +190,9 @@ static void fill_lora(struct qd_lora *lora, uint64_t seed)
 {
 	char name[512];
 	int64_t inputs = lora->in * lora->kh * lora->kw;
-	snprintf(name, sizeof(name), "%s.lora_down", lora->path);
+	snprintf(name, sizeof(name), "%s%s", lora->path, qd_lora_suffix(QD_LORA_DOWN));
 	fill_matrix(lora->down, (size_t)(lora->rank * inputs), inputs, name, seed);
-	snprintf(name, sizeof(name), "%s.lora_up", lora->path);
+	snprintf(name, sizeof(name), "%s%s", lora->path, qd_lora_suffix(QD_LORA_UP));
 	fill_matrix(lora->up, (size_t)(lora->out * lora->rank), lora->rank, name, seed);
 }
 

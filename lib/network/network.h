@@ -1,7 +1,11 @@
 /*
- * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in config.json:
- * UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
+ * lib/network: configurations to graphs. The networks of Stable Diffusion, as diffusers and transformers describe them in
+ * config.json: UNet2DConditionModel, AutoencoderKL and AutoencoderTiny (between pixels and latents), CLIPTextModel and
  * CLIPTextModelWithProjection (from token ids to the UNet's context); what they cost to run, and random weights for them.
+ *
+ * A component more: its graph and its configuration in files of their own; its kind, its configuration's struct and its place in
+ * struct qd_component below; rows and cases in component.c (kind and fields that give it away, reading, building), its sizes in
+ * component_init.c, and what cmd/inspect_component.c tells of it.
  *
  * Dimension letters: N batch, C channels, H W pixels, h w latent pixels, Z latent channels, L tokens, D features of the encoder
  * (context features), P features of its projection, R rank, O I output and input features, kh kw kernel.
@@ -45,6 +49,8 @@ struct qd_unet_config {
 /* QD_EINPUT or QD_EUNSUPPORTED naming file, field, found and needed. Unknown fields are ignored. */
 QD_CHECK enum qd_status qd_unet_config_read(struct qd_unet_config *config, const char *path);
 QD_CHECK enum qd_status qd_unet_config_parse(struct qd_unet_config *config, const char *what, const json_t *json);
+/* Of the UNets of a family that has one. */
+QD_CHECK enum qd_status qd_unet_config_family(struct qd_unet_config *config, const struct qd_family *family);
 
 /* All fields in the file's spelling: reading it back gives the same configuration. A new reference; NULL when memory is out. */
 json_t *qd_unet_config_json(const struct qd_unet_config *config);
@@ -171,7 +177,6 @@ struct qd_component_sizes {
 	int64_t batch;
 	int64_t height, width; /* UNet and decoder: of the latents; encoder: of the image */
 	int64_t tokens;        /* UNet and text encoders */
-	bool attention_mask;   /* text encoders: take an attention_mask whatever the configuration says */
 	int64_t clip_skip;     /* text encoders: > 0 adds the output clip_skip_<n> */
 };
 /*
@@ -223,7 +228,5 @@ QD_CHECK enum qd_status qd_component_init(
  */
 void qd_vae_sample(
 	const struct qd_vae_config *config, size_t n, size_t pixels, const float *params, const float *noise, float *latents);
-/* What the decoder takes for latents of the UNet: the inverse of normalizing and scaling. `z` may be `latents`, f32 [N,Z,h,w]. */
-void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z);
 
 #endif

@@ -82,6 +82,8 @@ enum qd_status qd_original_taesd_open(struct qd_component *component)
 	json_t *defaults = json_object();
 	enum qd_status st;
 	component->kind = QD_COMPONENT_TINY_VAE;
+	if (qd_json_starved())
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	QD_TRY(st, qd_tiny_vae_config_parse(&component->vae, component->folder, defaults));
 	weights->files = qd_arena_array(&weights->arena, QD_COUNT(parts), sizeof(*weights->files));
 	if (!weights->files)

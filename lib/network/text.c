@@ -221,7 +221,7 @@ enum qd_status qd_text_graph(struct qd_graph *g, const struct qd_text_config *co
 		return QD_ENOMEM;
 	t.ids = qd_graph_input(g, "input_ids", QD_I64, QD_SHAPE(sizes->batch, sizes->tokens));
 	t.mask = causal_mask(&t);
-	if (sizes->attention_mask || config->uses_attention_mask)
+	if (config->uses_attention_mask)
 		t.mask = padding_mask(&t, t.mask);
 	states[0] = embeddings(&t);
 	for (int64_t i = 0; i < config->layers; i++)

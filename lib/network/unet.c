@@ -3,11 +3,12 @@
  *
  *   e      = [cos(t f), sin(t f)], f_k = exp(-ln(10000) k / (half - freq_shift)), half = channels[0] / 2, all in float32
  *   time   = linear_2(act(linear_1(e + cond_proj(timestep_cond)))) + add_embedding(concat(text_embeds, e(time_ids)))
- *   x      = conv_in(sample)                                       skips: x
+ *   x      = conv_in(sample)                                        skips: x
  *   down   every resnet (and its transformer), every downsampler    skips: each result
  *   mid    resnet, transformer, resnet
  *   up     every resnet takes concat(x, the last skip); an upsampler doubles by repetition to the size of the next skip, then
- * convolves out    = conv_out(act(conv_norm_out(x)))
+ *          convolves
+ *   out    = conv_out(act(conv_norm_out(x)))
  *
  * The last node is an Identity called "out": the output keeps its name whatever is attached to conv_out.
  */

@@ -1,12 +1,15 @@
 /*
  * What a UNet2DConditionModel is made of. With act the configured activation, usually x * sigmoid(x):
  *
- *   resnet       h = conv1(act(norm1(x)));  h += time_emb_proj(time);  h = conv2(act(norm2(h)));  y = (shortcut(x) + h) / factor
- *                with scale_shift the time projection is twice as wide and h = norm2(h) * (1 + first half) + second half instead of
- * the sum attention    y = to_out.0( softmax(q k^T / sqrt(d)) v ), q, k, v without bias; feature = head * d + i block        h +=
- * attn1(norm1(h), norm1(h));  h += attn2(norm2(h), context);  [value, gate] = ff.net.0.proj(norm3(h)); h += ff.net.2(value *
- * gelu(gate)) transformer  y = x + proj_out(blocks(proj_in(norm(x))));  its GroupNorm has eps 1e-6, its LayerNorms 1e-5, whatever
- * the file says
+ *   resnet       h = conv1(act(norm1(x))) + time_emb_proj(time)
+ *                y = (shortcut(x) + conv2(act(norm2(h)))) / factor
+ *                with scale_shift the time projection is twice as wide: no sum, but norm2(h) * (1 + first half) + second half
+ *   attention    y = to_out.0( softmax(q k^T / sqrt(d)) v ), q, k, v without bias; feature = head * d + i
+ *   block        h += attn1(norm1(h), norm1(h))
+ *                h += attn2(norm2(h), context)
+ *                h += ff.net.2(value * gelu(gate)), [value, gate] = ff.net.0.proj(norm3(h))
+ *   transformer  y = x + proj_out(blocks(proj_in(norm(x))))
+ *                its GroupNorm has eps 1e-6, its LayerNorms 1e-5, whatever the file says
  *
  * Tokens are two-dimensional, [N*H*W, C], so that every linear layer is one Gemm with the weight as it lies in its file.
  */

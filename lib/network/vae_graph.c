@@ -1,8 +1,7 @@
 /*
- * VAEs from outside: their graphs, and the arithmetic between their latents and the UNet's:
+ * VAEs from outside: their graphs, and the arithmetic from an encoder's output to the UNet's latents:
  *
- *   encode   latent = (mean + exp(clamp(log variance, -30, 20) / 2) * noise - latents_mean) / latents_std * scaling_factor
- *   decode   z = latent / scaling_factor * latents_std + latents_mean
+ *   latent = (mean + exp(clamp(log variance, -30, 20) / 2) * noise - latents_mean) / latents_std * scaling_factor
  */
 #include "lib/network/vae_internal.h"
 
@@ -50,16 +49,5 @@ void qd_vae_sample(
 		if (config->normalized)
 			z = (z - (float)config->mean[channel]) / (float)config->std[channel];
 		latents[i] = z * scaling;
-	}
-}
-
-void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z)
-{
-	size_t channels = (size_t)config->latent_channels;
-	float scaling = (float)config->scaling_factor;
-	for (size_t i = 0; i < n * channels * pixels; i++) {
-		size_t channel = i / pixels % channels;
-		float x = latents[i] / scaling;
-		z[i] = config->normalized ? x * (float)config->std[channel] + (float)config->mean[channel] : x;
 	}
 }

@@ -122,18 +122,6 @@ void qd_onnx_free(struct qd_onnx_file *file)
 
 /* ---- a file and its graph ---- */
 
-enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size)
-{
-	enum qd_status st;
-	*onnx = (struct qd_onnx){ 0 };
-	QD_TRY(st, qd_onnx_load_bytes(&onnx->file, name, folder, bytes, size));
-	QD_TRY(st, qd_onnx_graph(&onnx->graph, onnx->file, NULL, 0));
-out:
-	if (st != QD_OK)
-		qd_onnx_release(onnx);
-	return st;
-}
-
 enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n)
 {
 	enum qd_status st;
@@ -151,13 +139,4 @@ void qd_onnx_release(struct qd_onnx *onnx)
 	qd_graph_release(&onnx->graph);
 	qd_onnx_free(onnx->file);
 	*onnx = (struct qd_onnx){ 0 };
-}
-
-const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key)
-{
-	const Onnx__ModelProto *model = onnx->file->model;
-	for (size_t i = 0; i < model->n_metadata_props; i++)
-		if (model->metadata_props[i]->key != NULL && !strcmp(model->metadata_props[i]->key, key))
-			return model->metadata_props[i]->value;
-	return NULL;
 }

@@ -4,7 +4,8 @@
  * also from another input's dimension of that name. Exporters that were told to leave every axis open leave channels and features
  * open too: these are what the first weight that reads them has,
  *
- *   Conv(x, w [O,I/group,...])   axis 1 of x is I        MatMul(x, w [I,O]), Gemm(x, w [I,O]), Gemm(x, w [O,I]), transB   its last axis
+ *   Conv(x, w [O,I/group,...])                                          axis 1 of x is I
+ *   MatMul(x, w [I,O]), Gemm(x, w [I,O]), Gemm(x, w [O,I]) {transB=1}   the last axis of x is I
  */
 #include "lib/onnx/internal.h"
 

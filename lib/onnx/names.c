@@ -2,16 +2,18 @@
  * What nodes of an ONNX file are called. Exporters write where a node comes from in one of two ways, and the graph's node names
  * have it in one: a module path, a slash, and a name.
  *
- *   node name         "/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul"             taken as it is
- *   metadata_props    "pkg.torch.onnx.name_scopes" = "['', 'mid_block', ..., 'mid_block....attn1.to_q', 'linear_3']": the last
- * but one; "namespace" = ": UNet/mid_block: UNetMidBlock/.../mid_block....attn1.to_q: Linear/linear_3: aten.linear": the same
- *                     gives "mid_block.attentions.0.transformer_blocks.0.attn1.to_q/node_linear_3"
+ *   node name        "/mid_block/attentions.0/transformer_blocks.0/attn1/to_q/MatMul": taken as it is
+ *   metadata_props   "pkg.torch.onnx.name_scopes" = "['', 'mid_block', ..., 'mid_block....attn1.to_q', 'linear_3']"
+ *                    "namespace" = ": UNet/mid_block: UNetMidBlock/.../mid_block....attn1.to_q: Linear/linear_3: aten.linear"
+ *                    of either the last but one, before the node's name:
+ *                    "mid_block.attentions.0.transformer_blocks.0.attn1.to_q/node_linear_3"
  *
  * NodeProto.metadata_props (9) is younger than some versions of onnx.proto that this is built with: it is then found among the
  * unknown fields.
  */
 #include "lib/onnx/internal.h"
 
+#include <errno.h>
 #include <string.h>
 
 enum { METADATA_FIELD = 9 };
@@ -21,7 +23,10 @@ enum { METADATA_FIELD = 9 };
 /* The text from `at` to before `end`, in the arena. */
 static const char *part(struct qd_graph *g, const char *at, const char *end)
 {
-	return qd_arena_strf(&g->arena, "%.*s", (int)(end - at), at);
+	const char *text = qd_arena_strf(&g->arena, "%.*s", (int)(end - at), at);
+	if (text == NULL)
+		qd_graph_stop(g, QD_ENOMEM);
+	return text;
 }
 
 /* The last element but one of a Python list of strings: '..., 'PATH', 'last']'. NULL when it is none or empty. */
@@ -81,8 +86,11 @@ static const char *unknown_scope(struct qd_graph *g, const Onnx__NodeProto *node
 			skip++;
 		if (skip >= f->len)
 			continue;
+		errno = 0;
 		Onnx__StringStringEntryProto *entry =
 			onnx__string_string_entry_proto__unpack(NULL, f->len - skip - 1, f->data + skip + 1);
+		if (entry == NULL && errno == ENOMEM)
+			qd_graph_stop(g, qd_fail(QD_ENOMEM, "out of memory"));
 		scope = scope_of(g, entry);
 		onnx__string_string_entry_proto__free_unpacked(entry, NULL);
 	}
@@ -99,6 +107,8 @@ const char *qd_onnx_node_name(struct qd_graph *g, const Onnx__NodeProto *node)
 	const char *name = node->name != NULL && node->name[0] != '\0' ? node->name : node->output[0];
 	if (scope != NULL)
 		name = qd_arena_strf(&g->arena, "%s/%s", scope, name);
+	if (name == NULL)
+		qd_graph_stop(g, QD_ENOMEM);
 	if (name != NULL && qd_graph_find_node(g, name) != QD_NONE)
 		name = qd_graph_unique(g, name);
 	return name;

@@ -1,7 +1,8 @@
 /*
- * lib/onnx: ONNX files as graphs, and graphs as ONNX files; the one home of protocol buffers. The reader takes every operator that has a row in ops.def with the attributes listed there, the few that
- * others express (spell.c), constants in any of TensorProto's spellings, and external data. A graph has fixed shapes: the
- * sizes of dimensions that a file leaves open are given by the caller. Whatever else a file holds is refused by name.
+ * lib/onnx: ONNX files as graphs, and graphs as ONNX files; the one home of protocol buffers. The reader takes every operator that
+ * has a row in ops.def with the attributes listed there, the few that others express (spell.c), constants in any of TensorProto's
+ * spellings, and external data. A graph has fixed shapes: the sizes of dimensions that a file leaves open are given by the caller.
+ * Whatever else a file holds is refused by name.
  *
  * An operator more: its row in lib/ir/ops.def serves reader and writer; one that others express, a row in spell.c.
  */
@@ -54,10 +55,7 @@ struct qd_onnx {
 	struct qd_onnx_file *file;
 };
 QD_CHECK enum qd_status qd_onnx_open(struct qd_onnx *onnx, const char *path, const struct qd_tensor *given, size_t n);
-QD_CHECK enum qd_status qd_onnx_parse(struct qd_onnx *onnx, const char *name, const char *folder, const void *bytes, size_t size);
 void qd_onnx_release(struct qd_onnx *onnx);
-/* A value of the file's metadata_props, or NULL. */
-const char *qd_onnx_metadata(const struct qd_onnx *onnx, const char *key);
 
 /* ---- writing (write.c) ---- */
 /* A weight that is stored as codes: made from `source` (any float dtype, mapped) when it is written, so that memory holds one at a

@@ -10,6 +10,7 @@
  */
 #include "lib/onnx/internal.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -144,7 +145,10 @@ enum qd_status qd_onnx_unpack(struct qd_onnx_file *file, const void *bytes, size
 		bytes = rest.data;
 		size = rest.n;
 	}
+	errno = 0;
 	file->model = onnx__model_proto__unpack(NULL, size, bytes);
+	if (file->model == NULL && errno == ENOMEM)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	if (file->model == NULL || !file->model->has_ir_version)
 		QD_TRY(st, qd_fail(QD_EINPUT, "is not an ONNX file"));
 	set_raw(file, true);

@@ -420,14 +420,6 @@ out:
 
 /* ---- bytes ---- */
 
-static void put_code(void *codes, unsigned bits, size_t i, int32_t q)
-{
-	if (bits == 8)
-		((uint8_t *)codes)[i] = (uint8_t)q;
-	else
-		((uint16_t *)codes)[i] = (uint16_t)q;
-}
-
 /* Codes of a weight. `codes` has weight->bytes bytes. */
 static enum qd_status make_codes(const struct weight *weight, void *codes)
 {
@@ -435,18 +427,13 @@ static enum qd_status make_codes(const struct weight *weight, void *codes)
 	const struct qd_tensor *source = &weight->stored->source;
 	size_t n = (size_t)qd_shape_elements(&source->shape);
 	float *real = malloc((n + 1) * sizeof(*real));
-	int32_t *q = malloc((n + 1) * sizeof(*q));
-	if (real == NULL || q == NULL) {
-		st = qd_fail(QD_ENOMEM, "cannot quantize '%s'", source->name);
-		goto out;
-	}
+
+	if (real == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "cannot quantize '%s'", source->name));
 	QD_TRY(st, qd_tensor_to_f32(source, real));
-	qd_quantize(weight->stored->encoding, &source->shape, real, q, NULL);
-	for (size_t i = 0; i < n; i++)
-		put_code(codes, qd_dtype_bits(weight->dtype), i, q[i]);
+	QD_TRY(st, qd_encode(weight->stored->encoding, &source->shape, real, codes));
 out:
 	free(real);
-	free(q);
 	return st;
 }
 

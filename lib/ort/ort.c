@@ -17,6 +17,8 @@
 
 enum { API_VERSION = 20, LOG_ERRORS = 3, OPTIMIZE_ALL = 99, ALLOCATOR_DEVICE = 0, MEMORY_DEFAULT = 0 };
 
+static const char library_name[] = "libonnxruntime.so.1";
+
 typedef void (*slot)(void);
 struct api_base {
 	const void *(*get_api)(uint32_t version);
@@ -79,28 +81,36 @@ static enum qd_status check(const struct qd_ort *ort, void *status, const char *
 	return st;
 }
 
-static void *open_beside_program(void)
+/* The library in a folder relative to the program's own, or NULL. */
+static void *open_beside_program(const char *folder)
 {
-	char path[4096];
-	ssize_t n = readlink("/proc/self/exe", path, sizeof(path) - sizeof("/ort/libonnxruntime.so.1"));
+	char path[4096], program[4096];
+	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+
 	if (n <= 0)
 		return NULL;
-	path[n] = '\0';
-	char *slash = strrchr(path, '/');
-	strcpy(slash != NULL ? slash : path, "/ort/libonnxruntime.so.1");
+	program[n] = '\0';
+	*strrchr(program, '/') = '\0';
+	if ((size_t)snprintf(path, sizeof(path), "%s/%s/%s", program, folder, library_name) >= sizeof(path))
+		return NULL;
 	return dlopen(path, RTLD_NOW | RTLD_LOCAL);
 }
 
+/* Never by a path that depends on where the program was started. */
 static void *open_anywhere(void)
 {
-	static const char *const names[] = { "libonnxruntime.so.1", "libonnxruntime.so", "build/ort/libonnxruntime.so.1" };
+	static const char *const folders[] = { "ort", "../lib/quad" }; /* of a build, and of an installation */
+	static const char *const names[] = { library_name, "libonnxruntime.so" };
 	void *library = NULL;
+
 	for (size_t i = 0; library == NULL && i < QD_COUNT(names); i++)
 		library = dlopen(names[i], RTLD_NOW | RTLD_LOCAL);
-	return library != NULL ? library : open_beside_program();
+	for (size_t i = 0; library == NULL && i < QD_COUNT(folders); i++)
+		library = open_beside_program(folders[i]);
+	return library;
 }
 
-static enum qd_status load(struct qd_ort *ort, const char *path)
+static enum qd_status load_library(struct qd_ort *ort, const char *path)
 {
 	const char *named = path != NULL ? path : getenv("QUAD_ORT_LIB");
 	if (named != NULL && named[0] == '\0')
@@ -139,7 +149,7 @@ enum qd_status qd_ort_open(struct qd_ort **out, const char *path)
 	*out = NULL;
 	if (ort == NULL)
 		return qd_fail(QD_ENOMEM, "cannot open ONNX Runtime");
-	QD_TRY(st, load(ort, path));
+	QD_TRY(st, load_library(ort, path));
 	QD_TRY(st, fill_api(ort));
 	QD_TRY(st, check(ort, ort->api.CreateEnv(LOG_ERRORS, "quad", &ort->env), "creating its environment"));
 	QD_TRY(st, check(ort, ort->api.CreateCpuMemoryInfo(ALLOCATOR_DEVICE, MEMORY_DEFAULT, &ort->memory), "describing memory"));

@@ -13,8 +13,8 @@ struct qd_ort_session;
 
 /*
  * Loads the library: `path` when given; else the file that $QUAD_ORT_LIB names; else libonnxruntime.so.1 and libonnxruntime.so of
- * the system; else build/ort/libonnxruntime.so.1 (where scripts/get-onnxruntime.sh puts it) in the working folder or beside the
- * program. QD_EUNSUPPORTED in one line when there is none or it is too old.
+ * the system; else libonnxruntime.so.1 in ort/ beside the program, where scripts/get-onnxruntime.sh puts it for build/quad, or in
+ * ../lib/quad from it, for an installed one. QD_EUNSUPPORTED in one line when there is none or it is too old.
  */
 QD_CHECK enum qd_status qd_ort_open(struct qd_ort **ort, const char *path);
 void qd_ort_close(struct qd_ort *ort);

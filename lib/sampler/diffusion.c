@@ -1,6 +1,6 @@
 /*
- * The arithmetic of diffusion (the formulas stand in diffusion.h). What a network says, solved for x0 and e, a = abar, b = 1 -
- * abar:
+ * The arithmetic of diffusion (its definitions stand in sampler.h). What a network says, solved for x0 and e, with a = abar and
+ * b = 1 - abar:
  *
  *   epsilon   x0 = (x - sqrt(b) m) / sqrt(a)       e = m
  *   v         x0 = sqrt(a) x - sqrt(b) m           e = sqrt(b) x + sqrt(a) m
@@ -8,7 +8,9 @@
  *
  * and over sigma = sqrt(b / a), with x divided by sqrt(a):
  *
- *   epsilon   x0 = x - sigma m     v   x0 = x / (sigma^2 + 1) - m sigma / sqrt(sigma^2 + 1)     sample   x0 = m
+ *   epsilon   x0 = x - sigma m
+ *   v         x0 = x / (sigma^2 + 1) - m sigma / sqrt(sigma^2 + 1)
+ *   sample    x0 = m
  */
 #include "lib/sampler/sampler.h"
 

@@ -21,7 +21,15 @@ struct qd_scheduler_kind {
 	enum qd_status (*step)(const struct qd_scheduler *s, int i, size_t n, float *x, const float *m, const float *noise);
 };
 
-extern const struct qd_scheduler_kind qd_scheduler_ddim, qd_scheduler_euler, qd_scheduler_lcm, qd_scheduler_olss;
+/* X(name): the kinds, each struct qd_scheduler_kind qd_scheduler_<name> of a file of this folder. */
+#define QD_SCHEDULER_LIST(X)                                                                                                       \
+	X(ddim)                                                                                                                    \
+	X(euler)                                                                                                                   \
+	X(lcm)                                                                                                                     \
+	X(olss)
+#define QD_SCHEDULER_DECLARE(name) extern const struct qd_scheduler_kind qd_scheduler_##name;
+QD_SCHEDULER_LIST(QD_SCHEDULER_DECLARE)
+#undef QD_SCHEDULER_DECLARE
 
 /* Timesteps by s->schedule's spacing, or `spacing` where it has none; `round`: linspace is rounded to whole steps. */
 QD_CHECK enum qd_status qd_spaced_timesteps(struct qd_scheduler *s, const char *spacing, bool round);

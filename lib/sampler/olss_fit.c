@@ -218,7 +218,7 @@ out:
 
 /* ---- the result ---- */
 
-static enum qd_status fill(struct qd_olss *olss, struct search *s, const double *timesteps)
+static enum qd_status fill_fitted(struct qd_olss *olss, struct search *s, const double *timesteps)
 {
 	size_t k = (size_t)s->n_best;
 	enum qd_status st = QD_OK;
@@ -253,7 +253,7 @@ enum qd_status qd_olss_fit(struct qd_olss *olss, const struct qd_olss_gram *gram
 		return qd_fail(QD_EINPUT, "no run was recorded");
 	QD_TRY(st, search_init(&s, gram, steps));
 	QD_TRY(st, find_best(&s));
-	QD_TRY(st, fill(olss, &s, timesteps));
+	QD_TRY(st, fill_fitted(olss, &s, timesteps));
 out:
 	search_release(&s);
 	if (st != QD_OK)

@@ -1,4 +1,4 @@
-/* The sampling loop: for each step i, out_i = model(scale_i(x) ++ condition, t_i), x = step_i(x, out_i). See sample.h. */
+/* The sampling loop: for each step i, out_i = model(scale_i(x) ++ condition, t_i), x = step_i(x, out_i). */
 #include "lib/sampler/sampler.h"
 #include "lib/math/math.h"
 
@@ -6,15 +6,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Stream of the starting noise is 0; step i of a stochastic scheduler draws from stream i + 1. */
-void qd_sample_noise(uint64_t seed, uint64_t stream, int64_t n, int64_t each, float *out)
+void qd_sample_noise(uint64_t seed, uint64_t draw, int64_t n, int64_t each, float *out)
 {
-	for (int64_t i = 0; i < n; i++) {
-		struct qd_random random;
-		qd_random_init(&random, seed, (stream << 32) + (uint64_t)i);
-		for (int64_t k = 0; k < each; k++)
-			out[i * each + k] = (float)qd_random_normal(&random);
-	}
+	for (int64_t i = 0; i < n; i++)
+		qd_random_normals(seed, qd_stream(QD_STREAM_SAMPLING, (draw << 32) + (uint64_t)i), (size_t)each, out + i * each);
 }
 
 struct buffers {

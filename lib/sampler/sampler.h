@@ -1,11 +1,12 @@
 /*
- * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to a
- * model (OLSS), and the one sampling loop.
+ * lib/sampler: noise schedules and the arithmetic of diffusion, the schedulers that step a sample through time, samplers fitted to
+ * a model (OLSS), and the one sampling loop.
  *
  * Dimension letters: N samples, Cl latent channels, Cc condition channels, C = Cl + Cc channels of the model's `sample` input, H W
  * pixels; k steps of a fitted sampler, T steps of the reference it was fitted to.
  *
- * A scheduler more: its file with its row (struct qd_scheduler_kind in internal.h), and the row's place in the list of scheduler.c.
+ * A scheduler more: its file with its struct qd_scheduler_kind, its row in QD_SCHEDULER_LIST (both in internal.h), its cases in
+ * tests/unit/test_scheduler.c.
  */
 #ifndef QUAD_LIB_SAMPLER_SAMPLER_H
 #define QUAD_LIB_SAMPLER_SAMPLER_H
@@ -28,10 +29,10 @@ struct qd_schedule {
 	double timestep_scaling;     /* of its boundary conditions */
 	bool final_sigma_min;        /* Euler ends at the table's smallest sigma, not at 0 */
 	double sigma_min, sigma_max; /* of Karras' spacing; 0: the first and last sigma of the plain one */
-	char class_name[64];
 };
-/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook). */
-QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root);
+/* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook).
+ * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */
+QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline);
 void qd_schedule_release(struct qd_schedule *schedule);
 /* A hash over all that the schedule says: of whatever it shapes, part of the identity. `out`: QD_HASH_TEXT bytes. */
 void qd_schedule_hash(const struct qd_schedule *schedule, char *out);
@@ -178,8 +179,9 @@ struct qd_sampling {
 	void *observe_context;
 };
 
-/* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `stream` and i alone. */
-void qd_sample_noise(uint64_t seed, uint64_t stream, int64_t n, int64_t each, float *out);
+/* Standard normal numbers for `n` samples of `each` floats; sample i's depend on `seed`, `draw` and i alone. Draw 0 is what sampling
+ * starts from, draw s + 1 what step s of a stochastic scheduler adds. */
+void qd_sample_noise(uint64_t seed, uint64_t draw, int64_t n, int64_t each, float *out);
 
 /*
  * Runs the loop. `latents` f32 [N,Cl,H,W] holds standard normal noise on entry (it is scaled by the scheduler's initial sigma) and

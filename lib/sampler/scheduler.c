@@ -22,71 +22,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const struct qd_scheduler_kind *const kinds[] = { &qd_scheduler_ddim, &qd_scheduler_euler, &qd_scheduler_lcm,
-	&qd_scheduler_olss };
-
-/* ---- reading ---- */
-
-struct config {
-	const json_t *json; /* NULL: Stable Diffusion 1.5's values */
-	const char *path;
-	enum qd_status status; /* the first field that was wrong */
+static const struct qd_scheduler_kind *const kinds[] = {
+#define QD_SCHEDULER_ROW(name) &qd_scheduler_##name,
+	QD_SCHEDULER_LIST(QD_SCHEDULER_ROW)
+#undef QD_SCHEDULER_ROW
 };
 
-/* A field that is there and not null. */
-static const json_t *field(const struct config *c, const char *name)
-{
-	const json_t *value = json_object_get(c->json, name);
-	return value == NULL || json_is_null(value) ? NULL : value;
-}
-
-static void wrong(struct config *c, const char *name, const char *needed)
-{
-	if (c->status == QD_OK)
-		c->status = qd_fail(QD_EINPUT, "'%s': field '%s' is not %s", c->path, name, needed);
-}
-
-static double number(struct config *c, const char *name, double absent, double low, double high)
-{
-	const json_t *value = field(c, name);
-	double number;
-	char needed[64];
-
-	if (value == NULL)
-		return absent;
-	number = json_number_value(value);
-	if (json_is_number(value) && number >= low && number <= high)
-		return number;
-	snprintf(needed, sizeof(needed), "a number from %g to %g", low, high);
-	wrong(c, name, needed);
-	return absent;
-}
-
-static bool flag(struct config *c, const char *name, bool absent)
-{
-	const json_t *value = field(c, name);
-	if (value != NULL && !json_is_boolean(value))
-		wrong(c, name, "true or false");
-	return value != NULL ? json_is_true(value) : absent;
-}
-
-/* The index of a text field's value among `words`. */
-static size_t word(struct config *c, const char *name, size_t absent, const char *const *words, size_t n)
-{
-	const json_t *value = field(c, name);
-
-	if (value == NULL)
-		return absent;
-	for (size_t i = 0; i < n && json_is_string(value); i++)
-		if (strcmp(json_string_value(value), words[i]) == 0)
-			return i;
-	if (c->status == QD_OK)
-		c->status = qd_fail(QD_EUNSUPPORTED, "'%s': field '%s' is '%s', which is not among the known ones (%s, ...)",
-			c->path, name, json_is_string(value) ? json_string_value(value) : "no text", words[0]);
-	return absent;
-}
-
-/* ---- betas ---- */
+/* ---- reading: betas ---- */
 
 /* As torch.linspace in float32: counted from the nearer end. */
 static float linspace(float first, float last, int n, int i)
@@ -113,31 +55,29 @@ static float beta_at(size_t shape, double start, double end, int n, int i)
 	return root * root;
 }
 
-static void read_betas(struct config *c, struct qd_schedule *schedule)
+/* Without a file, Stable Diffusion 1.5's. */
+static void read_betas(struct qd_fields *f, struct qd_schedule *schedule)
 {
-	static const char *const shapes[] = { "linear", "scaled_linear", "squaredcos_cap_v2" };
-	const json_t *trained = field(c, "trained_betas");
-	bool given = c->json != NULL;
-	double start = number(c, "beta_start", given ? 1e-4 : 0.00085, 0, 1),
-	       end = number(c, "beta_end", given ? 0.02 : 0.012, 0, 1);
-	size_t shape = word(c, "beta_schedule", given ? 0 : 1, shapes, QD_COUNT(shapes));
-	double product = 1;
+	static const char *const shapes[] = { "linear", "scaled_linear", "squaredcos_cap_v2", NULL };
+	bool given = f->json != NULL;
+	double start = qd_field_number(f, "beta_start", 0, 1, given ? 1e-4 : 0.00085),
+	       end = qd_field_number(f, "beta_end", 0, 1, given ? 0.02 : 0.012);
+	size_t shape = qd_field_choice(f, "beta_schedule", shapes, given ? 0 : 1);
+	double product = 1, *abar = schedule->alphas_cumprod;
+	bool trained = qd_field_numbers(f, "trained_betas", (size_t)schedule->train_steps, abar);
 
-	if (trained != NULL && json_array_size(trained) != (size_t)schedule->train_steps)
-		wrong(c, "trained_betas", "a list of num_train_timesteps numbers");
 	for (int i = 0; i < schedule->train_steps; i++) {
-		float beta = trained != NULL ? (float)json_number_value(json_array_get(trained, (size_t)i))
-					     : beta_at(shape, start, end, schedule->train_steps, i);
+		float beta = trained ? (float)abar[i] : beta_at(shape, start, end, schedule->train_steps, i);
 		product *= (double)(1 - beta);
-		schedule->alphas_cumprod[i] = (double)(float)product;
-		if ((!(product > 0) || product >= 1) && c->status == QD_OK)
-			c->status = qd_fail(QD_EINPUT,
-				"'%s': the betas leave %g of the signal at timestep %d, needs more than 0 and less than 1", c->path,
+		abar[i] = (double)(float)product;
+		if (!(product > 0) || product >= 1)
+			qd_fields_fail(f, QD_EINPUT,
+				"'%s': the betas leave %g of the signal at timestep %d, needs more than 0 and less than 1", f->what,
 				product, i);
 	}
 }
 
-/* ---- the other fields ---- */
+/* ---- reading: the other fields ---- */
 
 const char *const qd_prediction_names[] = { "epsilon", "v_prediction", "sample", NULL };
 
@@ -157,79 +97,64 @@ static bool is_known_class(const char *name)
 	return false;
 }
 
-static void refuse_class(struct config *c)
+static void refuse_class(struct qd_fields *f, const char *name)
 {
-	const char *name = json_string_value(field(c, "_class_name"));
-
-	if (name == NULL || is_known_class(name) || c->status != QD_OK)
+	if (name == NULL || is_known_class(name))
 		return;
 	if (qd_starts_with(name, "FlowMatch") || qd_starts_with(name, "EDM"))
-		c->status = qd_fail(QD_EUNSUPPORTED, "'%s': class '%s' has no discrete noise schedule", c->path, name);
-	else
-		c->status = qd_fail(QD_EUNSUPPORTED,
-			"'%s': class '%s' is not among the known ones (DDIMScheduler, PNDMScheduler, "
-			"EulerDiscreteScheduler, ...)",
-			c->path, name);
+		qd_fields_fail(f, QD_EUNSUPPORTED, "'%s': class '%s' has no discrete noise schedule", f->what, name);
+	qd_fields_fail(f, QD_EUNSUPPORTED,
+		"'%s': class '%s' is not among the known ones (DDIMScheduler, PNDMScheduler, EulerDiscreteScheduler, ...)", f->what,
+		name);
 }
 
 /* Values that mean something this file does not compute. */
-static void refuse_fields(struct config *c)
+static void refuse_fields(struct qd_fields *f)
 {
 	static const char *const flags[] = { "rescale_betas_zero_snr", "thresholding", "use_exponential_sigmas", "use_beta_sigmas",
 		"use_flow_sigmas" };
-	static const char *const interpolations[] = { "linear" }, *const types[] = { "discrete" };
+	static const char *const interpolations[] = { "linear", NULL }, *const types[] = { "discrete", NULL };
 
-	refuse_class(c);
+	refuse_class(f, json_string_value(qd_field(f, "_class_name")));
 	for (size_t i = 0; i < QD_COUNT(flags); i++)
-		if (flag(c, flags[i], false) && c->status == QD_OK)
-			c->status = qd_fail(QD_EUNSUPPORTED, "'%s': field '%s' is true, which is not supported", c->path, flags[i]);
-	word(c, "interpolation_type", 0, interpolations, QD_COUNT(interpolations));
-	word(c, "timestep_type", 0, types, QD_COUNT(types));
+		if (qd_field_bool(f, flags[i], false))
+			qd_field_refuse(f, QD_EUNSUPPORTED, flags[i], qd_field(f, flags[i]), "false");
+	qd_field_choice(f, "interpolation_type", interpolations, 0);
+	qd_field_choice(f, "timestep_type", types, 0);
 }
 
-static void read_fields(struct config *c, struct qd_schedule *s, bool stable_diffusion)
+static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_diffusion)
 {
-	static const char *const spacings[] = { "", "leading", "trailing", "linspace" }, *const finals[] = { "zero", "sigma_min" };
-	const char *name = json_string_value(field(c, "_class_name"));
+	static const char *const spacings[] = { "leading", "trailing", "linspace", "", NULL };
+	static const char *const finals[] = { "zero", "sigma_min", NULL };
+	const char *name = json_string_value(qd_field(f, "_class_name"));
 
-	snprintf(s->class_name, sizeof(s->class_name), "%s", name != NULL ? name : "");
-	s->prediction = (enum qd_prediction)word(c, "prediction_type", 0, qd_prediction_names, QD_PREDICT_SAMPLE + 1);
-	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[word(c, "timestep_spacing", 0, spacings, QD_COUNT(spacings))]);
-	s->steps_offset = stable_diffusion ? 1 : (int)number(c, "steps_offset", 0, 0, 1e6);
-	s->clip_sample = !stable_diffusion && flag(c, "clip_sample", strcmp(s->class_name, "LCMScheduler") != 0);
-	s->clip_range = number(c, "clip_sample_range", 1, 0, 1e6);
-	s->set_alpha_to_one = flag(c, "set_alpha_to_one", c->json != NULL);
-	s->karras = flag(c, "use_karras_sigmas", false);
-	s->original_steps = (int)number(c, "original_inference_steps", 50, 1, 1e6);
-	s->timestep_scaling = number(c, "timestep_scaling", 10, 1e-6, 1e6);
-	s->final_sigma_min = word(c, "final_sigmas_type", 0, finals, QD_COUNT(finals)) == 1;
-	s->sigma_min = number(c, "sigma_min", 0, 0, 1e6);
-	s->sigma_max = number(c, "sigma_max", 0, 0, 1e6);
+	s->prediction = (enum qd_prediction)qd_field_choice(f, "prediction_type", qd_prediction_names, QD_PREDICT_EPSILON);
+	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[qd_field_choice(f, "timestep_spacing", spacings, 3)]);
+	s->steps_offset = stable_diffusion ? 1 : (int)qd_field_number(f, "steps_offset", 0, 1e6, 0);
+	s->clip_sample = !stable_diffusion && qd_field_bool(f, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
+	s->clip_range = qd_field_number(f, "clip_sample_range", 0, 1e6, 1);
+	s->set_alpha_to_one = qd_field_bool(f, "set_alpha_to_one", f->json != NULL);
+	s->karras = qd_field_bool(f, "use_karras_sigmas", false);
+	s->original_steps = (int)qd_field_number(f, "original_inference_steps", 1, 1e6, 50);
+	s->timestep_scaling = qd_field_number(f, "timestep_scaling", 1e-6, 1e6, 10);
+	s->final_sigma_min = qd_field_choice(f, "final_sigmas_type", finals, 0) == 1;
+	s->sigma_min = qd_field_number(f, "sigma_min", 0, 1e6, 0);
+	s->sigma_max = qd_field_number(f, "sigma_max", 0, 1e6, 0);
 }
 
-/* Whether model_index.json names a Stable Diffusion 1 or 2 pipeline. */
-static bool is_stable_diffusion(const char *root)
+/* Whether a pipeline is one of Stable Diffusion 1 or 2. */
+static bool is_stable_diffusion(const char *pipeline)
 {
-	char path[4096];
-	json_t *json = NULL;
-	const char *name;
-	bool is;
-
-	snprintf(path, sizeof(path), "%s/model_index.json", root);
-	if (!qd_is_file(path) || qd_json_read(path, &json) != QD_OK)
-		return false;
-	name = json_string_value(json_object_get(json, "_class_name"));
-	is = name != NULL && qd_starts_with(name, "StableDiffusion") && !qd_starts_with(name, "StableDiffusionXL") &&
-	     !qd_starts_with(name, "StableDiffusion3");
-	json_decref(json);
-	return is;
+	return qd_starts_with(pipeline, "StableDiffusion") && !qd_starts_with(pipeline, "StableDiffusionXL") &&
+	       !qd_starts_with(pipeline, "StableDiffusion3");
 }
 
-enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
+enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline)
 {
 	char path[4096];
 	json_t *json = NULL;
-	struct config c = { .path = path };
+	struct qd_fields f = { .what = path };
 	enum qd_status st = QD_OK;
 
 	*schedule = (struct qd_schedule){ 0 };
@@ -238,17 +163,17 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root)
 		QD_TRY(st, qd_json_read(path, &json));
 	else
 		qd_log(QD_LOG_INFO, "no '%s': the noise schedule is Stable Diffusion 1.5's", path);
-	c.json = json;
-	schedule->train_steps = (int)number(&c, "num_train_timesteps", 1000, 1, 1e6);
+	f.json = json;
+	schedule->train_steps = (int)qd_field_number(&f, "num_train_timesteps", 1, 1e6, 1000);
 	schedule->alphas_cumprod = calloc((size_t)schedule->train_steps, sizeof(*schedule->alphas_cumprod));
 	if (schedule->alphas_cumprod == NULL) {
 		st = qd_fail(QD_ENOMEM, "out of memory");
 		goto out;
 	}
-	refuse_fields(&c);
-	read_betas(&c, schedule);
-	read_fields(&c, schedule, json == NULL || is_stable_diffusion(root));
-	st = c.status;
+	refuse_fields(&f);
+	read_betas(&f, schedule);
+	read_fields(&f, schedule, json == NULL || is_stable_diffusion(pipeline));
+	st = f.status;
 out:
 	json_decref(json);
 	if (st != QD_OK)

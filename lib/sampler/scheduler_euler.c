@@ -6,8 +6,10 @@
  *   x'           x + (x - x0) / sigma * (sigma' - sigma)
  *
  * sigma at fractional timesteps is interpolated linearly; the last sigma' is 0, or the table's smallest. Noise starts at the
- * largest sigma for linspace and trailing, at sqrt(largest^2 + 1) for leading. Karras' spacing: sigma_i = (max^(1/7) + i/(n-1)
- * (min^(1/7) - max^(1/7)))^7, timesteps by interpolating ln sigma over the table.
+ * largest sigma for linspace and trailing, at sqrt(largest^2 + 1) for leading. Karras' spacing is one of sigmas, whose timesteps
+ * are found by interpolating ln sigma over the table:
+ *
+ *   sigma_i = (max^(1/7) + i/(n-1) (min^(1/7) - max^(1/7)))^7
  */
 #include "lib/sampler/internal.h"
 

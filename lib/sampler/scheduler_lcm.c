@@ -1,9 +1,10 @@
 /*
- * The sampler of latent consistency models (Luo et al. 2023, algorithm 3). With N steps of the sampler that was distilled and k = T
- * div N, O = {N k - 1, ..., 2 k - 1, k - 1}; the n steps used are t_i = O[floor(i N / n)]. With s the timestep scaling (10):
+ * The sampler of latent consistency models (Luo et al. 2023, algorithm 3). With N steps of the sampler that was distilled, n steps
+ * used, and s the timestep scaling (10):
  *
+ *   t_i    = O[floor(i N / n)]     O = {N k - 1, ..., 2 k - 1, k - 1}, k = T div N
  *   c_skip = 0.25 / ((s t)^2 + 0.25)     c_out = s t / sqrt((s t)^2 + 0.25)     d = c_out x0 + c_skip x
- *   x' = d in the last step, else sqrt(abar') d + sqrt(1 - abar') noise, abar' of the next timestep, fresh noise every time
+ *   x'     = d in the last step, else sqrt(abar') d + sqrt(1 - abar') noise, abar' of the next timestep, fresh noise every time
  */
 #include "lib/sampler/internal.h"
 

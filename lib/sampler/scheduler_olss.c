@@ -1,5 +1,5 @@
 /*
- * Sampling by a fitted table (see olss.h), named "olss:FILE":
+ * Sampling by a fitted table (see sampler.h), named "olss:FILE":
  *
  *   x' = wx[i] x_T + sum over j <= i of we[i][j] e_j
  *

@@ -2,12 +2,13 @@
  * The vocabulary and the merges of a tokenizer folder.
  *
  *   vocab.json       {"symbol": id}. A symbol spells bytes: each byte is one character of GPT-2's table (33 to 126, 161 to 172 and
- * 174 to 255 stand for themselves, the other 68 bytes in order for U+0100 and up); a symbol that ends a word has
+ *                    174 to 255 stand for themselves, the other 68 bytes in order for U+0100 and up); a symbol that ends a word has
  *                    "</w>" behind it. All 256 bytes have a symbol of each kind.
  *   merges.txt       "#version: ..." lines, and "left right" lines: the symbols left and right become the symbol leftright, the
- * first line first tokenizer.json   {"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": as above, "merges": ["left
- * right" or
- *                    ["left", "right"]]}, "added_tokens": [...]}
+ *                    first line first
+ *   tokenizer.json   {"model": {"type": "BPE", "end_of_word_suffix": "</w>", "vocab": as above,
+ *                               "merges": ["left right" or ["left", "right"], ...]},
+ *                     "added_tokens": [...]}
  */
 #include "lib/tokenizer/internal.h"
 
@@ -31,7 +32,6 @@ static enum qd_status read_merges(struct qd_tokenizer_files *files)
 	enum qd_status st;
 
 	QD_TRY(st, qd_mapping_open(&files->merges, files->merges_path));
-	files->has_merges = true;
 	const char *text = (const char *)files->merges.data;
 	size_t bytes = files->merges.size;
 	if (qd_is_lfs_pointer(text, bytes))
@@ -276,16 +276,14 @@ out:
 
 static enum qd_status check_model(const json_t *model, const char *path)
 {
-	const char *type = json_string_value(json_object_get(model, "type"));
-	const json_t *suffix = json_object_get(model, "end_of_word_suffix");
+	static const char *const types[] = { "BPE", NULL }, *const endings[] = { WORD_END, NULL };
+	struct qd_fields f = { .what = path, .json = model };
 
 	if (!json_is_object(model))
 		return qd_fail(QD_EINPUT, "'%s': field 'model' is not an object", path);
-	if (type != NULL && strcmp(type, "BPE") != 0)
-		return qd_fail(QD_EUNSUPPORTED, "'%s': field 'model.type' is '%s', only 'BPE' is supported", path, type);
-	if (suffix != NULL && (!json_is_string(suffix) || strcmp(json_string_value(suffix), WORD_END) != 0))
-		return qd_fail(QD_EUNSUPPORTED, "'%s': field 'model.end_of_word_suffix' is not '" WORD_END "', CLIP's", path);
-	return QD_OK;
+	qd_field_choice(&f, "type", types, 0);
+	qd_field_needed_choice(&f, "end_of_word_suffix", endings, 0);
+	return qd_prefix(f.status, "'model'");
 }
 
 enum qd_status qd_tokenizer_read_vocabulary(

@@ -35,8 +35,6 @@ struct qd_merges {
 };
 /* The pair becomes `result`, after all pairs added before. QD_EINPUT when the pair is there already. */
 QD_CHECK enum qd_status qd_merges_add(struct qd_merges *merges, uint32_t left, uint32_t right, uint32_t result);
-/* NULL when the pair does not merge. */
-const struct qd_merge *qd_merges_find(const struct qd_merges *merges, uint32_t left, uint32_t right);
 void qd_merges_release(struct qd_merges *merges);
 
 /* The symbols of one piece of text, as a list that merging shortens, and the pairs that wait to be merged. */
@@ -85,7 +83,6 @@ struct qd_tokenizer_files {
 	char *vocab_path, *merges_path, *tokenizer_path, *config_path, *map_path, *added_path;
 	json_t *vocab, *tokenizer, *config, *map, *added;
 	struct qd_mapping merges;
-	bool has_merges;
 	struct qd_arena arena; /* of the paths */
 };
 QD_CHECK enum qd_status qd_tokenizer_files_open(struct qd_tokenizer_files *files, const char *folder);

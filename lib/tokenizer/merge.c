@@ -28,7 +28,8 @@ static size_t find_place(const struct qd_merges *merges, uint32_t left, uint32_t
 	return place;
 }
 
-const struct qd_merge *qd_merges_find(const struct qd_merges *merges, uint32_t left, uint32_t right)
+/* NULL when the pair does not merge. */
+static const struct qd_merge *find_merge(const struct qd_merges *merges, uint32_t left, uint32_t right)
 {
 	if (merges->n == 0)
 		return NULL;
@@ -118,7 +119,7 @@ static enum qd_status consider(struct qd_word *word, const struct qd_merges *mer
 	if (at == QD_NONE || word->symbols[at].next == QD_NONE)
 		return QD_OK;
 	uint32_t left = word->symbols[at].id, right = word->symbols[word->symbols[at].next].id;
-	const struct qd_merge *merge = qd_merges_find(merges, left, right);
+	const struct qd_merge *merge = find_merge(merges, left, right);
 	if (merge == NULL)
 		return QD_OK;
 	return heap_push(word, (struct qd_waiting){ .rank = merge->rank, .at = at, .left = left, .right = right });
@@ -153,7 +154,7 @@ enum qd_status qd_word_merge(struct qd_word *word, const struct qd_merges *merge
 		struct qd_waiting entry = heap_pop(word);
 		if (out_of_date(word, &entry))
 			continue;
-		join(word, entry.at, qd_merges_find(merges, entry.left, entry.right)->result);
+		join(word, entry.at, find_merge(merges, entry.left, entry.right)->result);
 		QD_TRY(st, consider(word, merges, word->symbols[entry.at].previous));
 		QD_TRY(st, consider(word, merges, entry.at));
 	}

@@ -14,6 +14,7 @@
  */
 #include "lib/tokenizer/internal.h"
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,39 +45,24 @@ struct reading {
 
 /* ---- one token ---- */
 
-static enum qd_status read_said(const json_t *object, const char *name, const char *path, enum said *said)
-{
-	const json_t *value = json_object_get(object, name);
-
-	if (value != NULL && !json_is_boolean(value) && !json_is_null(value))
-		return qd_fail(QD_EINPUT, "'%s': '%s' of a special token is neither true nor false", path, name);
-	*said = json_is_boolean(value) ? (json_is_true(value) ? SAID_YES : SAID_NO) : SAID_NOTHING;
-	return QD_OK;
-}
-
 static enum qd_status read_token(const char *what, const json_t *value, const char *path, struct token *token)
 {
-	const json_t *content = json_is_object(value) ? json_object_get(value, "content") : value;
-	enum said special = SAID_NO, single = SAID_NO, lstrip = SAID_NO, rstrip = SAID_NO;
-	enum qd_status st = QD_OK;
+	const json_t *content = json_is_object(value) ? json_object_get(value, "content") : value, *normalized;
+	struct qd_fields f = { .what = path, .json = value };
 
 	*token = (struct token){ .content = json_string_value(content), .normalized = SAID_NOTHING, .id = -1, .path = path };
 	if (token->content == NULL || token->content[0] == '\0')
-		QD_TRY(st, qd_fail(QD_EINPUT, "'%s': '%s' is neither a text nor an object with a text 'content'", path, what));
+		return qd_fail(QD_EINPUT, "'%s': '%s' is neither a text nor an object with a text 'content'", path, what);
+	normalized = qd_field(&f, "normalized");
+	if (normalized != NULL && !json_is_null(normalized))
+		token->normalized = qd_field_bool(&f, "normalized", false) ? SAID_YES : SAID_NO;
 	token->plain = json_is_string(value);
-	QD_TRY(st, read_said(value, "normalized", path, &token->normalized));
-	QD_TRY(st, read_said(value, "special", path, &special));
-	QD_TRY(st, read_said(value, "single_word", path, &single));
-	QD_TRY(st, read_said(value, "lstrip", path, &lstrip));
-	QD_TRY(st, read_said(value, "rstrip", path, &rstrip));
-	token->special = token->plain || special == SAID_YES;
-	token->lstrip = lstrip == SAID_YES;
-	token->rstrip = rstrip == SAID_YES;
-	if (single == SAID_YES)
-		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "'%s': special token '%s' has 'single_word', only tokens without are supported",
-				   path, token->content));
-out:
-	return st;
+	token->special = qd_field_bool(&f, "special", false) || token->plain;
+	token->lstrip = qd_field_bool(&f, "lstrip", false);
+	token->rstrip = qd_field_bool(&f, "rstrip", false);
+	if (qd_field_bool(&f, "single_word", false))
+		qd_field_refuse(&f, QD_EUNSUPPORTED, "single_word", qd_field(&f, "single_word"), "false");
+	return qd_prefix(f.status, "special token '%s'", token->content);
 }
 
 /* What a token says of itself where it does not say "normalized"; having a role does not count yet. */
@@ -431,51 +417,35 @@ out:
 	return st;
 }
 
-static enum qd_status check_word(const json_t *config, const char *path, const char *name, const char *a, const char *b)
-{
-	const json_t *value = json_object_get(config, name);
-	const char *text = json_string_value(value);
-
-	if (value == NULL || json_is_null(value) || (text != NULL && (strcmp(text, a) == 0 || strcmp(text, b) == 0)))
-		return QD_OK;
-	return qd_fail(QD_EUNSUPPORTED, "'%s': field '%s' is '%s', only '%s' is supported", path, name, text ? text : "no text", a);
-}
-
 /* Writers without a limit put 1e30, so a number no text encoder could have counts as none. */
-static enum qd_status read_length(struct qd_tokenizer *t, const json_t *config, const char *path)
+static size_t read_length(struct qd_fields *f)
 {
-	const json_t *value = json_object_get(config, "model_max_length");
-	double length;
+	const char *name = qd_field(f, "model_max_length") != NULL ? "model_max_length" : "max_len";
+	double length = qd_field_number(f, name, 2, INFINITY, CLIP_LENGTH);
 
-	if (value == NULL)
-		value = json_object_get(config, "max_len");
-	length = json_number_value(value);
-	t->length = CLIP_LENGTH;
-	if (value == NULL || json_is_null(value) || length > MAX_LENGTH)
-		return QD_OK;
-	if (!json_is_number(value) || length < 2 || length != (double)(size_t)length)
-		return qd_fail(QD_EINPUT, "'%s': field 'model_max_length' is not a whole number from 2", path);
-	t->length = (size_t)length;
-	return QD_OK;
+	if (length > MAX_LENGTH)
+		return CLIP_LENGTH;
+	if (length != (double)(size_t)length)
+		qd_field_refuse(f, QD_EINPUT, name, qd_field(f, name), "a whole number from 2 up");
+	return (size_t)length;
 }
 
-static enum qd_status check_settings(const struct qd_tokenizer_files *files)
+static enum qd_status check_settings(const struct qd_tokenizer_files *files, size_t *length)
 {
-	const json_t *config = files->config, *split = json_object_get(config, "split_special_tokens");
-	const char *path = files->config_path;
-	enum qd_status st = QD_OK;
+	static const char *const classes[] = { "CLIPTokenizer", "CLIPTokenizerFast", NULL }, *const sides[] = { "right", NULL };
+	struct qd_fields f = { .what = files->config_path, .json = files->config };
 
-	if (config != NULL && !json_is_object(config))
-		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is not an object", path));
+	if (files->config != NULL && !json_is_object(files->config))
+		return qd_fail(QD_EINPUT, "'%s' is not an object", files->config_path);
 	if (files->map != NULL && !json_is_object(files->map))
-		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is not an object", files->map_path));
-	QD_TRY(st, check_word(config, path, "tokenizer_class", "CLIPTokenizer", "CLIPTokenizerFast"));
-	QD_TRY(st, check_word(config, path, "padding_side", "right", "right"));
-	QD_TRY(st, check_word(config, path, "truncation_side", "right", "right"));
-	if (json_is_true(split))
-		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "'%s': field 'split_special_tokens' is true, only false is supported", path));
-out:
-	return st;
+		return qd_fail(QD_EINPUT, "'%s' is not an object", files->map_path);
+	qd_field_choice(&f, "tokenizer_class", classes, 0);
+	qd_field_choice(&f, "padding_side", sides, 0);
+	qd_field_choice(&f, "truncation_side", sides, 0);
+	if (json_is_true(qd_field(&f, "split_special_tokens")))
+		qd_field_refuse(&f, QD_EUNSUPPORTED, "split_special_tokens", qd_field(&f, "split_special_tokens"), "false");
+	*length = read_length(&f);
+	return f.status;
 }
 
 enum qd_status qd_tokenizer_read_settings(
@@ -485,8 +455,7 @@ enum qd_status qd_tokenizer_read_settings(
 	enum qd_status st;
 
 	t->size = vocabulary->size;
-	QD_TRY(st, check_settings(files));
-	QD_TRY(st, read_length(t, files->config, files->config_path));
+	QD_TRY(st, check_settings(files, &t->length));
 	QD_TRY(st, collect(&r));
 	for (size_t i = 0; i < r.n; i++)
 		QD_TRY(st, add_special(&r, &r.tokens[i]));

@@ -2,10 +2,10 @@
  * Prompts to ids, in the order of CLIPTokenizer of transformers 5:
  *
  *   1. special strings that are not "normalized" are cut out of the raw text, the longest at the leftmost place
- *   2. the rest is normalized (tokenizer_text.c), and the other special strings are cut out
+ *   2. the rest is normalized (text.c), and the other special strings are cut out
  *   3. what is between them falls into pieces: <|startoftext|> and <|endoftext|>, 's 't 're 've 'm 'll 'd, runs of letters, single
  *      numbers, runs of anything else but spaces; the first of these that fits at a place, as long as it can be
- *   4. a piece's UTF-8 bytes become symbols, the last one its word-ending form, and are merged (tokenizer_merge.c)
+ *   4. a piece's UTF-8 bytes become symbols, the last one its word-ending form, and are merged (merge.c)
  *   5. start, as many ids as leave room for the end, end, pads
  *
  * A special string that is found only in step 3 (no special string of this tokenizer) is then cut into "<|", the word and "|>".
@@ -174,7 +174,7 @@ out:
 
 /* ---- the whole ---- */
 
-static void fill(const struct encoding *e, int32_t *ids)
+static void fill_ids(const struct encoding *e, int32_t *ids)
 {
 	const struct qd_tokenizer *t = e->t;
 	size_t kept = e->n < t->length - 2 ? e->n : t->length - 2;
@@ -196,7 +196,7 @@ enum qd_status qd_tokenizer_encode(const struct qd_tokenizer *tokenizer, const c
 		QD_TRY(st, qd_fail(QD_EINPUT, "the text has %zu bytes, needs at most %zu", bytes, QD_TOKENIZER_MAX_TEXT));
 	QD_TRY(st, qd_points_decode(&e.raw, text, bytes));
 	QD_TRY(st, cut(&e, &e.raw, false, encode_plain));
-	fill(&e, ids);
+	fill_ids(&e, ids);
 	if (n != NULL)
 		*n = e.n + 2;
 out:

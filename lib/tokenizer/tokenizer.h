@@ -1,5 +1,6 @@
 /*
- * lib/tokenizer: CLIP's byte-pair tokenizer: a prompt as the ids that a Stable Diffusion text encoder takes. A tokenizer folder holds
+ * lib/tokenizer: CLIP's byte-pair tokenizer: a prompt as the ids that a Stable Diffusion text encoder takes. A tokenizer folder
+ * holds
  *
  *   vocab.json, merges.txt    the vocabulary {symbol: id} and the merges, "left right" per line below a header, best first
  *   tokenizer.json            both of them in one file, "model": {"vocab", "merges"}; where it is there, it counts

@@ -126,12 +126,6 @@ bool qd_inference_is_packed(const struct qd_inference *inference, size_t step)
 	return inference->steps[step].ready;
 }
 
-void qd_inference_unpack(struct qd_inference *inference)
-{
-	for (size_t s = 0; s < inference->plan->n; s++)
-		inference->steps[s].ready = false;
-}
-
 enum qd_status qd_inference_pack(struct qd_inference *inference, size_t step, const struct qd_tensor *w)
 {
 	struct packed *packed = &inference->steps[step];

@@ -18,8 +18,6 @@ bool qd_inference_packs(const struct qd_inference *inference, size_t step);
 bool qd_inference_is_packed(const struct qd_inference *inference, size_t step);
 /* Packs a step's weight, F32, F16 or BF16. */
 QD_CHECK enum qd_status qd_inference_pack(struct qd_inference *inference, size_t step, const struct qd_tensor *w);
-/* All steps need their weights again. */
-void qd_inference_unpack(struct qd_inference *inference);
 
 /* Computes a step of the kinds for inference; in[1] of a packed step is not looked at. One result, channels-last where it has four
  * dimensions. */

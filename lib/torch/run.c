@@ -154,25 +154,6 @@ static enum qd_status load(const struct qd_exec *exec, qd_id weight, qt_tensor *
 	return qd_prefix(st, "weight '%s'", v->name);
 }
 
-enum qd_status qd_exec_weight(struct qd_exec *exec, qd_id weight, qt_tensor *out)
-{
-	*out = NULL;
-	if (weight >= exec->g->n_values || exec->g->values[weight].kind != QD_WEIGHT)
-		return qd_fail(QD_EINPUT, "value %u is no weight of graph '%s'", weight, exec->g->name);
-	if (exec->given[weight])
-		return qt_retain(exec->given[weight], out);
-	if (exec->kept[weight] && !exec->options.hook)
-		return qt_retain(exec->kept[weight], out);
-	return load(exec, weight, out);
-}
-
-void qd_exec_reload_weights(struct qd_exec *exec)
-{
-	drop_all(exec, exec->kept);
-	if (exec->inference)
-		qd_inference_unpack(exec->inference);
-}
-
 /* ---- a run ---- */
 
 /* Takes the plan for what is asked for now. */

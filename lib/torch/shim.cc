@@ -209,11 +209,6 @@ enum qd_status qt_clone(qt_tensor x, qt_tensor *out)
 	return make("clone", out, [&] { return x->tensor.clone(); });
 }
 
-enum qd_status qt_detach(qt_tensor x, qt_tensor *out)
-{
-	return make("detach", out, [&] { return x->tensor.detach(); });
-}
-
 void qt_free(qt_tensor x)
 {
 	if (!x)

@@ -15,8 +15,8 @@ struct qd_exec;
 
 /*
  * `*tensor` is the value's tensor: leave it, or free it and put a new reference in its place (same shape). Called for float32
- * values only; inputs, replaced weights and results on each run, weights and results that depend on weights alone once (until
- * qd_exec_reload_weights). A tensor is not always row-major in memory: qt_contiguous makes it so.
+ * values only; inputs, replaced weights and results on each run, weights and results that depend on weights alone once. A tensor
+ * is not always row-major in memory: qt_contiguous makes it so.
  */
 typedef enum qd_status (*qd_value_hook)(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 
@@ -30,8 +30,9 @@ struct qd_exec_options {
 	bool see_all;
 	/*
 	 * false: where no gradient is wanted and the CPU computes, convolutions, linear layers and normalizations are lib/kernel's,
-	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding that are
-	 * packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's operators.
+	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding
+	 * that are packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's
+	 * operators.
 	 */
 	bool libtorch;
 };
@@ -47,11 +48,7 @@ QD_CHECK enum qd_status qd_exec_bind_tensor(struct qd_exec *exec, const char *in
 /* Replaces a weight's loaded tensor (training all weights: pass the leaf). A new reference is taken; the hook sees it on each run.
  */
 QD_CHECK enum qd_status qd_exec_set_weight(struct qd_exec *exec, qd_id weight, qt_tensor tensor);
-/* The loaded tensor of a weight (a new reference). */
-QD_CHECK enum qd_status qd_exec_weight(struct qd_exec *exec, qd_id weight, qt_tensor *out);
 /* Runs the graph; outputs[i] is a new reference for g->outputs[i]. Fails naming the node. Checks for an unbound input. */
 QD_CHECK enum qd_status qd_exec_run(struct qd_exec *exec, qt_tensor *outputs);
-/* Drops hook results on weights so that the next run asks the hook again. */
-void qd_exec_reload_weights(struct qd_exec *exec);
 
 #endif

@@ -97,7 +97,7 @@ enum qd_status qd_refuse_algorithms(const struct qd_safetensors *file)
 	return QD_OK;
 }
 
-enum qd_status qd_refuse_unknown(const struct qd_safetensors *file)
+enum qd_status qd_refuse_others(const struct qd_safetensors *file)
 {
 	static const char *const inversion[] = { "emb_params", "string_to_param", "clip_l", "clip_g" };
 	const char *first;
@@ -113,7 +113,7 @@ enum qd_status qd_refuse_unknown(const struct qd_safetensors *file)
 		if (qd_ends_with(key, "conv_in.weight") || qd_starts_with(key, "model.diffusion_model."))
 			return qd_fail(QD_EUNSUPPORTED, "not a LoRA file: a full model (key '%s')", key);
 	}
-	return qd_fail(QD_EINPUT, "not a LoRA file: key '%s' is of no known adapter format", first);
+	return QD_OK;
 }
 
 enum qd_status qd_refuse_pickle(const char *path)

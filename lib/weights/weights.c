@@ -1,9 +1,11 @@
 /*
  * The weights of one component folder, by name, whatever files they lie in:
  *
- *   STEM.safetensors.index.json      {"metadata": {...}, "weight_map": {tensor: shard}}; shards beside it,
- * STEM-00001-of-0000K.safetensors STEM.safetensors                 one file STEM.safetensors.index.V.json,
- * STEM.safetensors.V.index.json, STEM.V.safetensors the same in another precision, V fp16 or bf16
+ *   STEM.safetensors.index.json                                    {"metadata": {...}, "weight_map": {tensor: shard}}, shards
+ *                                                                  STEM-00001-of-0000K.safetensors and so on beside it
+ *   STEM.safetensors                                               one file
+ *   STEM.safetensors.index.V.json, STEM.safetensors.V.index.json   an index again, in another precision, V fp16 or bf16
+ *   STEM.V.safetensors                                             one file in it
  *
  * tried in this order: an index wins over a single file, as in the library that writes them, and the plain files over variants.
  * Tensors may be of any float type, each of its own: F64 too, which is rounded to float32 like everything else.
@@ -122,15 +124,18 @@ out:
 	return st;
 }
 
-/* The first of the names in `fmt`s that is a file below `folder`; NULL when none is. */
-static const char *first_file(struct qd_weights *weights, const char *folder, size_t n, const char *const *names)
+/* The first of the names that is a file below `folder`; `*out` is NULL when none is. */
+static enum qd_status first_file(
+	struct qd_weights *weights, const char *folder, size_t n, const char *const *names, const char **out)
 {
-	for (size_t i = 0; i < n; i++) {
+	*out = NULL;
+	for (size_t i = 0; i < n && !*out; i++) {
 		const char *path = qd_arena_strf(&weights->arena, "%s/%s", folder, names[i]);
-		if (path && qd_is_file(path))
-			return path;
+		if (!path)
+			return QD_ENOMEM;
+		*out = qd_is_file(path) ? path : NULL;
 	}
-	return NULL;
+	return QD_OK;
 }
 
 /* Index and single file of one precision; `*found` says whether either is there. */
@@ -147,15 +152,18 @@ static enum qd_status open_variant(
 		variant ? qd_arena_strf(arena, "%s.%s.safetensors", stem, variant) : qd_arena_strf(arena, "%s.safetensors", stem);
 	if (!indices[0] || !file || (variant && !indices[1]))
 		return QD_ENOMEM;
-	const char *path = first_file(weights, folder, variant ? 2 : 1, indices);
+	const char *path;
+	enum qd_status st;
 	*found = true;
+	QD_TRY(st, first_file(weights, folder, variant ? 2 : 1, indices, &path));
 	if (path)
 		return open_index(weights, folder, path);
-	path = first_file(weights, folder, 1, &file);
+	QD_TRY(st, first_file(weights, folder, 1, &file, &path));
 	if (path)
 		return open_single(weights, path);
 	*found = false;
-	return QD_OK;
+out:
+	return st;
 }
 
 /* Nothing there that can be read: says what there is instead. */
@@ -168,7 +176,10 @@ static enum qd_status nothing_found(struct qd_weights *weights, const char *fold
 		if (!pickles[i])
 			return QD_ENOMEM;
 	}
-	const char *pickle = first_file(weights, folder, QD_COUNT(pickles), pickles);
+	const char *pickle;
+	enum qd_status st = first_file(weights, folder, QD_COUNT(pickles), pickles, &pickle);
+	if (st != QD_OK)
+		return st;
 	if (pickle)
 		return qd_fail(QD_EUNSUPPORTED, "'%s' is a Python pickle, which runs code when it is read; needs '%s.safetensors'",
 			pickle, stem);

@@ -27,8 +27,9 @@ static long peak_memory(void)
 	return getrusage(RUSAGE_SELF, &usage) == 0 ? usage.ru_maxrss / 1024 : 0;
 }
 
-static enum qd_status bind_random(struct qd_exec *exec, const struct qd_graph *g)
+static enum qd_status feed_random(struct qd_runner *runner)
 {
+	const struct qd_graph *g = runner->graph;
 	struct qd_random random;
 	struct qd_tensor data = { 0 };
 	enum qd_status st = QD_OK;
@@ -39,48 +40,44 @@ static enum qd_status bind_random(struct qd_exec *exec, const struct qd_graph *g
 		QD_TRY(st, qd_tensor_new(&data, v->name, QD_F32, &v->shape));
 		for (int64_t k = 0; k < qd_shape_elements(&v->shape); k++)
 			((float *)data.data)[k] = v->shape.rank == 1 ? 500 : (float)qd_random_normal(&random);
-		QD_TRY(st, qd_exec_bind_tensor(exec, v->name, &data));
+		QD_TRY(st, qd_runner_feed(runner, &data));
 	}
 out:
 	qd_tensor_release(&data);
 	return st;
 }
 
-static enum qd_status run(struct qd_exec *exec, const struct qd_graph *g, double *seconds)
+static enum qd_status run_timed(struct qd_runner *runner, double *seconds)
 {
-	qt_tensor *outputs = calloc(g->n_outputs + 1, sizeof(qt_tensor));
 	double before = bench_now();
-	enum qd_status st = outputs ? qd_exec_run(exec, outputs) : qd_fail(QD_ENOMEM, "out of memory");
+	enum qd_status st = qd_runner_run(runner);
+
 	*seconds = bench_now() - before;
-	for (size_t i = 0; outputs && i < g->n_outputs; i++)
-		qt_free(outputs[i]);
-	free(outputs);
 	return st;
 }
 
-static enum qd_status measure(const char *path, int runs, bool libtorch)
+static enum qd_status measure_forward(const char *path, int runs, bool libtorch)
 {
 	const struct qd_exec_options options = { .libtorch = libtorch };
 	int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
 	struct bench_rates rates = { 0 };
 	struct qd_model model = { 0 };
 	struct qd_graph g = { 0 };
-	struct qd_exec *exec = NULL;
+	struct qd_runner runner = { 0 };
 	struct qd_cost cost;
 	double first, seconds[MOST_RUNS];
 	enum qd_status st;
 	QD_TRY(st, qt_set_threads(threads));
-	qt_set_grad(false);
 	QD_TRY(st, qd_model_open(&model, path));
 	struct qd_sizes sizes = qd_model_native_sizes(&model);
 	QD_TRY(st, qd_model_graph(&g, &model, &sizes));
 	QD_TRY(st, qd_graph_cost(&g, &cost));
-	QD_TRY(st, qd_exec_new(&exec, &g, &options));
-	QD_TRY(st, bind_random(exec, &g));
-	QD_TRY(st, run(exec, &g, &first));
+	QD_TRY(st, qd_runner_open(&runner, &g, &options));
+	QD_TRY(st, feed_random(&runner));
+	QD_TRY(st, run_timed(&runner, &first));
 	for (int i = 0; i < runs; i++) {
 		QD_TRY(st, bench_rates_measure(&rates, threads));
-		QD_TRY(st, run(exec, &g, &seconds[i]));
+		QD_TRY(st, run_timed(&runner, &seconds[i]));
 	}
 	QD_TRY(st, bench_rates_measure(&rates, threads));
 	qsort(seconds, (size_t)runs, sizeof(*seconds), by_value);
@@ -90,7 +87,7 @@ static enum qd_status measure(const char *path, int runs, bool libtorch)
 		rates.bfloat16 * 1e-9, bench_rates_best(&rates) * 1e-9);
 	printf("first %.3f\nfastest %.3f\nmedian %.3f\npeak %ld\n", first, seconds[0], seconds[runs / 2], peak_memory());
 out:
-	qd_exec_free(exec);
+	qd_runner_release(&runner);
 	qd_graph_release(&g);
 	qd_model_release(&model);
 	return st;
@@ -107,7 +104,7 @@ int main(int argc, char **argv)
 	mallopt(M_MMAP_THRESHOLD, 32 << 20);
 	mallopt(M_TRIM_THRESHOLD, 1 << 30);
 	mallopt(M_TOP_PAD, 64 << 20);
-	if (measure(argv[1], runs, argc == 4) != QD_OK) {
+	if (measure_forward(argv[1], runs, argc == 4) != QD_OK) {
 		fprintf(stderr, "bench-forward: %s\n", qd_message());
 		return 3;
 	}

@@ -6,6 +6,7 @@
 #include "lib/math/math.h"
 #include "scripts/bench/bench.h"
 
+#include <cblas.h>
 #include <stdlib.h>
 #include <time.h>
 
@@ -26,7 +27,7 @@ struct matrices {
 
 static enum qd_status by_openblas(struct matrices *m)
 {
-	qd_gemm(false, false, SIZE, SIZE, SIZE, 1, m->a, SIZE, m->b, SIZE, 0, m->c, SIZE);
+	cblas_sgemm(CblasRowMajor, CblasNoTrans, CblasNoTrans, SIZE, SIZE, SIZE, 1, m->a, SIZE, m->b, SIZE, 0, m->c, SIZE);
 	return QD_OK;
 }
 

@@ -7,7 +7,8 @@
  *   latents               [n, 12, 32, 32]  what the model must make: the picture in [-1, 1], 2 x 2 pixels packed into channels,
  *                                          latents[c * 4 + dy * 2 + dx][y][x] = picture[c][2 y + dy][2 x + dx]
  *   condition             [n, 13, 32, 32]  as in Stable Diffusion inpainting: mask (1: to be made), then a picture packed likewise,
- * 0 under the mask encoder_hidden_states [n, 8, 48]       the prompt: one vector per word, fixed functions of word and position
+ *                                          0 under the mask
+ *   encoder_hidden_states [n, 8, 48]       the prompt: one vector per word, fixed functions of word and position
  *
  * and with --schedule, for calibration, as the model sees them on its way from noise:
  *   sample                [n, 25, 32, 32]  noised latents, then the condition
@@ -174,7 +175,7 @@ static void make_sample(int task, uint64_t seed, uint64_t index, float *rgb, str
 static float noise_sample(const struct qd_schedule *schedule, uint64_t seed, uint64_t index, struct sample in, uint16_t *out)
 {
 	struct qd_random random;
-	qd_random_init(&random, seed, UINT64_MAX - index);
+	qd_random_init(&random, seed, qd_stream(QD_STREAM_EXAMPLE, (UINT64_C(1) << 48) - 1 - index));
 	/* Steps of the golden ratio spread over the schedule however many samples there are. */
 	int t = (int)(fmod((double)index * 0.6180339887498949 + 0.5, 1.0) * schedule->train_steps);
 	struct qd_noise_level level = qd_noise_level_of(schedule->alphas_cumprod[t]);
@@ -211,7 +212,7 @@ static enum qd_status write_samples(const struct arguments *arguments)
 		return qd_fail(QD_ENOMEM, "out of memory for a picture");
 	QD_TRY(st, make_tensors(tensors, arguments->count));
 	if (arguments->schedule)
-		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule));
+		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule, ""));
 	for (int64_t i = 0; i < arguments->count; i++) {
 		struct sample at = { (uint16_t *)tensors[LATENTS].data + i * PICTURE,
 			(uint16_t *)tensors[CONDITIONS].data + i * CONDITION,

@@ -1,6 +1,9 @@
-# Sourced by the scripts of this folder: a scratch folder, and commands whose exit code and messages are checked.
+# Sourced by the scripts of this folder: a scratch folder, and commands whose exit code and messages are checked. What a machine cannot
+# try is said with `skip`, never passed over in silence.
 set -u
-: "${QUAD:=build/quad}" "${QUAD_GOLDEN:=../shared/golden}"
+# Absolute: some scripts work inside their scratch folder.
+root=$(realpath "$(dirname "${BASH_SOURCE[0]}")/../..")
+QUAD=$(realpath "${QUAD:-$root/build/quad}") QUAD_GOLDEN=$(realpath -m "${QUAD_GOLDEN:-$root/../shared/golden}")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
@@ -11,11 +14,13 @@ fault()
 	failures=$((failures + 1))
 }
 
-# expect CODE TEXT COMMAND...: the command ends with CODE and TEXT stands in what it says ("" : anything). Its output is in $work/out, .err.
+# expect CODE TEXT COMMAND...: the command ends with CODE and TEXT stands in what it says ("": anything, of a command that succeeds).
+# Its output is in $work/out, .err.
 expect()
 {
 	local code=$1 text=$2 status
 	shift 2
+	[ -n "$text" ] || [ "$code" -eq 0 ] || fault "no text is given that a failure has to say: $*"
 	"$@" >"$work/out" 2>"$work/err"
 	status=$?
 	[ $status -eq "$code" ] || fault "exit $status instead of $code: $*
@@ -37,12 +42,37 @@ $(cat "$work/err")"
 	[ "$before" = "$after" ] || fault "leaves '$after' behind: $*"
 }
 
-# needs_golden: exits 77 where the golden data is not there.
-needs_golden()
+# skip REASON: something of this script cannot be tried here; tests/run.sh counts it.
+skip()
 {
-	[ -d "$QUAD_GOLDEN/tiny15" ] && return
-	echo "golden data is not there"
+	echo "# SKIP $1"
+}
+
+# golden NAME: whether that part of the golden data is there; says that it is skipped where not.
+golden()
+{
+	[ -e "$QUAD_GOLDEN/$1" ] && return
+	skip "golden data '$1' is not there"
+	return 1
+}
+
+# needs_scenes: the program that draws the example's data, in $scenes; exits 77 where it is not built.
+needs_scenes()
+{
+	scenes=$(dirname "$QUAD")/scenes
+	[ -x "$scenes" ] && return
+	echo "'$scenes' is not built"
 	exit 77
+}
+
+# small_config FILE: the configuration of a UNet too small to draw anything, conditioned like the example.
+small_config()
+{
+	cat >"$1" <<'JSON'
+{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
+  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
+JSON
 }
 
 finish()

@@ -2,18 +2,13 @@
 # quad export, run and report: one export serves several adapters, a later one joins it, every engine agrees, nothing is left behind.
 . "$(dirname "$0")/check.bash"
 o=$work/o
-scenes=$(dirname "$QUAD")/scenes
 # Threads that spin while they wait cost more than they win here.
 export OMP_WAIT_POLICY=passive
 mkdir "$o"
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 
 # A model too small to draw anything, conditioned like the example, with two adapters of different ranks.
-cat >"$work/config.json" <<'JSON'
-{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
-  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
-JSON
+small_config "$work/config.json"
 cd "$work" || exit 1
 expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 1 -o m
 expect 0 "" "$scenes" --task all --count 4 --seed 1 --schedule m -o calib.safetensors
@@ -66,6 +61,12 @@ refused "cannot read 'm/manifest.json'" "$QUAD" export --adapter-only --base m -
 
 # Every adapter: the simulator and the exported file agree at every step; the samples are the same, and the float ones are not far.
 common=(--inputs data.safetensors --steps 2 --seed 3)
+ort=yes
+if ! "$QUAD" run --base o/x --engine ort "${common[@]}" -o o/ort.safetensors >/dev/null 2>err; then
+	ort=no
+	grep -q "no ONNX Runtime found" err || fault "$(cat err)"
+	skip "no ONNX Runtime found"
+fi
 for name in a b; do
 	expect 0 "3 samples" "$QUAD" run --base m --adapter $name=$name.safetensors "${common[@]}" --batch 2 -o o/float.safetensors --force
 	expect 0 "" "$QUAD" run --base m --adapter $name=$name.safetensors --profile profile.json "${common[@]}" --batch 2 \
@@ -76,10 +77,9 @@ for name in a b; do
 	expect 1 "of the output's range, allowed 0" "$QUAD" run --base o/x "${common[@]}" --check-trace o/trace --check 0
 	# what the output's encoding covers is the same at every step
 	[ "$(grep -o 'of the range .*' "$work/out" | sort -u | wc -l)" -eq 1 ] || fault "steps are held against several ranges"
-	if "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force >/dev/null 2>"$work/err"; then
+	if [ $ort = yes ]; then
+		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" -o o/ort.safetensors --force
 		expect 0 "" "$QUAD" run --base o/x --adapter $name --engine ort "${common[@]}" --check-trace o/trace --check 1e-3
-	else
-		grep -q "no ONNX Runtime found" "$work/err" || fault "$(cat "$work/err")"
 	fi
 	expect 0 "| $name" "$QUAD" report --pack 2 --task $name --input data.safetensors --reference o/float.safetensors \
 		--column "simulated=o/sim.safetensors" --column "exported=o/file.safetensors" --sheet o/sheet.png --force
@@ -89,7 +89,7 @@ done
 # What does not fit says so in one line.
 refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n
 refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
-refused "cannot read 'o/x/adapters/c.safetensors'" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
+refused "'c' is no file and no adapter of 'o/x', which has a, b" "$QUAD" run --base o/x --adapter c "${common[@]}" -o o/n
 refused "has no tensor 'encoder_hidden_states'" "$QUAD" run --base m --inputs a.safetensors -o o/n
 expect 2 "one sample has one adapter, 2 given" "$QUAD" run --base m --adapter a=a.safetensors --adapter b=b.safetensors "${common[@]}" -o o/n
 refused "no tensor 'negative_hidden_states'" "$QUAD" run --base m "${common[@]}" --guidance 3 -o o/n

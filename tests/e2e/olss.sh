@@ -2,11 +2,8 @@
 # quad olss: a sampler fitted to the example's own runs beats as many plain steps on samples it has not seen, and serves only the model
 # and guidance it was made for.
 . "$(dirname "$0")/check.bash"
-root=$(pwd)
-case $QUAD in /*) ;; *) QUAD=$root/$QUAD ;; esac
-scenes=$(dirname "$QUAD")/scenes
 example=$root/scripts/example
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 cd "$work" || exit 1
 mkdir o
 expect 0 "" "$scenes" --task sketch --count 2 --seed 5 -o fit.safetensors

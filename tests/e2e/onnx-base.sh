@@ -1,11 +1,10 @@
 #!/bin/bash
 # An ONNX file as the base model of every command: the same results as from the folder it was exported from, and what is refused.
 . "$(dirname "$0")/check.bash"
-needs_golden
+[ -d "$QUAD_GOLDEN/onnx" ] || { echo "golden data is not there"; exit 77; }
 g=$QUAD_GOLDEN/onnx dir=$QUAD_GOLDEN/nano15 o=$work/o
 # Threads that spin while they wait cost more than they win here.
 export OMP_WAIT_POLICY=passive
-[ -d "$dir" ] || { echo "golden data is not there"; exit 77; }
 mkdir "$o"
 
 # number N BYTES: little-endian.
@@ -99,8 +98,8 @@ refused "has LoRA inputs: it is an export, not a base model" \
 # What cannot be read is refused in one line, wherever it is given.
 for bad in "$g"/refuse/*.onnx; do
 	[ "${bad##*/}" != unsorted.onnx ] || continue # read all the same
-	refused "" "$QUAD" eval --base "$bad" --inputs "$g/small_typed.safetensors"
-	refused "" "$QUAD" inspect "$bad"
+	refused "${bad##*/}'" "$QUAD" eval --base "$bad" --inputs "$g/small_typed.safetensors"
+	refused "${bad##*/}'" "$QUAD" inspect "$bad"
 done
 refused "node 'c': operator 'Hardmax' is not read" "$QUAD" eval --base "$g/refuse/unsupported_op.onnx" --inputs "$g/small_typed.safetensors"
 finish

@@ -2,15 +2,10 @@
 # quad qss: the table, the profile and what it fits, choices forced, and everything that is refused before or after running.
 . "$(dirname "$0")/check.bash"
 o=$work/o
-scenes=$(dirname "$QUAD")/scenes
 mkdir "$o"
-[ -x "$scenes" ] || { echo "'$scenes' is not built"; exit 77; }
+needs_scenes
 
-cat >"$work/config.json" <<'JSON'
-{ "_class_name": "UNet2DConditionModel", "sample_size": 32, "in_channels": 25, "out_channels": 12, "block_out_channels": [16, 16],
-  "layers_per_block": 1, "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
-  "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 2, "cross_attention_dim": 48, "norm_num_groups": 4 }
-JSON
+small_config "$work/config.json"
 cd "$work" || exit 1
 expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 1 -o m
 expect 0 "" "$QUAD" init --config config.json --prediction v_prediction --seed 2 -o other

@@ -54,7 +54,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	struct qd_adapter adapter = { 0 };
 	struct qd_reading r = { .adapter = &adapter, .modules = modules() };
 
-	if (qd_safetensors_parse(&r.file, "input", data, size) == QD_OK && qd_reading_run(&r, false, 1) == QD_OK &&
+	if (qd_safetensors_parse(&r.file, "input", data, size) == QD_OK && qd_reading_run(&r, 1) == QD_OK &&
 		qd_pieces_load(&adapter, r.pieces) == QD_OK)
 		check(&adapter);
 	qd_reading_release(&r);

@@ -32,10 +32,12 @@ static void as_unet(struct qd_graph *g)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct qd_onnx onnx;
-	if (!good(qd_onnx_parse(&onnx, "fuzz", NULL, data, size), &onnx.graph))
-		return 0;
-	as_unet(&onnx.graph);
+	struct qd_onnx onnx = { 0 };
+	enum qd_status st = qd_onnx_load_bytes(&onnx.file, "fuzz", NULL, data, size);
+	if (st == QD_OK)
+		st = qd_onnx_graph(&onnx.graph, onnx.file, NULL, 0);
+	if (good(st, &onnx.graph))
+		as_unet(&onnx.graph);
 	qd_onnx_release(&onnx);
 	return 0;
 }

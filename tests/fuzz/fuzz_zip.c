@@ -22,7 +22,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 
 			bool column_major;
 
-			if (there && qd_npy_view(m->name, m->deflated ? unpacked : m->data, m->bytes, &tensor, &column_major) == QD_OK) {
+			if (there &&
+				qd_npy_view(m->name, m->deflated ? unpacked : m->data, m->bytes, &tensor, &column_major) == QD_OK) {
 				void *turned = column_major ? malloc(tensor.bytes + 1) : NULL;
 				if (tensor.bytes > m->bytes)
 					abort();

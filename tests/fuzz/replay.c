@@ -1,5 +1,6 @@
 /*
- * Gives every file named on the command line to the fuzz target it is linked with: the corpus as a test, without a fuzzer.
+ * Gives every file named on the command line to the fuzz target it is linked with: the corpus as a test, without a fuzzer. A target
+ * that is given no file fails: it would have been tried on nothing.
  */
 #include <stdint.h>
 #include <stdio.h>
@@ -37,5 +38,9 @@ int main(int argc, char **argv)
 	for (int i = 1; i < argc; i++)
 		failed |= replay(argv[i]);
 	printf("%d inputs replayed\n", argc - 1);
+	if (argc < 2) {
+		fprintf(stderr, "there are no inputs, needs at least one\n");
+		failed = 1;
+	}
 	return failed;
 }

@@ -57,6 +57,22 @@ void help_model_close(struct help_model *model)
 	qd_graph_release(&model->g);
 }
 
+struct help_model help_tiny15;
+
+int help_tiny15_open(void **state)
+{
+	(void)state;
+	help_model_open(&help_tiny15, "tiny15");
+	return 0;
+}
+
+int help_tiny15_close(void **state)
+{
+	(void)state;
+	help_model_close(&help_tiny15);
+	return 0;
+}
+
 float *help_add(struct help_file *file, const char *name, int rank, ...)
 {
 	struct qd_tensor *tensor = &file->tensors[file->n];

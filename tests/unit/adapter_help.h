@@ -14,6 +14,14 @@ struct help_model {
 /* `name`: "tiny15" and "tinyxl" (the golden models' shapes), "sd15", "sdxl". */
 void help_model_open(struct help_model *model, const char *name);
 void help_model_close(struct help_model *model);
+/* "tiny15" for a group of tests: set-up and tear-down that cmocka calls. */
+extern struct help_model help_tiny15;
+int help_tiny15_open(void **state);
+int help_tiny15_close(void **state);
+
+/* One attention of its, and of every other model: as a path, and as kohya-ss spells it. */
+#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+#define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 /* An adapter file in the making: float32 tensors whose elements come from qd_random-like streams by `seed`, and metadata. */
 #define HELP_TENSORS 1024

@@ -13,7 +13,7 @@
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
 
-enum { MAX_TENSORS = 512 };
+enum { MAX_TENSORS = 1024 };
 
 void component_ok(enum qd_status st)
 {
@@ -47,8 +47,11 @@ void component_each_weight(const struct qd_component *component,
 		struct qd_component shapes = *component;
 		struct qd_graph g = { 0 };
 		memset(&shapes.weights, 0, sizeof(shapes.weights));
-		component_ok(component->kind == QD_COMPONENT_TEXT ? qd_text_graph(&g, &shapes.text, NULL, &sizes)
-								  : qd_vae_graph(&g, &shapes.vae, NULL, &sizes));
+		if (component->kind == QD_COMPONENT_UNET)
+			component_ok(qd_unet_graph(&g, &shapes.unet, NULL, &(struct qd_sizes){ 1, 128, 128, 1 }));
+		else
+			component_ok(component->kind == QD_COMPONENT_TEXT ? qd_text_graph(&g, &shapes.text, NULL, &sizes)
+									  : qd_vae_graph(&g, &shapes.vae, NULL, &sizes));
 		for (size_t i = 0; i < g.n_values; i++)
 			if (g.values[i].kind == QD_WEIGHT && !g.values[i].data.data)
 				visit(context, g.values[i].name, &g.values[i].shape);

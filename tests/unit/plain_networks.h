@@ -1,17 +1,13 @@
 /*
  * VAEs and text encoders again, as plain loops in double precision over one sample: what the graphs are compared with. Nothing of
- * lib/model's builders is used, only weights by name.
+ * lib/network's builders is used, only weights by name.
  */
 #ifndef QUAD_TESTS_UNIT_PLAIN_NETWORKS_H
 #define QUAD_TESTS_UNIT_PLAIN_NETWORKS_H
 
 #include "lib/network/network.h"
+#include "tests/unit/plain_layers.h"
 
-/* [c][h][w]; x is the caller's to free. */
-struct plain_image {
-	int c, h, w;
-	double *x;
-};
 /* The outputs "out" of decoder and encoder. `in` is kept. */
 struct plain_image plain_vae(const struct qd_component *component, enum qd_vae_part part, const struct plain_image *in);
 struct plain_image plain_tiny_vae(const struct qd_component *component, enum qd_vae_part part, const struct plain_image *in);

@@ -1,10 +1,18 @@
 /*
- * For tests: a folder that vanishes when the program ends, files in it, and the golden data's place. Included after <cmocka.h>.
+ * For tests: calls that must succeed, a folder that vanishes when the program ends, files in it, and the golden data's place.
+ * Included after <cmocka.h>.
  */
 #ifndef QUAD_TESTS_UNIT_SCRATCH_H
 #define QUAD_TESTS_UNIT_SCRATCH_H
 
 #include <stddef.h>
+
+/* Fails the test with the message of a failure. */
+#define OK(call)                                                                                                                   \
+	do {                                                                                                                       \
+		if ((call) != QD_OK)                                                                                               \
+			fail_msg("%s", qd_message());                                                                              \
+	} while (0)
 
 /* The folder's path, made at the first call; removed at exit. */
 const char *scratch_dir(void);

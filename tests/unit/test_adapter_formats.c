@@ -1,6 +1,6 @@
 /*
- * lib/model, adapters: what each format's file comes to. First the golden and the real files, key by key; then small files made
- * here, one for each rule of a format.
+ * lib/adapter: what each format's file comes to. First whole adapters, made here in every dialect, and the golden and the
+ * real files, key by key; then small files made here, one for each rule of a format.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -25,7 +25,7 @@ static void open_ok(struct qd_adapter *adapter, const char *path, double multipl
 		fail_msg("%s", qd_message());
 }
 
-/* ---- golden files: the tensors under the names that the format gives a layer ---- */
+/* ---- whole files: the tensors under the names that the format gives a layer ---- */
 
 /* "PATH" -> names of down and up (printf formats of the path), and the scale. */
 struct naming {
@@ -146,6 +146,98 @@ static void assert_lora(const struct qd_safetensors *from, const struct naming *
 		assert_true(lora->gain[k] == (float)scale);
 }
 
+/* One adapter of rank 2 for every layer (or every attention) of tiny15 in a dialect: down, up and, where it has a place, alpha. */
+static size_t write_dialect(const struct help_model *model, const struct naming *naming, bool attention, const char *name)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < model->modules.n; i++) {
+		const struct qd_module *m = &model->modules.items[i];
+		char down[KEY], up[KEY], alpha[KEY];
+
+		if (attention && strstr(m->path, ".attn") == NULL)
+			continue;
+		naming->keys(m->path, down, up, alpha);
+		file.state = (uint32_t)i; /* the same numbers in every dialect */
+		if (m->conv) {
+			help_add(&file, down, 4, 2, (int)m->in, (int)m->kh, (int)m->kw);
+			help_add(&file, up, 4, (int)m->out, 2, 1, 1);
+		} else {
+			help_add(&file, down, 2, 2, (int)m->in);
+			help_add(&file, up, 2, (int)m->out, 2);
+		}
+		if (alpha[0] != '\0')
+			*help_add(&file, alpha, 0) = 2;
+		n++;
+	}
+	help_write(&file, name);
+	return n;
+}
+
+static void assert_same_numbers(const struct qd_lora *a, const struct qd_lora *b)
+{
+	assert_non_null(b);
+	assert_int_equal(a->rank, b->rank);
+	assert_memory_equal(a->down, b->down, (size_t)(a->rank * a->in * a->kh * a->kw) * sizeof(float));
+	assert_memory_equal(a->up, b->up, (size_t)(a->out * a->rank) * sizeof(float));
+	assert_memory_equal(a->gain, b->gain, (size_t)a->rank * sizeof(float));
+}
+
+/* Whatever it was read from, and written again and read back. */
+static void every_dialect_holds_the_same(void **state)
+{
+	static const struct {
+		const char *path, *weights;
+		enum qd_adapter_format format;
+		bool attention;
+		struct naming naming;
+	} cases[] = {
+		{ "flat.safetensors", "flat.safetensors", QD_ADAPTER_KOHYA, false, { flat_keys, NULL } },
+		{ "letters.safetensors", "letters.safetensors", QD_ADAPTER_DIFFUSERS, false, { letter_keys, one } },
+		{ "words.safetensors", "words.safetensors", QD_ADAPTER_DIFFUSERS, true, { word_keys, one } },
+		{ "processor.safetensors", "processor.safetensors", QD_ADAPTER_DIFFUSERS, true, { processor_keys, one } },
+		{ "both.safetensors", "both.safetensors", QD_ADAPTER_DIFFUSERS, false, { saved_keys, one } },
+		{ "letters", "letters/adapter_model.safetensors", QD_ADAPTER_PEFT, false, { peft_keys, one } },
+	};
+	static const char config[] = "{\"peft_type\": \"LORA\", \"r\": 2, \"lora_alpha\": 2}";
+	struct help_model model;
+	struct qd_adapter first = { 0 };
+
+	(void)state;
+	help_model_open(&model, "tiny15");
+	mkdir(scratch_path("letters"), 0700);
+	scratch_file("letters/adapter_config.json", config, strlen(config));
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_adapter adapter, back;
+		struct qd_safetensors from;
+		size_t n = write_dialect(&model, &cases[i].naming, cases[i].attention, cases[i].weights);
+
+		open_ok(&adapter, scratch_path(cases[i].path), 1, &model);
+		assert_int_equal(qd_safetensors_open(&from, scratch_path(cases[i].weights)), QD_OK);
+		assert_int_equal(adapter.format, cases[i].format);
+		assert_int_equal(adapter.n, n);
+		assert_int_equal(adapter.n_notes, 0);
+		OK(qd_adapter_write(&adapter, scratch_path("back.safetensors"), QD_F32, false, true));
+		open_ok(&back, scratch_path("back.safetensors"), 1, &model);
+		for (size_t k = 0; k < n; k++) {
+			const struct qd_lora *lora = &adapter.loras[k];
+
+			assert_lora(&from, &cases[i].naming, lora);
+			assert_same_numbers(lora, i == 0 ? lora : qd_adapter_find(&first, lora->path));
+			assert_same_numbers(lora, qd_adapter_find(&back, lora->path));
+			assert_true(lora->gain[0] == 1);
+		}
+		qd_adapter_release(&back);
+		qd_safetensors_release(&from);
+		if (i == 0)
+			first = adapter;
+		else
+			qd_adapter_release(&adapter);
+	}
+	qd_adapter_release(&first);
+	help_model_close(&model);
+}
+
 static void reads_golden_files(void **state)
 {
 	static const struct {
@@ -258,6 +350,7 @@ static void reads_positional_files(void **state)
 /* ---- made here ---- */
 
 #define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
+#define LDM "input_blocks.1.1.transformer_blocks.0.attn1"
 #define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 /* The same numbers under two names each; file.state is set so that every format gets the same stream. */
@@ -287,6 +380,10 @@ static void spellings_mean_the_same(void **state)
 		{ "unet." ATT ".to_out_lora.down.weight", "unet." ATT ".to_out_lora.up.weight" },
 		{ ATT ".processor.to_out_lora.down.weight", "unet." ATT ".processor.to_out_lora.up.weight" },
 		{ "unet." ATT ".to_out.0.lora_linear_layer.down.weight", "unet." ATT ".to_out.0.lora_linear_layer.up.weight" },
+		{ "diffusion_model." ATT ".to_out.0.lora_A.weight", "diffusion_model." ATT ".to_out.0.lora_B.weight" },
+		{ "diffusion_model." LDM ".to_out.0.lora_down.weight", "diffusion_model." LDM ".to_out.0.lora_up.weight" },
+		{ "model.diffusion_model." LDM ".to_out.0.lora_A.weight", "model.diffusion_model." LDM ".to_out.0.lora_B.weight" },
+		{ LDM ".to_out.0.lora_A.weight", LDM ".to_out.0.lora_B.weight" },
 		{ FLAT "_to_out_0.lora_down.weight", FLAT "_to_out_0.lora_up.weight" },
 		{ "lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_down.weight",
 			"lycoris_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_out_0.lora_up.weight" },
@@ -454,23 +551,51 @@ static void add_positions(bool new_order, const struct help_model *model, size_t
 	}
 }
 
-static void reads_the_new_feed_forward_order(void **state)
+/* The classes that a file lists tell which order it is in. */
+static void reads_both_feed_forward_orders(void **state)
 {
+	static const char *const classes[] = { "[\"CrossAttention\", \"GEGLU\"]", "[\"Attention\", \"GEGLU\"]" };
 	struct help_model model;
-	struct qd_adapter adapter;
 
 	(void)state;
 	help_model_open(&model, "tiny15");
-	add_positions(true, &model, 144);
-	file.metadata[0] = "unet", file.metadata[1] = "[\"Attention\", \"GEGLU\"]", file.n_metadata = 2;
-	open_ok(&adapter, help_write(&file, "a.safetensors"), 1, &model);
-	for (size_t n = 0; n < 144; n++) {
-		char path[KEY];
-		position_path(n, true, path, sizeof(path));
-		assert_true(qd_adapter_find(&adapter, path)->up[0] == (float)n);
+	for (size_t i = 0; i < QD_COUNT(classes); i++) {
+		struct qd_adapter adapter;
+
+		add_positions(i == 1, &model, 144);
+		file.metadata[0] = "unet", file.metadata[1] = classes[i], file.n_metadata = 2;
+		open_ok(&adapter, help_write(&file, "a.safetensors"), 0.5, &model);
+		assert_int_equal(adapter.format, QD_ADAPTER_CLONEOFSIMO);
+		assert_int_equal(adapter.n, 144);
+		for (size_t n = 0; n < 144; n++) {
+			const struct qd_lora *lora;
+			char path[KEY];
+
+			position_path(n, i == 1, path, sizeof(path));
+			lora = qd_adapter_find(&adapter, path);
+			assert_true(lora->up[0] == (float)n && lora->rank == 1 && lora->gain[0] == 0.5f);
+		}
+		qd_adapter_release(&adapter);
 	}
-	qd_adapter_release(&adapter);
 	help_model_close(&model);
+}
+
+/* Such a file of another model says by its layers' sizes whose it is. */
+static void tells_the_family_of_positional_files(void **state)
+{
+	struct help_model sd15, tiny;
+	struct qd_adapter adapter;
+
+	(void)state;
+	help_model_open(&sd15, "sd15");
+	help_model_open(&tiny, "tiny15");
+	add_positions(false, &sd15, 144);
+	file.metadata[0] = "unet", file.metadata[1] = "[\"CrossAttention\", \"GEGLU\"]", file.n_metadata = 2;
+	assert_int_equal(qd_adapter_open(&adapter, "a", help_write(&file, "a.safetensors"), 1, &tiny.modules), QD_EINPUT);
+	if (!qd_ends_with(qd_message(), "needs [R,32]; the adapter looks made for Stable Diffusion 1.x"))
+		fail_msg("says '%s'", qd_message());
+	help_model_close(&tiny);
+	help_model_close(&sd15);
 }
 
 /* The extended set: in every block the resnets' layers after all attentions; listed here for a model by plain loops over its paths.
@@ -566,6 +691,11 @@ static void peft_scales_by_patterns(void **state)
 		  ".to_k\": 4}, \"use_dora\": false, \"loftq_config\": {}, \"modules_to_save\": null,"
 		  "\"init_lora_weights\": \"gaussian\", \"bias\": \"none\", \"unknown_field\": [1]}",
 			{ 4, 2, 4, 4 }, 0 },
+		/* Python's regular expressions: classes, alternatives, groups without number, whole and partial paths */
+		{ "{\"r\": 2, \"lora_alpha\": 2, \"rank_pattern\": {\"attn\\\\d\\\\.to_(?:k|v)\": 4}, \"alpha_pattern\": "
+		  "{\"^down_blocks\\\\.0\\\\..*attn1\\\\.to_q\": 100, \"o_k\": 9, \"(mid_block|up_blocks).*proj_in\": 6}, "
+		  "\"target_modules\": \".*(to_q|to_k|proj_in)\"}",
+			{ 50, 0.5, 3, 1 }, 1 },
 	};
 	struct help_model model;
 
@@ -631,6 +761,7 @@ static void diffusers_scales(void **state)
 		help_add(&file, "unet." ATT ".to_q.lora_A.weight", 2, 2, 32);
 		help_add(&file, "unet." ATT ".to_q.lora.up.weight", 4, 32, 2, 1, 1);
 		help_add(&file, "text_encoder.text_model.encoder.layers.0.self_attn.q_proj.lora_linear_layer.down.weight", 2, 2, 8);
+		help_add(&file, "bundle_emb.word.clip_l", 2, 1, 8);
 		if (cases[i].alpha > 0)
 			*help_add(&file, "unet." ATT ".to_q.alpha", 0) = cases[i].alpha;
 		if (i == 0)
@@ -641,8 +772,35 @@ static void diffusers_scales(void **state)
 		assert_true(adapter.loras[0].gain[0] == (float)(cases[i].gain * (i == 0 ? -2 : 1)));
 		assert_true(adapter.loras[0].gain[1] == (float)(cases[i].gain * (i == 0 ? 0.5 : 1)));
 		assert_int_equal(adapter.text_tensors, 1);
+		assert_int_equal(adapter.embeddings, 1);
 		qd_adapter_release(&adapter);
 	}
+	help_model_close(&model);
+}
+
+static void keep_warning(void *context, enum qd_log_level level, const char *text)
+{
+	if (level == QD_LOG_WARNING)
+		snprintf(context, 256, "%s", text);
+}
+
+/* Whoever reads an adapter says what of it is not used. */
+static void what_is_left_out_is_told(void **state)
+{
+	struct help_model model;
+	struct qd_adapter adapter;
+	char warning[256] = "";
+
+	(void)state;
+	help_model_open(&model, "tiny15");
+	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
+	help_add(&file, ATT ".to_q.lora_B.weight", 2, 32, 2);
+	help_add(&file, "text_encoders.clip_l.transformer.text_model.encoder.layers.0.mlp.fc1.lora_A.weight", 2, 2, 8);
+	qd_set_log_hook(keep_warning, warning);
+	open_ok(&adapter, help_write(&file, "a.safetensors"), 1, &model);
+	qd_set_log_hook(NULL, NULL);
+	assert_string_equal(warning, "adapter 'name': 1 tensors of text encoders are not used: only the UNet is adapted");
+	qd_adapter_release(&adapter);
 	help_model_close(&model);
 }
 
@@ -665,6 +823,7 @@ static void reads_a_folder_of_weights(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(every_dialect_holds_the_same),
 		cmocka_unit_test(reads_golden_files),
 		cmocka_unit_test(reads_positional_files),
 		cmocka_unit_test(spellings_mean_the_same),
@@ -672,11 +831,13 @@ int main(void)
 		cmocka_unit_test(kohya_collapses_the_middle),
 		cmocka_unit_test(kohya_knows_original_names),
 		cmocka_unit_test(kohya_knows_blocks_without_attention),
-		cmocka_unit_test(reads_the_new_feed_forward_order),
+		cmocka_unit_test(reads_both_feed_forward_orders),
+		cmocka_unit_test(tells_the_family_of_positional_files),
 		cmocka_unit_test(reads_the_extended_set),
 		cmocka_unit_test(peft_scales_by_patterns),
 		cmocka_unit_test(peft_counts_text_folders),
 		cmocka_unit_test(diffusers_scales),
+		cmocka_unit_test(what_is_left_out_is_told),
 		cmocka_unit_test(reads_a_folder_of_weights),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: what is refused, and with which words. Files are made here; the golden files that the reference
+ * lib/adapter: what is refused, and with which words. Files are made here; the golden files that the reference
  * implementations were tried on follow.
  */
 #include <setjmp.h>
@@ -16,32 +16,14 @@
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/scratch.h"
 
-static struct help_model model;
 static struct help_file file;
-
-static int open_model(void **state)
-{
-	(void)state;
-	help_model_open(&model, "tiny15");
-	return 0;
-}
-
-static int close_model(void **state)
-{
-	(void)state;
-	help_model_close(&model);
-	return 0;
-}
-
-#define ATT "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-#define FLAT "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1"
 
 /* The message must end in `message`: what stands before it is the scratch folder's path. */
 static void assert_refused(const char *path, enum qd_status status, const char *message)
 {
 	struct qd_adapter adapter;
 
-	assert_int_equal(qd_adapter_open(&adapter, "a", path, 1, &model.modules), status);
+	assert_int_equal(qd_adapter_open(&adapter, "a", path, 1, &help_tiny15.modules), status);
 	if (!qd_ends_with(qd_message(), message))
 		fail_msg("message is \"%s\",\nneeds to end in \"%s\"", qd_message(), message);
 }
@@ -129,7 +111,11 @@ static void refuses_what_is_no_lora(void **state)
 		{ "model.diffusion_model.out.2.bias", "not a LoRA file: a full model (key 'model.diffusion_model.out.2.bias')",
 			QD_EUNSUPPORTED },
 		{ "emb_params", "not a LoRA file: a textual inversion (key 'emb_params')", QD_EUNSUPPORTED },
-		{ "something", "not a LoRA file: key 'something' is of no known adapter format", QD_EINPUT },
+		{ "something",
+			"not a LoRA file: key 'something' is of no known adapter format: peft (adapter_config.json beside it), "
+			"cloneofsimo (keys MODEL:N:up and metadata), kohya (keys that begin with lora_unet_, lora_te or lycoris_), "
+			"diffusers (keys with .lora_A., .lora_down., .lora.down. or _lora.down.)",
+			QD_EINPUT },
 	};
 
 	(void)state;
@@ -241,9 +227,10 @@ static void refuses_values(void **state)
 	help_add(&file, names[0], 2, 2, 32);
 	help_add(&file, names[1], 2, 32, 2);
 	help_write(&file, "a.safetensors");
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), (double)NAN, &model.modules), QD_EINPUT);
+	assert_int_equal(
+		qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), (double)NAN, &help_tiny15.modules), QD_EINPUT);
 	assert_true(qd_ends_with(qd_message(), "strength nan, needs a finite number"));
-	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), 1e300, &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_open(&adapter, "a", scratch_path("a.safetensors"), 1e300, &help_tiny15.modules), QD_EINPUT);
 	assert_true(qd_ends_with(qd_message(), "has scale 1 times strength 1e+300, needs a finite number"));
 }
 
@@ -322,7 +309,7 @@ static void lists_the_difference(void **state)
 	for (size_t t = 0; t < QD_COUNT(tensors); t++)
 		add(&tensors[t]);
 	const char *path = help_write(&file, "diff.safetensors");
-	assert_int_equal(qd_adapter_compare(&diff, path, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_compare(&diff, path, &help_tiny15.modules), QD_OK);
 	assert_int_equal(diff.n, 4);
 	assert_int_equal(diff.fits, 1);
 	for (size_t i = 0; i < diff.n; i++) {
@@ -351,7 +338,7 @@ static void lists_the_difference(void **state)
 	qd_adapter_diff_release(&diff);
 	/* what is no adapter cannot be compared */
 	add(&(struct tensor_case){ FLAT "_to_q.lora_up.weight", 2, { 32, 4 } });
-	assert_int_equal(qd_adapter_compare(&diff, help_write(&file, "half.safetensors"), &model.modules), QD_EINPUT);
+	assert_int_equal(qd_adapter_compare(&diff, help_write(&file, "half.safetensors"), &help_tiny15.modules), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "has up (tensor '" FLAT "_to_q.lora_up.weight') but no down"));
 }
 
@@ -363,27 +350,32 @@ static void refuses_configurations(void **state)
 		const char *config, *message;
 		enum qd_status status;
 	} cases[] = {
-		{ "{\"peft_type\": \"LOHA\"}", "field 'peft_type' is LOHA, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"use_dora\": true}", "field 'use_dora' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"lora_bias\": true}", "field 'lora_bias' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"modules_to_save\": [\"conv_in\"]}", "field 'modules_to_save' is set, only plain LoRA is supported",
+		{ "{\"peft_type\": \"LOHA\"}", "field 'peft_type' is \"LOHA\", needs \"LORA\"", QD_EUNSUPPORTED },
+		{ "{\"use_dora\": true}", "field 'use_dora' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"lora_bias\": true}", "field 'lora_bias' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"modules_to_save\": [\"conv_in\"]}",
+			"field 'modules_to_save' is [\"conv_in\"], needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"layer_replication\": [[0, 4]]}",
+			"field 'layer_replication' is [[0,4]], needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
+		{ "{\"arrow_config\": {\"a\": 1}}", "field 'arrow_config' is {\"a\":1}, needs none: only plain LoRA is supported",
 			QD_EUNSUPPORTED },
-		{ "{\"layer_replication\": [[0, 4]]}", "field 'layer_replication' is set, only plain LoRA is supported",
-			QD_EUNSUPPORTED },
-		{ "{\"arrow_config\": {\"a\": 1}}", "field 'arrow_config' is set, only plain LoRA is supported", QD_EUNSUPPORTED },
 		{ "{\"init_lora_weights\": \"pissa_niter_4\"}",
-			"field 'init_lora_weights' is pissa_niter_4, only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"init_lora_weights\": \"loftq\"}", "field 'init_lora_weights' is loftq, only plain LoRA is supported",
+			"field 'init_lora_weights' is \"pissa_niter_4\", needs one that leaves the base weights alone",
 			QD_EUNSUPPORTED },
-		{ "{\"r\": 4}", "adapter_config.json gives '" ATT ".to_q' rank 4, its tensors have rank 2", QD_EINPUT },
-		{ "{\"r\": \"2\"}", "adapter_config.json: field 'r' is no number", QD_EINPUT },
-		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q|k)\": 2}}",
-			"rank_pattern has the regular expression 'to_(q|k)', only module paths and their endings are supported",
-			QD_EUNSUPPORTED },
-		{ "{\"r\": 2, \"alpha_pattern\": {\"to_q\": \"x\"}}", "adapter_config.json: 'to_q' in alpha_pattern is no number",
+		{ "{\"init_lora_weights\": \"loftq\"}",
+			"field 'init_lora_weights' is \"loftq\", needs one that leaves the base weights alone", QD_EUNSUPPORTED },
+		{ "{\"r\": 4}", "'adapter_config.json' gives '" ATT ".to_q' rank 4, its tensors have rank 2", QD_EINPUT },
+		{ "{\"r\": \"2\"}", "'adapter_config.json': field 'r' is \"2\", needs a number", QD_EINPUT },
+		{ "{\"r\": 2, \"rank_pattern\": {\"to_(q\": 2}}",
+			"'adapter_config.json': field 'rank_pattern' has 'to_(q', which is no regular expression: missing closing "
+			"parenthesis",
 			QD_EINPUT },
-		{ "{\"r\": 2, \"alpha_pattern\": 5}", "adapter_config.json: field 'alpha_pattern' is no object", QD_EINPUT },
-		{ "[]", "adapter_config.json: found no JSON object, needs one", QD_EINPUT },
+		{ "{\"r\": 2, \"alpha_pattern\": {\"to_q\": \"x\"}}",
+			"'adapter_config.json': 'to_q' of field 'alpha_pattern' is no number", QD_EINPUT },
+		{ "{\"r\": 2, \"alpha_pattern\": 5}",
+			"'adapter_config.json': field 'alpha_pattern' is 5, needs an object of module paths and numbers",
+			QD_EINPUT },
+		{ "[]", "'adapter_config.json' is no JSON object, needs one with PEFT's fields", QD_EINPUT },
 	};
 
 	(void)state;
@@ -499,5 +491,5 @@ int main(void)
 		cmocka_unit_test(refuses_golden_files),
 		cmocka_unit_test(tells_the_family_of_real_files),
 	};
-	return cmocka_run_group_tests(tests, open_model, close_model);
+	return cmocka_run_group_tests(tests, help_tiny15_open, help_tiny15_close);
 }

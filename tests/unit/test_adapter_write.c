@@ -1,5 +1,5 @@
 /*
- * lib/model, adapters: writing, reading back, specs that join several files, and adapters made in memory.
+ * lib/adapter: writing, reading back, specs that join several files, and adapters made in memory.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,22 +14,6 @@
 #include "tests/unit/adapter_help.h"
 #include "tests/unit/scratch.h"
 
-static struct help_model model;
-
-static int open_model(void **state)
-{
-	(void)state;
-	help_model_open(&model, "tiny15");
-	return 0;
-}
-
-static int close_model(void **state)
-{
-	(void)state;
-	help_model_close(&model);
-	return 0;
-}
-
 #define Q "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
 #define K "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_k"
 #define IN "mid_block.attentions.0.proj_in"
@@ -37,8 +21,8 @@ static int close_model(void **state)
 /* Three layers (linear, 3x3, 1x1 convolution) of the given ranks with random matrices; gain 1. */
 static void make(struct qd_adapter *adapter, int64_t rank)
 {
-	const struct qd_module *modules[] = { qd_modules_find(&model.modules, "conv_in"), qd_modules_find(&model.modules, Q),
-		qd_modules_find(&model.modules, IN) };
+	const struct qd_module *modules[] = { qd_modules_find(&help_tiny15.modules, "conv_in"),
+		qd_modules_find(&help_tiny15.modules, Q), qd_modules_find(&help_tiny15.modules, IN) };
 	uint32_t seed = (uint32_t)test_seed();
 
 	assert_int_equal(qd_adapter_new(adapter, "made", modules, 3, rank, 1), QD_OK);
@@ -56,7 +40,7 @@ static void make(struct qd_adapter *adapter, int64_t rank)
 
 static void read_back(struct qd_adapter *adapter, const char *path)
 {
-	if (qd_adapter_open(adapter, "back", path, 1, &model.modules) != QD_OK)
+	if (qd_adapter_open(adapter, "back", path, 1, &help_tiny15.modules) != QD_OK)
 		fail_msg("%s", qd_message());
 	assert_int_equal(adapter->format, QD_ADAPTER_DIFFUSERS);
 }
@@ -76,7 +60,7 @@ static void assert_function(const struct qd_adapter *a, const struct qd_adapter 
 /* Zeros, the gain asked for, and the layers' sizes. */
 static void makes_an_adapter(void **state)
 {
-	const struct qd_module *modules[] = { qd_modules_find(&model.modules, "conv_in") };
+	const struct qd_module *modules[] = { qd_modules_find(&help_tiny15.modules, "conv_in") };
 	struct qd_adapter adapter;
 	const struct qd_lora *lora;
 
@@ -236,7 +220,7 @@ static void rewrites_golden_files(void **state)
 		struct qd_adapter adapter, back;
 		char path[256];
 		snprintf(path, sizeof(path), "adapters/%s", names[i]);
-		assert_int_equal(qd_adapter_open(&adapter, "a", golden_path(path), 0.7, &model.modules), QD_OK);
+		assert_int_equal(qd_adapter_open(&adapter, "a", golden_path(path), 0.7, &help_tiny15.modules), QD_OK);
 		assert_int_equal(qd_adapter_write(&adapter, scratch_path("g.safetensors"), QD_F32, false, true), QD_OK);
 		read_back(&back, scratch_path("g.safetensors"));
 		assert_function(&adapter, &back, 0);
@@ -270,12 +254,12 @@ static void names_after_the_file(void **state)
 
 	(void)state;
 	write_pair("my+ada=pter@2.safetensors", Q, 1, K, 2);
-	assert_int_equal(qd_adapter_open_spec(&adapter, scratch_path("my+ada=pter@2.safetensors"), &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_open_spec(&adapter, scratch_path("my+ada=pter@2.safetensors"), &help_tiny15.modules), QD_OK);
 	assert_string_equal(adapter.name, "my+ada=pter@2");
 	assert_true(adapter.loras[0].gain[0] == 1);
 	qd_adapter_release(&adapter);
 	snprintf(spec, sizeof(spec), "style=%s@-0.5", scratch_path("my+ada=pter@2.safetensors"));
-	assert_int_equal(qd_adapter_open_spec(&adapter, spec, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_open_spec(&adapter, spec, &help_tiny15.modules), QD_OK);
 	assert_string_equal(adapter.name, "style");
 	assert_true(adapter.loras[0].gain[0] == -0.5f);
 	qd_adapter_release(&adapter);
@@ -292,9 +276,9 @@ static void joins_ranks(void **state)
 	write_pair("a.safetensors", Q, 2, K, 1);
 	write_pair("b.safetensors", Q, 3, "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_q", 1);
 	snprintf(spec, sizeof(spec), "both=%s@0.5+%s", scratch_path("a.safetensors"), scratch_path("b.safetensors"));
-	assert_int_equal(qd_adapter_open_spec(&joined, spec, &model.modules), QD_OK);
-	assert_int_equal(qd_adapter_open(&a, "a", scratch_path("a.safetensors"), 0.5, &model.modules), QD_OK);
-	assert_int_equal(qd_adapter_open(&b, "b", scratch_path("b.safetensors"), 1, &model.modules), QD_OK);
+	assert_int_equal(qd_adapter_open_spec(&joined, spec, &help_tiny15.modules), QD_OK);
+	assert_int_equal(qd_adapter_open(&a, "a", scratch_path("a.safetensors"), 0.5, &help_tiny15.modules), QD_OK);
+	assert_int_equal(qd_adapter_open(&b, "b", scratch_path("b.safetensors"), 1, &help_tiny15.modules), QD_OK);
 	assert_string_equal(joined.name, "both");
 	assert_int_equal(joined.n, 3);
 	lora = qd_adapter_find(&joined, Q);
@@ -324,7 +308,7 @@ static void refuses_specs(void **state)
 	(void)state;
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
 		struct qd_adapter adapter;
-		assert_int_not_equal(qd_adapter_open_spec(&adapter, cases[i].spec, &model.modules), QD_OK);
+		assert_int_not_equal(qd_adapter_open_spec(&adapter, cases[i].spec, &help_tiny15.modules), QD_OK);
 		assert_string_equal(qd_message(), cases[i].message);
 	}
 }
@@ -343,5 +327,5 @@ int main(void)
 		cmocka_unit_test(joins_ranks),
 		cmocka_unit_test(refuses_specs),
 	};
-	return cmocka_run_group_tests(tests, open_model, close_model);
+	return cmocka_run_group_tests(tests, help_tiny15_open, help_tiny15_close);
 }

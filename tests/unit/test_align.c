@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { MOST = 8 };
 
 /* Adapters over one model, their slots and room for encodings. */
@@ -374,9 +368,10 @@ static void sign_uses_the_longer_side(void **state)
 	bench_random(&b, 1, 1);
 	s = &b.slots.items[0];
 	for (size_t i = 0; i < b.slots.n; i++) {
-		b.encodings[i] = (struct qd_slot_encodings){ 0 };
-		OK(qd_encoding_from_range(&b.arena, -128, 127, 8, true, &b.encodings[i].down));
-		OK(qd_encoding_from_range(&b.arena, -128, 127, 8, true, &b.encodings[i].up));
+		struct qd_encoding *e;
+
+		OK(qd_encoding_from_range(&b.arena, -128, 127, 8, true, &e));
+		b.encodings[i] = (struct qd_slot_encodings){ .down = e, .up = e };
 	}
 	struct qd_lora *l = &b.adapters[0].loras[qd_strmap_get(&b.adapters[0].by_path, s->path)];
 	l->up[0] = -1;
@@ -566,8 +561,12 @@ static void fitted_becomes_an_adapter(void **state)
 	p.slots = b.slots;
 	for (size_t i = 0; i < b.slots.n; i++) {
 		OK(qd_profile_add(
-			&p, QD_ENTRY_LORA, qd_profile_tensor(&p, b.slots.items[i].path, ".lora_down"), b.encodings[i].down));
-		OK(qd_profile_add(&p, QD_ENTRY_LORA, qd_profile_tensor(&p, b.slots.items[i].path, ".lora_up"), b.encodings[i].up));
+			&p, QD_ENTRY_LORA, qd_arena_strf(&p.arena, "%s.lora_down", b.slots.items[i].path), b.encodings[i].down));
+		OK(qd_profile_add(
+			&p, QD_ENTRY_LORA, qd_arena_strf(&p.arena, "%s.lora_up", b.slots.items[i].path), b.encodings[i].up));
+		assert_ptr_equal(p.slot_encodings[i].down, b.encodings[i].down);
+		assert_ptr_equal(p.slot_encodings[i].up, b.encodings[i].up);
+		assert_null(p.slot_encodings[i].gain);
 	}
 	OK(qd_fit_adapter(&f, b.list[1], &p, QD_ALIGN_GAIN));
 	OK(qd_update_sqnr(b.list[1], &f, &p, &db));

@@ -61,14 +61,6 @@ static void long_messages_are_cut(void **state)
 	assert_int_equal(strlen(qd_message()), 2047);
 }
 
-static void statuses_have_names(void **state)
-{
-	(void)state;
-	assert_string_equal(qd_status_name(QD_OK), "OK");
-	assert_string_equal(qd_status_name(QD_EINTR), "EINTR");
-	assert_string_equal(qd_status_name((enum qd_status)77), "unknown");
-}
-
 /* ---- memory ---- */
 
 static void arithmetic_overflows_are_seen(void **state)
@@ -340,7 +332,6 @@ int main(void)
 		cmocka_unit_test(message_may_hold_the_message),
 		cmocka_unit_test(message_is_one_printable_line),
 		cmocka_unit_test(long_messages_are_cut),
-		cmocka_unit_test(statuses_have_names),
 		cmocka_unit_test(arithmetic_overflows_are_seen),
 		cmocka_unit_test(arena_memory_is_zeroed_aligned_and_apart),
 		cmocka_unit_test(arena_keeps_strings),

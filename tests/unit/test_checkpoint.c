@@ -18,18 +18,12 @@
 
 static const char prefix[] = "model.diffusion_model.";
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 static struct qd_unet_config config_of(const char *text)
 {
 	struct qd_unet_config config;
 	json_t *json = NULL;
-	ok(qd_json_parse("config", text, strlen(text), &json));
-	ok(qd_unet_config_parse(&config, "config", json));
+	OK(qd_json_parse("config", text, strlen(text), &json));
+	OK(qd_unet_config_parse(&config, "config", json));
 	json_decref(json);
 	return config;
 }
@@ -52,7 +46,7 @@ static void infers(const struct help_ldm *net, const char *config, const char *b
 	const struct qd_unet_config expected = config_of(config);
 	struct qd_unet_config found;
 	struct qd_weights weights;
-	ok(qd_checkpoint_open(&found, &weights, help_ldm_hole("hole.safetensors", names, before, NULL)));
+	OK(qd_checkpoint_open(&found, &weights, help_ldm_hole("hole.safetensors", names, before, NULL)));
 	char *have = identity(&found), *want = identity(&expected);
 	assert_string_equal(have, want);
 	assert_int_equal(weights.n, names->n);
@@ -118,9 +112,9 @@ static const char *random_folder(const char *name, const char *text)
 	const struct qd_unet_config config = config_of(text);
 	assert_int_equal(mkdir(folder, 0777), 0);
 	snprintf(path, sizeof(path), "%s/config.json", folder);
-	ok(qd_write_file(path, text, strlen(text), true));
+	OK(qd_write_file(path, text, strlen(text), true));
 	snprintf(path, sizeof(path), "%s/diffusion_pytorch_model.safetensors", folder);
-	ok(qd_unet_init(&config, 3, QD_BF16, path, true));
+	OK(qd_unet_init(&config, 3, QD_BF16, path, true));
 	return folder;
 }
 
@@ -145,15 +139,15 @@ static void equals_the_folder(void **state)
 		struct help_names *names = help_ldm_names(&net);
 		struct qd_model folder, single;
 		char first[QD_HASH_TEXT], second[QD_HASH_TEXT], file[64];
-		ok(qd_model_open(&folder, random_folder(nets[i], help_ldm_config(nets[i]))));
+		OK(qd_model_open(&folder, random_folder(nets[i], help_ldm_config(nets[i]))));
 		snprintf(file, sizeof(file), "%s-v1.0.safetensors", nets[i]);
-		ok(qd_model_open(&single, help_ldm_write(file, &folder, names, true)));
+		OK(qd_model_open(&single, help_ldm_write(file, &folder, names, true)));
 		assert_int_equal(single.kind, QD_MODEL_CHECKPOINT);
 		assert_string_equal(single.root, scratch_dir());
 		same_weights(&folder, &single);
 		same_weights(&single, &folder);
-		ok(qd_model_hash(&folder, first));
-		ok(qd_model_hash(&single, second));
+		OK(qd_model_hash(&folder, first));
+		OK(qd_model_hash(&single, second));
 		assert_string_equal(first, second);
 		qd_model_release(&single);
 		qd_model_release(&folder);
@@ -165,12 +159,12 @@ static void tells_the_contents(void **state)
 {
 	const struct help_ldm net = help_ldm_of("tiny15");
 	struct help_names *names = help_ldm_names(&net);
-	struct qd_checkpoint_content contents[QD_CHECKPOINT_PARTS];
+	struct qd_checkpoint_content contents[QD_CHECKPOINT_SECTIONS];
 	struct qd_model folder;
 	struct qd_safetensors file;
 	(void)state;
-	ok(qd_model_open(&folder, random_folder("contents", help_ldm_config("tiny15"))));
-	ok(qd_safetensors_open(&file, help_ldm_write("contents.safetensors", &folder, names, false)));
+	OK(qd_model_open(&folder, random_folder("contents", help_ldm_config("tiny15"))));
+	OK(qd_safetensors_open(&file, help_ldm_write("contents.safetensors", &folder, names, false)));
 	assert_true(qd_checkpoint_detect(&file));
 	qd_checkpoint_contents(&file, contents);
 	assert_int_equal(contents[QD_CHECKPOINT_UNET].tensors, 686);
@@ -242,7 +236,7 @@ static void takes_matrices_for_small_kernels(void **state)
 	struct qd_unet_config config;
 	struct qd_weights weights;
 	(void)state;
-	ok(qd_checkpoint_open(&config, &weights, help_ldm_hole("matrix.safetensors", names, prefix, &edit)));
+	OK(qd_checkpoint_open(&config, &weights, help_ldm_hole("matrix.safetensors", names, prefix, &edit)));
 	const struct qd_tensor *tensor = qd_weights_find(&weights, "up_blocks.1.resnets.0.conv_shortcut.weight");
 	assert_non_null(tensor);
 	assert_int_equal(tensor->shape.rank, 4);
@@ -313,7 +307,7 @@ static void refuses_other_files(void **state)
 		const char *path = scratch_path("other.safetensors");
 		const struct qd_tensor tensors[] = { qd_tensor_view(cases[i].tensor[0], QD_F32, QD_SHAPE(4), zero),
 			qd_tensor_view(cases[i].tensor[1], QD_F32, QD_SHAPE(4), zero) };
-		ok(qd_safetensors_write(path, tensors, 2, NULL, 0, true, NULL, NULL));
+		OK(qd_safetensors_write(path, tensors, 2, NULL, 0, true, NULL, NULL));
 		refuses(path, QD_EINPUT, cases[i].message);
 	}
 	refuses(scratch_file("v1-5.ckpt", "PK", 2), QD_EUNSUPPORTED,

@@ -1,5 +1,5 @@
 /*
- * lib/model, components: what a folder is told to be, configurations of VAEs and text encoders, every refusal, names that changed
+ * lib/network, components: what a folder is told to be, configurations of VAEs and text encoders, every refusal, names that changed
  * over the years, and the arithmetic between a VAE's latents and the UNet's.
  */
 #include <setjmp.h>
@@ -262,7 +262,7 @@ static void refuses_by_name(void **state)
 	for (size_t i = 0; i < QD_COUNT(refused); i++) {
 		enum qd_status st = parse(&c, refused[i].text);
 		if (st != refused[i].code || !qd_starts_with(qd_message(), refused[i].message))
-			fail_msg("%s\n  gives %s: %s", refused[i].text, qd_status_name(st), st ? qd_message() : "");
+			fail_msg("%s\n  gives %d: %s", refused[i].text, st, st ? qd_message() : "");
 	}
 }
 
@@ -564,32 +564,6 @@ static void latents_are_normalized_and_scaled(void **state)
 	}
 }
 
-static void decoding_undoes_the_scaling(void **state)
-{
-	static const char *const configs[] = { "{" KL "}", "{" TINY "}", "{" TINY ", \"scaling_factor\": 2}",
-		"{" KL ", \"scaling_factor\": 0.13025, \"latents_mean\": [1, 2, 3, 4], \"latents_std\": [2, 4, 8, 0.5]}" };
-	float params[SAMPLES * 2 * CHANNELS * PIXELS], z[SAMPLES * CHANNELS * PIXELS];
-	struct qd_component c;
-	struct qd_random random;
-	(void)state;
-	qd_random_init(&random, test_seed(), 1);
-	for (size_t k = 0; k < QD_COUNT(configs); k++) {
-		parses(&c, configs[k]);
-		for (size_t i = 0; i < QD_COUNT(params); i++)
-			params[i] = (float)qd_random_normal(&random);
-		qd_vae_sample(&c.vae, SAMPLES, PIXELS, params, NULL, z);
-		if (k == 2)
-			assert_true(z[3] == 2 * params[3]);
-		qd_vae_unscale(&c.vae, SAMPLES, PIXELS, z, z);
-		for (int n = 0; n < SAMPLES; n++)
-			for (int i = 0; i < CHANNELS * PIXELS; i++) {
-				float mean = params[n * CHANNELS * PIXELS * (c.vae.tiny ? 1 : 2) + i];
-				/* the mean is taken away and added again: its rounding is of numbers up to 10 */
-				assert_true(fabsf(z[n * CHANNELS * PIXELS + i] - mean) < 5e-6F);
-			}
-	}
-}
-
 /* ---- ids ---- */
 
 static void ids_outside_of_the_vocabulary_are_refused(void **state)
@@ -633,7 +607,6 @@ int main(void)
 		cmocka_unit_test(opens_the_original_taesd_files),
 		cmocka_unit_test(other_names_in_taesd_files_are_refused),
 		cmocka_unit_test(latents_are_normalized_and_scaled),
-		cmocka_unit_test(decoding_undoes_the_scaling),
 		cmocka_unit_test(ids_outside_of_the_vocabulary_are_refused),
 	};
 	return cmocka_run_group_tests_name("component configurations", tests, NULL, NULL);

@@ -6,6 +6,7 @@
 #include <cmocka.h>
 
 #include "distill/distill.h"
+#include "tests/unit/npy_help.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>
@@ -13,12 +14,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
 
 /* A data file in the making; elements are uniform in [-2, 2). */
 struct file {
@@ -481,7 +476,7 @@ static void test_joins_kinds_of_files(void **state)
 	for (size_t i = 0; i < file.n; i++) {
 		char path[600];
 		snprintf(path, sizeof(path), "%s/%s.npy", folder, file.tensors[i].name);
-		OK(qd_npy_write(path, &file.tensors[i], false));
+		npy_write(path, &file.tensors[i]);
 	}
 	paths[1] = folder;
 	OK(qd_dataset_open(&data, paths, 2, &config, QD_DATA_CALIBRATE));

@@ -1,5 +1,6 @@
 /*
- * export, encodings JSON 1.0.0: every rule that its readers check (AIMET's loader, QAIRT), on a graph with each kind of tensor.
+ * export/file, encodings JSON 1.0.0: every rule that its readers check (AIMET's loader, QAIRT), on a graph with each kind of
+ * tensor.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -176,6 +177,38 @@ static void weights_are_per_channel_without_an_axis(void **state)
 	qd_graph_release(&g);
 }
 
+/* As short as can be, and the same float32 for a reader in float and one in double. */
+static void scales_are_written_as_short_as_they_are(void **state)
+{
+	static const float scales[] = { 0.1f, 1, 1.0f / 3, 0x1p-23f, 3e-5f, 123456.789f };
+	static const char want[] = "\"scale\": [\n        0.1,\n        1.0,\n        0.33333334,\n        1.1920929e-7,\n"
+				   "        3e-5,\n        123456.79\n      ]";
+	struct qd_quant_options options = qd_quant_options_default();
+	const char *path = scratch_path("model.encodings.json");
+	struct qd_graph g;
+	struct qd_encoding *e;
+	struct qd_mapping file;
+	json_t *d, *back;
+
+	(void)state;
+	ir_parse(&g, layer);
+	e = encode(&g, "conv.weight", 8, true, 0, QD_COUNT(scales), 0);
+	memcpy(e->scale, scales, sizeof(scales));
+	assert_int_equal(qd_encodings_json(&g, &options, &d), QD_OK);
+	assert_int_equal(qd_json_write_floats(path, d, true), QD_OK);
+	assert_int_equal(qd_mapping_open(&file, path), QD_OK);
+	assert_non_null(memmem(file.data, file.size, want, strlen(want)));
+	assert_int_equal(qd_json_read(path, &back), QD_OK);
+	assert_true(json_equal(d, back));
+	for (size_t k = 0; k < QD_COUNT(scales); k++)
+		assert_true((float)json_real_value(json_array_get(
+				    json_object_get(find(back, "param_encodings", "conv.weight"), "scale"), k)) == scales[k]);
+	json_decref(back);
+	json_decref(d);
+	qd_mapping_release(&file);
+	qd_graph_release(&g);
+}
+
 /*
  * Inputs, LoRA inputs and results are activations; weights of operators are parameters; another constant is an activation. Views
  * and biases have no entry. What has no encoding is FLOAT with exactly four keys.
@@ -261,6 +294,7 @@ int main(void)
 		cmocka_unit_test(entries_are_well_formed),
 		cmocka_unit_test(offsets_are_on_the_unsigned_grid),
 		cmocka_unit_test(weights_are_per_channel_without_an_axis),
+		cmocka_unit_test(scales_are_written_as_short_as_they_are),
 		cmocka_unit_test(the_list_is_complete),
 		cmocka_unit_test(names_survive_quantization),
 		cmocka_unit_test(entries_look_like_golden_ones),

@@ -19,12 +19,6 @@
 #include "lib/math/math.h"
 #include "tests/unit/scratch.h"
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* ---- JPEG ---- */
 
 struct written {

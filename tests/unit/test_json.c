@@ -7,6 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -109,21 +110,87 @@ static void names_the_missing_file(void **state)
 	assert_null(value);
 }
 
+static void assert_file(const char *path, const char *want)
+{
+	struct qd_mapping mapping;
+
+	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
+	assert_int_equal(mapping.size, strlen(want));
+	assert_memory_equal(mapping.data, want, mapping.size);
+	qd_mapping_release(&mapping);
+}
+
 static void writes_in_insertion_order(void **state)
 {
 	(void)state;
-	json_t *value = json_pack("{s:i, s:[f], s:{}}", "z", 1, "a", 0.1, "m");
+	json_t *value = json_pack("{s:i,s:[f],s:{}}", "z", 1, "a", 0.1, "m");
 	const char *path = scratch_path("out.json");
 	assert_int_equal(qd_json_write(path, value, false), QD_OK);
-	struct qd_mapping mapping;
-	assert_int_equal(qd_mapping_open(&mapping, path), QD_OK);
-	static const char want[] = "{\n  \"z\": 1,\n  \"a\": [\n    0.10000000000000001\n  ],\n  \"m\": {}\n}\n";
-	assert_int_equal(mapping.size, sizeof(want) - 1);
-	assert_memory_equal(mapping.data, want, sizeof(want) - 1);
-	qd_mapping_release(&mapping);
+	assert_file(path, "{\n  \"z\": 1,\n  \"a\": [\n    0.10000000000000001\n  ],\n  \"m\": {}\n}\n");
 	assert_int_equal(qd_json_write(path, value, false), QD_EEXIST);
 	assert_int_equal(qd_json_write(path, value, true), QD_OK);
 	json_decref(value);
+}
+
+static void numbers_have_their_shortest_text(void **state)
+{
+	static const struct {
+		double x;
+		const char *as_float, *as_double;
+	} cases[] = { { 0, "0", "0" }, { 1, "1", "1" }, { -0.1, "-0.1", "-0.1" }, { 0.1 + 0.2, "0.3", "0.30000000000000004" },
+		{ 16777217, "16777216", "16777217" }, { 0x1p-23, "1.1920929e-07", "1.1920928955078125e-07" },
+		{ 1e-9, "1e-09", "1e-09" }, { 3.4028234663852886e38, "3.4028235e+38", "3.4028234663852886e+38" },
+		{ 1.0 / 3, "0.33333334", "0.3333333333333333" } };
+	char text[QD_NUMBER_TEXT];
+	uint32_t bits = 12345;
+
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		assert_string_equal(qd_float_text((float)cases[i].x, text), cases[i].as_float);
+		assert_string_equal(qd_double_text(cases[i].x, text), cases[i].as_double);
+	}
+	/* Any float32, read as one or through double. */
+	for (int i = 0; i < 100000; i++) {
+		float x;
+
+		bits = bits * 1664525u + 1013904223u;
+		memcpy(&x, &bits, sizeof(x));
+		if (!isfinite(x))
+			continue;
+		qd_float_text(x, text);
+		assert_true(strtof(text, NULL) == x && (float)strtod(text, NULL) == x);
+	}
+}
+
+static void floats_are_written_with_their_digits(void **state)
+{
+	const char *path = scratch_path("floats.json");
+	json_t *value = json_pack("[o,o,o]", qd_json_float(0.1f), qd_json_float(1), qd_json_float(1.0f / 3));
+
+	(void)state;
+	assert_int_equal(qd_json_write_floats(path, value, true), QD_OK);
+	assert_file(path, "[\n  0.1,\n  1.0,\n  0.33333334\n]\n");
+	json_decref(value);
+}
+
+static void what_cannot_be_made_leaves_no_part(void **state)
+{
+	json_t *list = json_array(), *object = json_object();
+
+	(void)state;
+	qd_json_append(&list, json_integer(1));
+	qd_json_set(&object, "a", json_integer(2));
+	assert_int_equal(json_array_size(list), 1);
+	assert_int_equal(json_object_size(object), 1);
+	qd_json_append(&list, json_string("\xff"));
+	assert_null(list);
+	qd_json_append(&list, json_integer(1));
+	assert_null(list);
+	qd_json_set(&object, "list", list);
+	assert_null(object);
+	qd_json_set(&object, "a", json_integer(2));
+	assert_null(object);
+	assert_null(json_pack("{s:o,s:o}", "a", json_integer(1), "b", object));
 }
 
 int main(void)
@@ -136,6 +203,9 @@ int main(void)
 		cmocka_unit_test(brackets_in_strings_do_not_nest),
 		cmocka_unit_test(names_the_missing_file),
 		cmocka_unit_test(writes_in_insertion_order),
+		cmocka_unit_test(numbers_have_their_shortest_text),
+		cmocka_unit_test(floats_are_written_with_their_digits),
+		cmocka_unit_test(what_cannot_be_made_leaves_no_part),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /*
- * export, manifest: what a later adapter is checked against, and that adapters of a name replace each other.
+ * export/file, manifest: what a later adapter is checked against, and that adapters of a name replace each other.
  */
 #include <setjmp.h>
 #include <stdarg.h>

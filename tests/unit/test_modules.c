@@ -1,5 +1,5 @@
 /*
- * lib/model, the UNet graph without bytes: numbers of tensors, parameters and modules of the published architectures, names and
+ * lib/network, the UNet graph without bytes: numbers of tensors, parameters and modules of the published architectures, names and
  * shapes, odd sizes, weights that do not fit; and random weights.
  */
 #include <setjmp.h>

@@ -15,13 +15,8 @@
 #include <zlib.h>
 
 #include "lib/io/io.h"
+#include "tests/unit/npy_help.h"
 #include "tests/unit/scratch.h"
-
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
 
 /* ---- an archive in the making ---- */
 
@@ -49,17 +44,16 @@ static void put_number(struct bytes *b, uint64_t value, int n)
 /* The file of an array f32 [n] with value i + first. */
 static void array(struct bytes *b, int n, float first)
 {
-	const char *path = scratch_path("one.npy");
-	struct qd_mapping mapping;
 	struct qd_tensor t;
+	unsigned char *file;
+	size_t bytes;
 
 	OK(qd_tensor_new(&t, NULL, QD_F32, &QD_SHAPE(n)));
 	for (int i = 0; i < n; i++)
 		((float *)t.data)[i] = first + (float)i;
-	OK(qd_npy_write(path, &t, true));
-	OK(qd_mapping_open(&mapping, path));
-	put(b, mapping.data, mapping.size);
-	qd_mapping_release(&mapping);
+	file = npy_bytes(&t, &bytes);
+	put(b, file, bytes);
+	free(file);
 	qd_tensor_release(&t);
 }
 

@@ -1,6 +1,6 @@
 /*
- * export, .onnx_adapter: what is written is read back by a walker over FlatBuffers that follows every offset, and that also reads
- * files which ONNX Runtime's own tools wrote.
+ * export/file, .onnx_adapter: what is written is read back by a walker over FlatBuffers that follows every offset, and that also
+ * reads files which ONNX Runtime's own tools wrote.
  */
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,5 +1,5 @@
 /*
- * lib/model, ONNX reader: constants in every spelling, names and order, external data, and every refusal by its message. Models are
+ * lib/onnx, reader: constants in every spelling, names and order, external data, and every refusal by its message. Models are
  * put together here with protobuf-c and read from memory.
  */
 #include <setjmp.h>
@@ -118,13 +118,24 @@ static void make_model(struct model *m)
 	m->attributes[0] = &m->attribute;
 }
 
+static enum qd_status read_bytes(struct qd_onnx *onnx, const char *folder, const void *bytes, size_t n)
+{
+	*onnx = (struct qd_onnx){ 0 };
+	enum qd_status st = qd_onnx_load_bytes(&onnx->file, "m", folder, bytes, n);
+	if (st == QD_OK)
+		st = qd_onnx_graph(&onnx->graph, onnx->file, NULL, 0);
+	if (st != QD_OK)
+		qd_onnx_release(onnx);
+	return st;
+}
+
 static enum qd_status read_model(const struct model *m, const char *folder, struct qd_onnx *onnx)
 {
 	size_t n = onnx__model_proto__get_packed_size(&m->model);
 	unsigned char *bytes = malloc(n);
 	assert_non_null(bytes);
 	onnx__model_proto__pack(&m->model, bytes);
-	enum qd_status st = qd_onnx_parse(onnx, "m", folder, bytes, n);
+	enum qd_status st = read_bytes(onnx, folder, bytes, n);
 	free(bytes);
 	return st;
 }
@@ -320,9 +331,9 @@ static void refuses_what_is_no_model(void **state)
 {
 	struct qd_onnx onnx;
 	(void)state;
-	assert_int_equal(qd_onnx_parse(&onnx, "m", NULL, "hello, world", 12), QD_EINPUT);
+	assert_int_equal(read_bytes(&onnx, NULL, "hello, world", 12), QD_EINPUT);
 	assert_string_equal(qd_message(), "'m': is not an ONNX file");
-	assert_int_equal(qd_onnx_parse(&onnx, "m", NULL, "", 0), QD_EINPUT);
+	assert_int_equal(read_bytes(&onnx, NULL, "", 0), QD_EINPUT);
 	assert_string_equal(qd_message(), "'m': is not an ONNX file");
 	assert_int_equal(qd_onnx_open(&onnx, "/nonexistent/m.onnx", NULL, 0), QD_EIO);
 }
@@ -782,7 +793,7 @@ static enum qd_status read_attention(const struct attention_model *m, struct qd_
 	unsigned char *bytes = malloc(n);
 	assert_non_null(bytes);
 	onnx__model_proto__pack(&m->model, bytes);
-	enum qd_status st = qd_onnx_parse(onnx, "m", NULL, bytes, n);
+	enum qd_status st = read_bytes(onnx, NULL, bytes, n);
 	free(bytes);
 	return st;
 }
@@ -886,7 +897,7 @@ static void survives_deep_nesting(void **state)
 			memcpy(bytes + at, varint, n);
 			bytes[--at] = t == 3 ? 0x3A : tags[t]; /* ModelProto.graph */
 		}
-	assert_int_equal(qd_onnx_parse(&onnx, "m", NULL, bytes + at, ROOM - at), QD_EUNSUPPORTED);
+	assert_int_equal(read_bytes(&onnx, NULL, bytes + at, ROOM - at), QD_EUNSUPPORTED);
 	assert_string_equal(qd_message(), "'m': node '' (): subgraphs are not read");
 	free(bytes);
 }

@@ -30,22 +30,16 @@ static const char large[] =
 	" \"addition_time_embed_dim\": 8, \"projection_class_embeddings_input_dim\": 64}";
 static const struct qd_sizes sizes = { 2, 8, 4, 5 };
 
-static void ok(enum qd_status st)
-{
-	if (st != QD_OK)
-		fail_msg("%s", qd_message());
-}
-
 /* A folder of a drawn model; its path stays valid like scratch_path's. */
 static const char *folder(const char *text)
 {
 	struct qd_unet_config config;
 	json_t *json = NULL;
-	ok(qd_json_parse("text", text, strlen(text), &json));
-	ok(qd_unet_config_parse(&config, "text", json));
+	OK(qd_json_parse("text", text, strlen(text), &json));
+	OK(qd_unet_config_parse(&config, "text", json));
 	mkdir(scratch_path("m"), 0777);
 	scratch_file("m/config.json", text, strlen(text));
-	ok(qd_unet_init(&config, 3, QD_F32, scratch_path("m/diffusion_pytorch_model.safetensors"), true));
+	OK(qd_unet_init(&config, 3, QD_F32, scratch_path("m/diffusion_pytorch_model.safetensors"), true));
 	json_decref(json);
 	return scratch_path("m");
 }
@@ -55,7 +49,7 @@ static const char *written(const struct qd_graph *g)
 	static const struct qd_onnx_write_options options = { 0 };
 	const char *path = scratch_path("m.onnx");
 	remove(path);
-	ok(qd_onnx_write(g, path, &options, NULL));
+	OK(qd_onnx_write(g, path, &options, NULL));
 	return path;
 }
 
@@ -65,9 +59,9 @@ static void expect_same_model(const struct qd_model *a, const struct qd_model *b
 	struct qd_graph graphs[2];
 	const struct qd_model *models[] = { a, b };
 	for (int i = 0; i < 2; i++) {
-		ok(qd_model_hash(models[i], hashes[i]));
-		ok(qd_model_graph(&graphs[i], models[i], at));
-		ok(qd_graph_print(&graphs[i], &texts[i]));
+		OK(qd_model_hash(models[i], hashes[i]));
+		OK(qd_model_graph(&graphs[i], models[i], at));
+		OK(qd_graph_print(&graphs[i], &texts[i]));
 	}
 	assert_string_equal(texts[0], texts[1]);
 	assert_string_equal(hashes[0], hashes[1]);
@@ -90,11 +84,11 @@ static void opens_like_the_folder(const char *text, void (*change)(struct qd_gra
 {
 	struct qd_model model, again;
 	struct qd_graph g;
-	ok(qd_model_open(&model, folder(text)));
-	ok(qd_model_graph(&g, &model, &sizes));
+	OK(qd_model_open(&model, folder(text)));
+	OK(qd_model_graph(&g, &model, &sizes));
 	if (change != NULL)
 		change(&g);
-	ok(qd_model_open(&again, written(&g)));
+	OK(qd_model_open(&again, written(&g)));
 	assert_int_equal(again.kind, QD_MODEL_ONNX);
 	expect_same_model(&model, &again, &sizes);
 	qd_model_release(&again);
@@ -119,7 +113,7 @@ static void wrap(struct qd_graph *g)
 {
 	for (qd_id i = 0; i < g->n_values; i++)
 		if (is_parameter(&g->values[i]))
-			ok(qd_graph_rename(g, i, qd_arena_strf(&g->arena, "model.unet.%s", g->values[i].name)));
+			OK(qd_graph_rename(g, i, qd_arena_strf(&g->arena, "model.unet.%s", g->values[i].name)));
 }
 
 /* Weights under numbers; the path is in the node's name alone, "/unet/mid_block/resnets.0/conv1/Conv". */
@@ -135,7 +129,7 @@ static void number(struct qd_graph *g)
 	}
 	for (qd_id i = 0; i < g->n_values; i++)
 		if (is_parameter(&g->values[i]))
-			ok(qd_graph_rename(g, i, qd_arena_strf(&g->arena, "onnx::MatMul_%u", i)));
+			OK(qd_graph_rename(g, i, qd_arena_strf(&g->arena, "onnx::MatMul_%u", i)));
 }
 
 static void names_are_found_behind_prefixes_and_in_nodes(void **state)
@@ -175,17 +169,17 @@ static void another_network_keeps_its_own_graph(void **state)
 	struct qd_graph g, own;
 	struct qd_modules of_folder, of_file;
 	(void)state;
-	ok(qd_model_open(&model, folder(small)));
-	ok(qd_model_graph(&g, &model, &sizes));
+	OK(qd_model_open(&model, folder(small)));
+	OK(qd_model_graph(&g, &model, &sizes));
 	qd_id first = qd_graph_find_node(&g, "mid_block.resnets.0.act1");
 	qd_graph_change(&g, first, QD_OP_RELU, 1, &g.nodes[first].in[0], 0, NULL);
-	ok(qd_graph_status(&g));
-	ok(qd_model_open(&again, written(&g)));
-	ok(qd_model_graph(&own, &again, &sizes));
+	OK(qd_graph_status(&g));
+	OK(qd_model_open(&again, written(&g)));
+	OK(qd_model_graph(&own, &again, &sizes));
 	assert_int_equal(own.nodes[qd_graph_find_node(&own, "mid_block.resnets.0.act1")].op, QD_OP_RELU);
 	assert_string_equal(own.values[own.outputs[0]].name, "out");
-	ok(qd_modules_of(&of_folder, &g));
-	ok(qd_modules_of(&of_file, &own));
+	OK(qd_modules_of(&of_folder, &g));
+	OK(qd_modules_of(&of_file, &own));
 	assert_int_equal(of_folder.n, of_file.n);
 	for (size_t i = 0; i < of_folder.n; i++)
 		assert_non_null(qd_modules_find(&of_file, of_folder.items[i].path));
@@ -205,9 +199,9 @@ static void other_sizes_than_the_files_are_refused(void **state)
 	struct qd_graph g, other;
 	struct qd_sizes wrong = sizes;
 	(void)state;
-	ok(qd_model_open(&model, folder(small)));
-	ok(qd_model_graph(&g, &model, &sizes));
-	ok(qd_model_open(&again, written(&g)));
+	OK(qd_model_open(&model, folder(small)));
+	OK(qd_model_graph(&g, &model, &sizes));
+	OK(qd_model_open(&again, written(&g)));
 	struct qd_sizes native = qd_model_native_sizes(&again), least = qd_model_least_sizes(&again);
 	assert_memory_equal(&native, &sizes, sizeof(sizes));
 	assert_memory_equal(&least, &sizes, sizeof(sizes));
@@ -283,8 +277,8 @@ static void every_timestep_becomes_one_per_sample(void **state)
 			"weight %%freqs f32[1,2] {1, 0.5}\n%s%%y = Mul(%%t, %%freqs)\noutput %%y\n",
 			inputs, at);
 		ir_parse(&g, text);
-		ok(qd_onnx_unet_ends(&g, 2));
-		ok(qd_graph_verify(&g));
+		OK(qd_onnx_unet_ends(&g, 2));
+		OK(qd_graph_verify(&g));
 		assert_int_equal(g.n_order, 3); /* Reshape, Mul, Identity */
 		assert_int_equal(g.n_inputs, 1);
 		const struct qd_value *t = &g.values[g.inputs[0]];
@@ -325,8 +319,8 @@ static void golden_exports_open_as_their_folder(void **state)
 		skip();
 	for (size_t i = 0; i < QD_COUNT(files); i++) {
 		struct qd_model model, file;
-		ok(qd_model_open(&model, golden_path("nano15")));
-		ok(qd_model_open(&file, golden_path(files[i])));
+		OK(qd_model_open(&model, golden_path("nano15")));
+		OK(qd_model_open(&file, golden_path(files[i])));
 		struct qd_sizes at = qd_model_least_sizes(&file);
 		expect_same_model(&model, &file, &at);
 		if (i == 1)

@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 /* ---- there and back ---- */
 
 static struct qd_encoding *random_encoding(struct qd_profile *p, struct qd_random *random)
@@ -52,7 +46,7 @@ static void random_profile(struct qd_profile *p, uint64_t seed)
 	p->options.align = (enum qd_align)qd_random_below(&random, 3);
 	p->options.observer = (enum qd_observer_kind)qd_random_below(&random, 3);
 	p->options.divergence = (enum qd_divergence)qd_random_below(&random, 4);
-	p->options.weight_per_channel = qd_random_below(&random, 2) == 0;
+	p->options.weight_scheme = (enum qd_weight_scheme)qd_random_below(&random, 2);
 	p->options.anchor = qd_random_below(&random, 2) == 0 ? NULL : "b";
 	p->options.slots = qd_random_below(&random, 2) == 0 ? NULL : "attention";
 	p->options.equal_level = qd_random_uniform(&random);
@@ -127,7 +121,7 @@ static void same_profile(const struct qd_profile *a, const struct qd_profile *b)
 	same_text(a->reason, b->reason);
 	assert_string_equal(a->base_hash, b->base_hash);
 	assert_true(x->weight_bits == y->weight_bits && x->lora_bits == y->lora_bits && x->act_bits == y->act_bits &&
-		    x->weight_per_channel == y->weight_per_channel && x->share == y->share && x->align == y->align &&
+		    x->weight_scheme == y->weight_scheme && x->share == y->share && x->align == y->align &&
 		    x->method == y->method && x->equal_level == y->equal_level && x->observer == y->observer &&
 		    x->percentile == y->percentile && x->divergence == y->divergence && x->scope == y->scope && x->rank == y->rank);
 	same_text(x->anchor, y->anchor);
@@ -185,6 +179,77 @@ static void reads_back_equal(void **state)
 		qd_profile_release(&back);
 		qd_profile_release(&p);
 	}
+}
+
+/* What shapes a run of training has another hash, and nothing else. */
+static void training_knows_its_profile(void **state)
+{
+	struct qd_profile p;
+	struct qd_encoding *e;
+	char hash[QD_HASH_TEXT], other[QD_HASH_TEXT];
+
+	(void)state;
+	random_profile(&p, test_seed());
+	p.options.align = QD_ALIGN_GAUGE;
+	OK(qd_profile_run_hash(&p, hash));
+	p.reason = "another";
+	p.options.observer = QD_OBSERVE_MSE;
+	p.options.equal_level = 0.25;
+	p.options.batch = 3;
+	p.adapters[0].qss *= 2;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_equal(hash, other);
+	p.options.align = QD_ALIGN_GAIN;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_not_equal(hash, other);
+	p.options.align = QD_ALIGN_GAUGE;
+	OK(qd_encoding_from_range(&p.arena, -1, 2, 8, true, &e));
+	p.entries[7].encoding = e;
+	OK(qd_profile_run_hash(&p, other));
+	assert_string_not_equal(hash, other);
+	qd_profile_release(&p);
+}
+
+/* ---- members of a later schema ---- */
+
+enum { OLD = 1, NEW = 2 };
+struct grown {
+	int64_t first, later;
+};
+static const struct qd_member grown_members[] = {
+	{ "first", QD_MEMBER_WHOLE, .at = offsetof(struct grown, first), .in = OLD | NEW, .high = 9 },
+	{ "later", QD_MEMBER_WHOLE, .at = offsetof(struct grown, later), .in = NEW, .high = 9 },
+	{ 0 },
+};
+
+static enum qd_status read_grown(const char *text, unsigned in, struct grown *out)
+{
+	struct qd_arena arena = { 0 };
+	json_t *json;
+	enum qd_status st;
+
+	OK(qd_json_parse("text", text, strlen(text), &json));
+	st = qd_members_read(&(struct qd_members_in){ &arena, in }, grown_members, json, out);
+	json_decref(json);
+	qd_arena_release(&arena);
+	return st;
+}
+
+static void an_older_file_means_the_default(void **state)
+{
+	struct grown g = { .later = 7 };
+
+	(void)state;
+	OK(read_grown("{\"first\": 3}", OLD, &g));
+	assert_true(g.first == 3 && g.later == 7);
+	assert_int_equal(read_grown("{\"first\": 3, \"later\": 5}", OLD, &g), QD_EINPUT);
+	assert_string_equal(qd_message(), "unknown key 'later'");
+	assert_int_equal(read_grown("{\"first\": 3}", NEW, &g), QD_EINPUT);
+	assert_string_equal(qd_message(), "there is no 'later'");
+	OK(read_grown("{\"first\": 3, \"later\": 5}", NEW, &g));
+	assert_true(g.first == 3 && g.later == 5);
+	assert_true((QD_SINCE(2) & QD_IN_SCHEMA(1)) == 0 && (QD_SINCE(2) & QD_IN_SCHEMA(2)) != 0 &&
+		    (QD_SINCE(2) & QD_IN_SCHEMA(5)) != 0 && (QD_SINCE(1) & (QD_IN_RUN | QD_IN_MANIFEST)) == 0);
 }
 
 /* ---- refusals: one change to a good file each ---- */
@@ -415,6 +480,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(reads_back_equal),
+		cmocka_unit_test(training_knows_its_profile),
+		cmocka_unit_test(an_older_file_means_the_default),
 		cmocka_unit_test(refusals_name_the_cause),
 		cmocka_unit_test(a_missing_profile_is_named),
 		cmocka_unit_test(applies_to_exactly_its_graph),

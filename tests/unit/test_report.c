@@ -1,5 +1,5 @@
 /*
- * export, report: latents as images, PSNR with mean and standard error against plain loops, the table, JSON, the contact sheet, and
+ * export/report: latents as images, PSNR with mean and standard error against plain loops, the table, JSON, the contact sheet, and
  * refusals.
  */
 #include <setjmp.h>

@@ -1,5 +1,5 @@
 /*
- * lib/model, schedulers: the noise schedule, the lists of timesteps and sigmas, and whole runs, against numbers of the reference
+ * lib/sampler, schedulers: the noise schedule, the lists of timesteps and sigmas, and whole runs, against numbers of the reference
  * implementation for Stable Diffusion 1.5's schedule.
  */
 #include <setjmp.h>
@@ -22,14 +22,19 @@ static void assert_near(double value, double expected, double relative)
 		fail_msg("%.10g is not within %g of %.10g", value, relative, expected);
 }
 
-static void read_text(struct qd_schedule *schedule, const char *text)
+static void read_in(struct qd_schedule *schedule, const char *text, const char *pipeline)
 {
 	char folder[512];
 	snprintf(folder, sizeof(folder), "%s", scratch_path("scheduler"));
 	mkdir(folder, 0700);
 	scratch_file("scheduler/scheduler_config.json", text, strlen(text));
-	if (qd_schedule_read(schedule, scratch_dir()) != QD_OK)
+	if (qd_schedule_read(schedule, scratch_dir(), pipeline) != QD_OK)
 		fail_msg("%s", qd_message());
+}
+
+static void read_text(struct qd_schedule *schedule, const char *text)
+{
+	read_in(schedule, text, "");
 }
 
 /* SD1.5's betas with other fields. */
@@ -52,7 +57,7 @@ static void has_the_reference_schedule(void **state)
 	struct qd_schedule schedule;
 
 	(void)state;
-	assert_int_equal(qd_schedule_read(&schedule, "/nowhere"), QD_OK);
+	assert_int_equal(qd_schedule_read(&schedule, "/nowhere", ""), QD_OK);
 	for (size_t i = 0; i < QD_COUNT(cases); i++)
 		assert_near(schedule.alphas_cumprod[cases[i].t], cases[i].value, 2.4e-7);
 	qd_schedule_release(&schedule);
@@ -328,7 +333,7 @@ static void runs_lcm(void **state)
 	float x = 0.8f, m = -0.4f, noise = 0.3f;
 
 	(void)state;
-	assert_int_equal(qd_schedule_read(&schedule, "/nowhere"), QD_OK);
+	assert_int_equal(qd_schedule_read(&schedule, "/nowhere", ""), QD_OK);
 	assert_int_equal(qd_scheduler_new(&s, &schedule, "lcm", 2), QD_OK);
 	for (int i = 0; i < 2; i++) {
 		double t = i == 0 ? 999 : 499, a = schedule.alphas_cumprod[(int)t], next = schedule.alphas_cumprod[499];
@@ -347,22 +352,22 @@ static void runs_lcm(void **state)
 /* Pipelines of Stable Diffusion 1 and 2 override two fields; others do not. */
 static void follows_the_pipeline(void **state)
 {
-	static const char sd[] = "{\"_class_name\": \"StableDiffusionPipeline\"}",
-			  xl[] = "{\"_class_name\": \"StableDiffusionXLPipeline\"}";
-	struct qd_schedule schedule;
+	static const struct {
+		const char *pipeline;
+		bool overrides;
+	} cases[] = { { "StableDiffusionPipeline", true }, { "StableDiffusionInpaintPipeline", true },
+		{ "StableDiffusionXLPipeline", false }, { "StableDiffusion3Pipeline", false },
+		{ "LatentConsistencyModelPipeline", false }, { "", false } };
 
 	(void)state;
-	scratch_file("model_index.json", sd, sizeof(sd) - 1);
-	read_text(&schedule, SD15("\"clip_sample\": true"));
-	assert_int_equal(schedule.steps_offset, 1);
-	assert_false(schedule.clip_sample);
-	qd_schedule_release(&schedule);
-	scratch_file("model_index.json", xl, sizeof(xl) - 1);
-	read_text(&schedule, SD15("\"clip_sample\": true"));
-	assert_int_equal(schedule.steps_offset, 0);
-	assert_true(schedule.clip_sample);
-	assert_true(schedule.set_alpha_to_one);
-	qd_schedule_release(&schedule);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		struct qd_schedule schedule;
+		read_in(&schedule, SD15("\"clip_sample\": true"), cases[i].pipeline);
+		assert_int_equal(schedule.steps_offset, cases[i].overrides);
+		assert_int_equal(schedule.clip_sample, !cases[i].overrides);
+		assert_true(schedule.set_alpha_to_one);
+		qd_schedule_release(&schedule);
+	}
 }
 
 static void follows_class_defaults(void **state)
@@ -397,35 +402,33 @@ static void refuses_configurations(void **state)
 		const char *text, *message;
 		enum qd_status status;
 	} cases[] = {
-		{ "{\"rescale_betas_zero_snr\": true}", "field 'rescale_betas_zero_snr' is true, which is not supported",
-			QD_EUNSUPPORTED },
-		{ "{\"use_exponential_sigmas\": true}", "field 'use_exponential_sigmas' is true, which is not supported",
-			QD_EUNSUPPORTED },
-		{ "{\"use_flow_sigmas\": true}", "field 'use_flow_sigmas' is true, which is not supported", QD_EUNSUPPORTED },
-		{ "{\"thresholding\": true}", "field 'thresholding' is true, which is not supported", QD_EUNSUPPORTED },
+		{ "{\"rescale_betas_zero_snr\": true}", "field 'rescale_betas_zero_snr' is true, needs false", QD_EUNSUPPORTED },
+		{ "{\"use_exponential_sigmas\": true}", "field 'use_exponential_sigmas' is true, needs false", QD_EUNSUPPORTED },
+		{ "{\"use_flow_sigmas\": true}", "field 'use_flow_sigmas' is true, needs false", QD_EUNSUPPORTED },
+		{ "{\"thresholding\": true}", "field 'thresholding' is true, needs false", QD_EUNSUPPORTED },
 		{ "{\"interpolation_type\": \"log_linear\"}",
-			"field 'interpolation_type' is 'log_linear', which is not among the known ones (linear, ...)",
-			QD_EUNSUPPORTED },
-		{ "{\"timestep_type\": \"continuous\"}",
-			"field 'timestep_type' is 'continuous', which is not among the known ones (discrete, ...)",
+			"field 'interpolation_type' is \"log_linear\", needs \"linear\" or null", QD_EUNSUPPORTED },
+		{ "{\"timestep_type\": \"continuous\"}", "field 'timestep_type' is \"continuous\", needs \"discrete\" or null",
 			QD_EUNSUPPORTED },
 		{ "{\"timestep_spacing\": \"even\"}",
-			"field 'timestep_spacing' is 'even', which is not among the known ones (, ...)", QD_EUNSUPPORTED },
+			"field 'timestep_spacing' is \"even\", needs \"leading\", \"trailing\", \"linspace\", \"\" or null",
+			QD_EUNSUPPORTED },
 		{ "{\"_class_name\": \"RePaintScheduler\"}",
 			"class 'RePaintScheduler' is not among the known ones (DDIMScheduler, PNDMScheduler, "
 			"EulerDiscreteScheduler, ...)",
 			QD_EUNSUPPORTED },
-		{ "{\"use_beta_sigmas\": true}", "field 'use_beta_sigmas' is true, which is not supported", QD_EUNSUPPORTED },
+		{ "{\"use_beta_sigmas\": true}", "field 'use_beta_sigmas' is true, needs false", QD_EUNSUPPORTED },
 		{ "{\"beta_schedule\": \"sigmoid\"}",
-			"field 'beta_schedule' is 'sigmoid', which is not among the known ones (linear, ...)", QD_EUNSUPPORTED },
+			"field 'beta_schedule' is \"sigmoid\", needs \"linear\", \"scaled_linear\", \"squaredcos_cap_v2\" or null",
+			QD_EUNSUPPORTED },
 		{ "{\"prediction_type\": 3}",
-			"field 'prediction_type' is 'no text', which is not among the known ones (epsilon, ...)", QD_EUNSUPPORTED },
-		{ "{\"beta_start\": \"x\"}", "field 'beta_start' is not a number from 0 to 1", QD_EINPUT },
+			"field 'prediction_type' is 3, needs \"epsilon\", \"v_prediction\", \"sample\" or null", QD_EUNSUPPORTED },
+		{ "{\"beta_start\": \"x\"}", "field 'beta_start' is \"x\", needs a number from 0 to 1", QD_EINPUT },
 		{ "{\"beta_start\": 0}", "the betas leave 1 of the signal at timestep 0, needs more than 0 and less than 1",
 			QD_EINPUT },
-		{ "{\"num_train_timesteps\": 0}", "field 'num_train_timesteps' is not a number from 1 to 1e+06", QD_EINPUT },
-		{ "{\"clip_sample\": 1}", "field 'clip_sample' is not true or false", QD_EINPUT },
-		{ "{\"trained_betas\": [0.1]}", "field 'trained_betas' is not a list of num_train_timesteps numbers", QD_EINPUT },
+		{ "{\"num_train_timesteps\": 0}", "field 'num_train_timesteps' is 0, needs a number from 1 to 1e+06", QD_EINPUT },
+		{ "{\"clip_sample\": 1}", "field 'clip_sample' is 1, needs true or false", QD_EINPUT },
+		{ "{\"trained_betas\": [0.5]}", "field 'trained_betas' is [0.5], needs a list of 1000 numbers or null", QD_EINPUT },
 		{ "{\"_class_name\": \"FlowMatchEulerDiscreteScheduler\"}",
 			"class 'FlowMatchEulerDiscreteScheduler' has no discrete noise schedule", QD_EUNSUPPORTED },
 	};
@@ -435,7 +438,7 @@ static void refuses_configurations(void **state)
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
 		struct qd_schedule schedule;
 		scratch_file("scheduler/scheduler_config.json", cases[i].text, strlen(cases[i].text));
-		assert_int_equal(qd_schedule_read(&schedule, scratch_dir()), cases[i].status);
+		assert_int_equal(qd_schedule_read(&schedule, scratch_dir(), ""), cases[i].status);
 		assert_true(qd_ends_with(qd_message(), cases[i].message));
 	}
 }
@@ -458,7 +461,7 @@ static void refuses_step_counts(void **state)
 	struct qd_schedule schedule;
 
 	(void)state;
-	assert_int_equal(qd_schedule_read(&schedule, "/nowhere"), QD_OK);
+	assert_int_equal(qd_schedule_read(&schedule, "/nowhere", ""), QD_OK);
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
 		struct qd_scheduler s;
 		assert_int_equal(qd_scheduler_new(&s, &schedule, cases[i].kind, cases[i].steps), QD_EINPUT);

@@ -1,5 +1,5 @@
 /*
- * lib/model, OLSS: the fit against the published algorithm written out in long double over the recorded vectors themselves (the
+ * lib/sampler, OLSS: the fit against the published algorithm written out in long double over the recorded vectors themselves (the
  * library sees only their inner products), the sampler against its formula, its file, and what it wins on a model that is not
  * linear.
  */
@@ -18,12 +18,6 @@
 #include "lib/math/math.h"
 #include "lib/sampler/sampler.h"
 #include "tests/unit/scratch.h"
-
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
 
 enum { T = 24, N = 240, ROWS = 2 * T + 1, MOST = 12 };
 
@@ -85,7 +79,7 @@ static void bench_open(struct bench *b)
 	float x[N];
 
 	memset(b, 0, sizeof(*b));
-	OK(qd_schedule_read(&b->schedule, "/nowhere"));
+	OK(qd_schedule_read(&b->schedule, "/nowhere", ""));
 	OK(qd_scheduler_new(&b->reference, &b->schedule, "ddim", T));
 	OK(qd_olss_gram_init(&b->gram, T));
 	b->recorded = record.rows = calloc((size_t)ROWS * N, sizeof(float));
@@ -327,7 +321,7 @@ static void samples_by_its_formula(void **state)
 			we[i * K + j] = qd_random_normal(&random);
 	}
 	OK(qd_olss_write(&olss, path, false));
-	OK(qd_schedule_read(&schedule, "/nowhere"));
+	OK(qd_schedule_read(&schedule, "/nowhere", ""));
 	snprintf(kind, sizeof(kind), "olss:%s", path);
 	OK(qd_scheduler_new(&s, &schedule, kind, 0));
 	assert_int_equal(s.steps, K);
@@ -514,7 +508,7 @@ static void refuses_as_a_scheduler(void **state)
 	char kind[512];
 
 	(void)state;
-	OK(qd_schedule_read(&schedule, "/nowhere"));
+	OK(qd_schedule_read(&schedule, "/nowhere", ""));
 	snprintf(kind, sizeof(kind), "olss:%s", write_wrong(&fine));
 	assert_int_equal(qd_scheduler_new(&s, &schedule, kind, 3), QD_EINPUT);
 	assert_true(qd_ends_with(qd_message(), "was fitted for 2"));

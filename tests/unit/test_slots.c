@@ -1,5 +1,5 @@
 /*
- * lib/model, slots: which layers get one and of which rank, what attaching makes of a graph, and what the branch computes.
+ * lib/adapter, slots: which layers get one and of which rank, what attaching makes of a graph, and what the branch computes.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -366,11 +366,11 @@ static void refuses_groups(void **state)
 	qd_graph_release(&g);
 }
 
-/* A whole UNet stays a valid graph, and what was attached is found again. */
-static void finds_what_was_attached(void **state)
+/* A whole UNet stays a valid graph, whose output keeps its name. */
+static void a_whole_network_takes_slots(void **state)
 {
 	struct help_model model;
-	struct qd_slots slots, found;
+	struct qd_slots slots;
 
 	(void)state;
 	help_model_open(&model, "tiny15");
@@ -378,35 +378,8 @@ static void finds_what_was_attached(void **state)
 	if (qd_slots_attach(&slots, &model.g) != QD_OK || qd_graph_verify(&model.g) != QD_OK)
 		fail_msg("%s", qd_message());
 	assert_string_equal(model.g.values[model.g.outputs[0]].name, "out");
-	assert_int_equal(qd_slots_find(&found, &model.g), QD_OK);
-	assert_int_equal(found.n, slots.n);
-	for (size_t i = 0; i < slots.n; i++) {
-		struct qd_slot *a = &slots.items[i], *b = &found.items[i];
-		assert_string_equal(a->path, b->path);
-		assert_true(a->rank == b->rank && a->out == b->out && a->in == b->in && a->kh == b->kh && a->kw == b->kw);
-		assert_true(a->conv == b->conv && a->down == b->down && a->up == b->up && a->gain == b->gain);
-		assert_true(a->weight == b->weight && a->base == b->base && a->sum == b->sum);
-		assert_int_equal(qd_strmap_get(&found.by_path, a->path), i);
-	}
 	qd_slots_release(&slots);
-	qd_slots_release(&found);
 	help_model_close(&model);
-}
-
-static void refuses_half_a_slot(void **state)
-{
-	struct qd_graph g;
-	struct qd_slots slots;
-
-	(void)state;
-	qd_graph_init(&g, "half");
-	qd_graph_input(&g, "a.lora_down", QD_F32, QD_SHAPE(2, 3));
-	assert_int_equal(qd_slots_find(&slots, &g), QD_EINPUT);
-	assert_string_equal(qd_message(), "slot 'a' has an input .lora_down but no input .lora_up");
-	qd_graph_input(&g, "a.lora_up", QD_F32, QD_SHAPE(5, 4));
-	assert_int_equal(qd_slots_find(&slots, &g), QD_EINPUT);
-	assert_string_equal(qd_message(), "slot 'a': down [2,3] and up [5,4] do not fit together, need [R,I] and [O,R]");
-	qd_graph_release(&g);
 }
 
 /* ---- filling ---- */
@@ -443,8 +416,7 @@ int main(void)
 		cmocka_unit_test(attaches_to_a_convolution),
 		cmocka_unit_test(computes_the_branch_of_a_convolution),
 		cmocka_unit_test(refuses_groups),
-		cmocka_unit_test(finds_what_was_attached),
-		cmocka_unit_test(refuses_half_a_slot),
+		cmocka_unit_test(a_whole_network_takes_slots),
 		cmocka_unit_test(pads_smaller_adapters),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -142,9 +142,8 @@ static size_t check_text(const char *folder, const char *expected_path, bool mas
 	struct qd_tensor in[2] = { *qd_safetensors_find(&file, "input_ids") };
 	if (masked)
 		in[1] = *qd_safetensors_find(&file, "attention_mask");
-	struct qd_component_sizes sizes = {
-		.batch = in[0].shape.dim[0], .tokens = in[0].shape.dim[1], .attention_mask = masked, .clip_skip = 1
-	};
+	struct qd_component_sizes sizes = { .batch = in[0].shape.dim[0], .tokens = in[0].shape.dim[1], .clip_skip = 1 };
+	c.text.uses_attention_mask = masked;
 	run(&c, &sizes, in, masked ? 2 : 1, &out);
 	for (size_t i = 0; i < out.n; i++) {
 		char name[80];
@@ -384,13 +383,13 @@ static void check_plain_text(const char *config, bool masked)
 	struct qd_component c;
 	struct outputs out;
 	ok(qd_component_open(&c, component_folder("small_text", config, component_golden_values, NULL), NULL));
-	struct qd_component_sizes sizes = { .batch = PROMPTS, .tokens = TOKENS, .clip_skip = 2, .attention_mask = masked };
+	struct qd_component_sizes sizes = { .batch = PROMPTS, .tokens = TOKENS, .clip_skip = 2 };
 	struct qd_tensor in[] = { qd_tensor_view("input_ids", QD_I32, QD_SHAPE(PROMPTS, TOKENS), ids),
 		qd_tensor_view("attention_mask", QD_I32, QD_SHAPE(PROMPTS, TOKENS), mask) };
-	bool takes_mask = masked || c.text.uses_attention_mask;
-	run(&c, &sizes, in, takes_mask ? 2 : 1, &out);
+	assert_true(c.text.uses_attention_mask == masked);
+	run(&c, &sizes, in, masked ? 2 : 1, &out);
 	for (int i = 0; i < PROMPTS; i++)
-		check_prompt(&c, &out, i, ids[i], takes_mask ? mask[i] : NULL);
+		check_prompt(&c, &out, i, ids[i], masked ? mask[i] : NULL);
 	release(&out);
 	qd_component_release(&c);
 }
@@ -399,13 +398,15 @@ static void small_text_encoders_equal_plain_loops(void **state)
 {
 	(void)state;
 	check_plain_text("{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT ", \"eos_token_id\": 2}", false);
-	check_plain_text("{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT ", \"eos_token_id\": 18}", true);
+	check_plain_text("{\"architectures\": [\"CLIPTextModel\"], " SMALL_TEXT
+			 ", \"eos_token_id\": 18, \"use_attention_mask\": true}",
+		true);
 	check_plain_text("{\"architectures\": [\"CLIPTextModelWithProjection\"], " SMALL_TEXT
 			 ", \"eos_token_id\": 18, \"hidden_act\": \"gelu\", \"layer_norm_eps\": 0.01}",
 		false);
 	check_plain_text("{\"architectures\": [\"CLIPTextModelWithProjection\"], " SMALL_TEXT
 			 ", \"eos_token_id\": 2, \"use_attention_mask\": true}",
-		false);
+		true);
 }
 
 /* A clip skip of all layers leaves the embeddings; there is no state before them. */

@@ -36,7 +36,8 @@ static void make_profile(struct qd_profile *profile, enum qd_align align, int lo
 	options.anchor = "large";
 	memset(profile, 0, sizeof(*profile));
 	OK(qd_dataset_open(&calibration, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
-	OK(qd_profile_build(profile, &all.on.layers.model, list, 2, &calibration, &options));
+	OK(qd_profile_score(profile, &all.on.layers.model, list, 2, &calibration, &options));
+	OK(qd_profile_calibrate(profile, &all.on.layers.model, list, 2, &calibration));
 	qd_dataset_release(&calibration);
 }
 
@@ -131,7 +132,7 @@ static void test_no_step(void **state)
 	struct qd_distill_result result;
 	struct qd_adapter written;
 	struct qd_fitted first, again;
-	char grid[QD_HASH_TEXT];
+	char id[QD_HASH_TEXT];
 	(void)state;
 
 	o.loop.steps = 0;
@@ -139,9 +140,9 @@ static void test_no_step(void **state)
 	assert_int_equal(result.best_step, 0);
 	assert_true(result.after == result.before);
 	OK(qd_adapter_open(&written, "small", o.loop.output, 1, &all.on.layers.modules));
-	OK(qd_profile_grid(&all.profile, grid));
-	assert_non_null(written.grid);
-	assert_string_equal(written.grid, grid);
+	OK(qd_profile_encodings_id(&all.profile, id));
+	assert_non_null(written.encodings_id);
+	assert_string_equal(written.encodings_id, id);
 	assert_int_equal(written.loras[0].rank, 2);
 	OK(qd_fit_adapter(&first, &all.adapters[0], &all.profile, QD_ALIGN_GAIN));
 	OK(qd_fit_adapter(&again, &written, &all.profile, QD_ALIGN_GAIN));
@@ -155,36 +156,33 @@ static void test_no_step(void **state)
  * `adapter`. */
 static double output_error(const struct qd_profile *profile, const struct qd_adapter *adapter)
 {
-	const struct qd_exec_options simulated = { .hook = qd_sim_hook, .see_all = true };
-	struct qd_exec *exec[2];
-	struct qd_fitted fitted;
+	struct qd_runner runners[2];
 	struct qd_dataset data;
 	struct qd_sizes sizes;
 	struct qd_net net;
-	qt_tensor out[2], mse;
+	float *out[2];
+	size_t n;
 	double error;
 
 	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
 	sizes = qd_dataset_sizes(&data, data.n);
 	OK(qd_net_build(&net, &all.on.layers.model, &sizes, &profile->slots));
-	OK(qd_profile_apply(profile, &net));
-	OK(qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
-	OK(qd_exec_new(&exec[0], &net.graph, &(struct qd_exec_options){ 0 }));
-	OK(qd_exec_new(&exec[1], &net.graph, &simulated));
-	OK(qd_net_bind_adapter(&net, exec[0], &all.adapters[0]));
-	OK(qd_net_bind_fitted(&net, exec[1], &fitted));
+	OK(qd_runner_open_simulated(&runners[1], &net, profile, adapter));
+	OK(qd_runner_open(&runners[0], &net.graph, NULL));
+	OK(qd_runner_feed_adapter(&runners[0], &net.slots, &all.adapters[0]));
+	n = (size_t)qd_shape_elements(&net.graph.values[net.graph.outputs[0]].shape);
 	for (int i = 0; i < 2; i++) {
-		OK(qd_data_bind(&data, exec[i], 0, data.n));
-		OK(qd_exec_run(exec[i], &out[i]));
+		out[i] = malloc(n * sizeof(float));
+		assert_non_null(out[i]);
+		OK(qd_data_feed(&data, &runners[i], 0, data.n));
+		OK(qd_runner_run(&runners[i]));
+		OK(qd_runner_read(&runners[i], "out", n, out[i]));
 	}
-	OK(qt_mse(out[0], out[1], &mse));
-	OK(qt_item(mse, &error));
-	qt_free(mse);
+	error = qd_mse(out[0], out[1], n);
 	for (int i = 0; i < 2; i++) {
-		qt_free(out[i]);
-		qd_exec_free(exec[i]);
+		free(out[i]);
+		qd_runner_release(&runners[i]);
 	}
-	qd_fitted_release(&fitted);
 	qd_net_release(&net);
 	qd_dataset_release(&data);
 	return error;

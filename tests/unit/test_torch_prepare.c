@@ -1,5 +1,5 @@
 /*
- * quant, calibration data from images and captions: every stored tensor against the networks run one by one here, the timesteps'
+ * lib/data, calibration data from images and captions: every stored tensor against the networks run one by one here, the timesteps'
  * strata, inpainting conditions, and trajectories, whose every step must follow from the one before.
  */
 #include <setjmp.h>
@@ -21,12 +21,6 @@
 #include "lib/tokenizer/tokenizer.h"
 #include "tests/unit/component_help.h"
 #include "tests/unit/scratch.h"
-
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
 
 /* Latents [4,4,4] of images [3,16,16]; captions of 8 ids, 12 features. */
 enum { IMAGES = 3, SIDE = 16, FACTOR = 4, Z = 4, SMALL = SIDE / FACTOR, PLANE = SMALL * SMALL, TOKENS = 8, HIDDEN = 12 };
@@ -223,21 +217,16 @@ static void run_component(const char *root, const char *name, const struct qd_co
 {
 	struct qd_component component;
 	struct qd_graph g;
-	struct qd_exec *exec = NULL;
-	struct qd_exec_options options = { 0 };
-	qt_tensor outputs[16] = { NULL };
+	struct qd_runner runner;
 
 	OK(qd_component_open(&component, scratch_path(root), name));
 	qd_graph_init(&g, name);
 	OK(qd_component_graph(&g, &component, sizes));
-	OK(qd_exec_new(&exec, &g, &options));
-	OK(qd_exec_bind_tensor(exec, input->name, input));
-	qt_set_grad(false);
-	OK(qd_exec_run(exec, outputs));
-	OK(qt_read(outputs[0], out, n * sizeof(float)));
-	for (size_t i = 0; i < g.n_outputs; i++)
-		qt_free(outputs[i]);
-	qd_exec_free(exec);
+	OK(qd_runner_open(&runner, &g, NULL));
+	OK(qd_runner_feed(&runner, input));
+	OK(qd_runner_run(&runner));
+	OK(qd_runner_read(&runner, g.values[g.outputs[0]].name, n, out));
+	qd_runner_release(&runner);
 	qd_graph_release(&g);
 	qd_component_release(&component);
 }
@@ -290,7 +279,7 @@ static void makes_noised_samples(void **state)
 	o.count = N;
 	make(&m, &o);
 	assert_true(m.result.samples == N && m.result.rows == IMAGES && m.result.prompts == 2 && m.result.height == SMALL);
-	OK(qd_schedule_read(&schedule, scratch_path("plain")));
+	OK(qd_schedule_read(&schedule, scratch_path("plain"), ""));
 	for (int i = 0; i < N; i++) {
 		float t = *stored(&m, "timestep", i, 1);
 		const float *latents = stored(&m, "latents", i, Z * PLANE), *noise = stored(&m, "noise", i, Z * PLANE);
@@ -387,11 +376,9 @@ static void add_adapter(struct made *m, const char *name, uint64_t seed)
 static void answer(const struct made *m, size_t a, int64_t i, float *out)
 {
 	const struct qd_sizes sizes = { 1, SMALL, SMALL, TOKENS };
-	struct qd_exec_options options = { 0 };
 	struct qd_slots slots;
 	struct qd_net net;
-	struct qd_exec *exec = NULL;
-	qt_tensor y = NULL;
+	struct qd_runner runner;
 	struct qd_tensor inputs[] = {
 		qd_tensor_view("sample", QD_F32, QD_SHAPE(1, Z, SMALL, SMALL), stored(m, "sample", i, Z * PLANE)),
 		qd_tensor_view("timestep", QD_F32, QD_SHAPE(1), stored(m, "timestep", i, 1)),
@@ -401,15 +388,13 @@ static void answer(const struct made *m, size_t a, int64_t i, float *out)
 
 	OK(qd_slots_choose(&slots, &m->modules, m->list, m->n, NULL, 0));
 	OK(qd_net_build(&net, &m->model, &sizes, &slots));
-	OK(qd_exec_new(&exec, &net.graph, &options));
-	OK(qd_net_bind_adapter(&net, exec, m->list[a]));
+	OK(qd_runner_open(&runner, &net.graph, NULL));
+	OK(qd_runner_feed_adapter(&runner, &net.slots, m->list[a]));
 	for (size_t k = 0; k < QD_COUNT(inputs); k++)
-		OK(qd_exec_bind_tensor(exec, inputs[k].name, &inputs[k]));
-	qt_set_grad(false);
-	OK(qd_exec_run(exec, &y));
-	OK(qt_read(y, out, Z * PLANE * sizeof(float)));
-	qt_free(y);
-	qd_exec_free(exec);
+		OK(qd_runner_feed(&runner, &inputs[k]));
+	OK(qd_runner_run(&runner));
+	OK(qd_runner_read(&runner, "out", Z * PLANE, out));
+	qd_runner_release(&runner);
 	qd_net_release(&net);
 	qd_slots_release(&slots);
 }
@@ -433,7 +418,7 @@ static void follows_trajectories(void **state)
 	o.count = STEPS * WALKS;
 	make(&m, &o);
 	assert_null(qd_safetensors_find(&m.file, "latents"));
-	OK(qd_schedule_read(&schedule, scratch_path("plain")));
+	OK(qd_schedule_read(&schedule, scratch_path("plain"), ""));
 	OK(qd_scheduler_new(&s, &schedule, "euler", STEPS));
 	for (int i = 0; i < o.count; i++) {
 		const float *x = stored(&m, "sample", i, Z * PLANE);

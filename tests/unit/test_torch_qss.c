@@ -15,12 +15,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { ADAPTERS = 6 };
 static const char *const names[ADAPTERS] = { "kohya.safetensors", "diffusers.safetensors", "peft", "peft_saved",
 	"kohya_locon.safetensors", "diffusers_saved.safetensors" };
@@ -143,26 +137,20 @@ static void int16_scores_equal_golden(void **state)
 /* The net of a profile on all samples, simulated or float, under adapter i. */
 static void run_net(const struct qd_profile *p, size_t i, bool simulated, float *y)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook, .see_all = true };
 	struct qd_net net;
-	struct qd_exec *exec;
-	struct qd_fitted fitted;
+	struct qd_runner runner;
 	struct qd_sizes sizes;
 
 	sizes = qd_dataset_sizes(&all.data, all.data.n);
 	OK(qd_net_build(&net, &all.model, &sizes, &p->slots));
-	if (simulated)
-		OK(qd_profile_apply(p, &net));
-	OK(qd_exec_new(&exec, &net.graph, &options));
 	if (simulated) {
-		OK(qd_fit_adapter(&fitted, all.list[i], p, p->options.align));
-		OK(qd_net_bind_fitted(&net, exec, &fitted));
-		qd_fitted_release(&fitted);
+		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i]));
 	} else {
-		OK(qd_net_bind_adapter(&net, exec, all.list[i]));
+		OK(qd_runner_open(&runner, &net.graph, NULL));
+		OK(qd_runner_feed_adapter(&runner, &net.slots, all.list[i]));
 	}
-	OK(qd_run_samples(exec, &net, &all.data, "run", y));
-	qd_exec_free(exec);
+	OK(qd_run_samples(&runner, &net, &all.data, "run", y));
+	qd_runner_release(&runner);
 	qd_net_release(&net);
 }
 
@@ -191,7 +179,8 @@ static void one_profile_serves_all(void **state)
 		skip();
 	n = outputs();
 	y = calloc(n, sizeof(*y)), z = calloc(n, sizeof(*z)), again = calloc(n, sizeof(*again));
-	OK(qd_profile_build(&p, &all.model, all.list, 2, &all.data, &options));
+	OK(qd_profile_score(&p, &all.model, all.list, 2, &all.data, &options));
+	OK(qd_profile_calibrate(&p, &all.model, all.list, 2, &all.data));
 	OK(qd_profile_write(&p, path, false));
 	OK(qd_profile_read(&back, path));
 	OK(qd_profile_check_base(&back, &all.model));
@@ -226,7 +215,8 @@ static void every_value_gets_an_encoding(void **state)
 	options.observer = QD_OBSERVE_PERCENTILE;
 	options.act_bits = 8;
 	options.method = QD_METHOD_UNIFIED;
-	OK(qd_profile_build(&p, &all.model, all.list, 1, &all.data, &options));
+	OK(qd_profile_score(&p, &all.model, all.list, 1, &all.data, &options));
+	OK(qd_profile_calibrate(&p, &all.model, all.list, 1, &all.data));
 	assert_int_equal(p.slots.n, 282);
 	for (size_t i = 0; i < p.n_entries; i++) {
 		const struct qd_encoding *e = p.entries[i].encoding;
@@ -237,11 +227,11 @@ static void every_value_gets_an_encoding(void **state)
 			fail_msg("'%s' has the smallest scale", p.entries[i].name);
 	}
 	for (size_t i = 0; i < p.slots.n; i++) {
-		const char *path = p.slots.items[i].path;
-		const struct qd_encoding *w = qd_profile_find(&p, qd_profile_tensor(&p, path, ".weight"));
+		const char *weight = qd_arena_strf(&p.arena, "%s.weight", p.slots.items[i].path);
 
-		assert_ptr_equal(w, qd_profile_find(&p, qd_profile_tensor(&p, path, ".lora_down")));
-		assert_ptr_equal(w, qd_profile_find(&p, qd_profile_tensor(&p, path, ".lora_up")));
+		assert_non_null(p.slot_encodings[i].down);
+		assert_ptr_equal(p.slot_encodings[i].down, qd_profile_find(&p, weight));
+		assert_ptr_equal(p.slot_encodings[i].up, p.slot_encodings[i].down);
 	}
 	assert_null(qd_profile_find(&p, "timestep"));
 	assert_non_null(qd_profile_find(&p, "sample"));

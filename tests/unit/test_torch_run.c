@@ -250,11 +250,6 @@ static void test_hook_sees_every_float_value(void **state)
 		if (w.seen[i] != expected)
 			fail_msg("'%s' was seen %u times, expected %u", v->name, w.seen[i], expected);
 	}
-	qd_exec_reload_weights(exec);
-	run_twice(exec);
-	assert_int_equal(seen(&w, &g, "w"), 2);
-	assert_int_equal(seen(&w, &g, "w2"), 2);
-	assert_int_equal(seen(&w, &g, "y"), 4);
 	qd_exec_free(exec);
 	qd_graph_release(&g);
 	assert_int_equal(qt_live(), 0);
@@ -369,9 +364,6 @@ static void test_replaced_weight_is_trained(void **state)
 	assert_int_equal(qt_grad(weight, &gradient), QD_OK);
 	assert_non_null(gradient);
 	qt_free(gradient);
-	assert_int_equal(qd_exec_weight(exec, id, &out), QD_OK);
-	assert_close(out, weight, 0);
-	qt_free(out);
 	qt_free(weight);
 	qt_free(target);
 	qd_exec_free(exec);

@@ -1,6 +1,6 @@
 /*
- * export, engines and sampling from files: an export made by hand (a small denoiser with one LoRA slot) is sampled in batches,
- * traced and compared; every input that does not fit is refused by name.
+ * export/runtime, engines and sampling from files: an export made by hand (a small denoiser with one LoRA slot) is sampled in
+ * batches, traced and compared; every input that does not fit is refused by name.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -199,12 +200,66 @@ static void a_trace_is_compared_step_by_step(void **state)
 	o.engine.adapter = NULL;
 	assert_int_equal(qd_trace_check(&o, trace, &steps, &n), QD_OK);
 	assert_true(steps[0].difference > 1e-3);
+	assert_int_equal(qd_trace_verdict(steps, n, 1e9), QD_OK);
+	assert_int_equal(qd_trace_verdict(steps, n, steps[qd_trace_worst(steps, n)].difference * 0.999), QD_ECHECK);
 	free(steps);
 	o.limit = 2;
 	assert_int_equal(qd_trace_check(&o, trace, &steps, &n), QD_EINPUT);
 	assert_non_null(strstr(qd_message(), "tensor 'step.000.sample' is [3,3,3,4], needs [2,3,3,4] (2 samples of"));
 	free(steps);
 	free(trace);
+}
+
+/*
+ * A trace of two steps: in the second something stored is no number, or what was asked overflows: the second channel's convolution
+ * is 0.25 a + 0.5 b - 0.5 c, here minus infinity, and the context's mean infinite.
+ */
+static void no_tolerance_allows_what_is_not_finite(void **state)
+{
+	enum { IN = N * (CL + CC) * PLANE, OUT = N * CL * PLANE };
+	static const struct {
+		int spoiled; /* tensor of the second step */
+		float value;
+		const char *message;
+	} cases[] = {
+		{ 3, FLT_MAX, "step 1: the output has values that are not finite" },
+		{ 3, NAN, "step 1: the stored input has values that are not finite" },
+		{ 4, INFINITY, "step 1: the stored input has values that are not finite" },
+		{ 5, NAN, "step 1: the stored output has values that are not finite" },
+		{ 5, -INFINITY, "step 1: the stored output has values that are not finite" },
+	};
+	float condition[CC * PLANE] = { 0 }, context[N * L * D];
+	struct qd_tensor inputs[] = { qd_tensor_view("condition", QD_F32, QD_SHAPE(1, CC, H, W), condition),
+		qd_tensor_view("encoder_hidden_states", QD_F32, QD_SHAPE(N, L, D), context) };
+	struct qd_sampling_options o = options_for(in_folder("huge"), "one");
+
+	(void)state;
+	for (size_t k = 0; k < QD_COUNT(context); k++)
+		context[k] = FLT_MAX;
+	write_all(o.inputs, inputs, 2);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		float sample[2][IN] = { 0 }, timestep[2] = { 9, 8 }, out[2][OUT] = { 0 };
+		struct qd_tensor t[] = { qd_tensor_view("step.000.sample", QD_F32, QD_SHAPE(N, CL + CC, H, W), sample[0]),
+			qd_tensor_view("step.000.timestep", QD_F32, QD_SHAPE(1), &timestep[0]),
+			qd_tensor_view("step.000.out", QD_F32, QD_SHAPE(N, CL, H, W), out[0]),
+			qd_tensor_view("step.001.sample", QD_F32, QD_SHAPE(N, CL + CC, H, W), sample[1]),
+			qd_tensor_view("step.001.timestep", QD_F32, QD_SHAPE(1), &timestep[1]),
+			qd_tensor_view("step.001.out", QD_F32, QD_SHAPE(N, CL, H, W), out[1]) };
+		struct qd_tensor *spoiled = &t[cases[i].spoiled];
+		struct qd_trace_step *steps;
+		size_t n;
+		((float *)spoiled->data)[0] = cases[i].value;
+		for (size_t k = 0; k < IN && cases[i].value == FLT_MAX; k++)
+			sample[1][k] = k / PLANE % (CL + CC) < CL ? -FLT_MAX : FLT_MAX;
+		write_all(in_folder("spoiled-trace"), t, QD_COUNT(t));
+		assert_int_equal(qd_trace_check(&o, in_folder("spoiled-trace"), &steps, &n), QD_OK);
+		assert_int_equal(n, 2);
+		assert_int_equal(qd_trace_worst(steps, n), 1);
+		assert_true(isinf(steps[1].difference) && isfinite(steps[0].difference) && steps[0].not_finite == NULL);
+		assert_int_equal(qd_trace_verdict(steps, n, HUGE_VAL), QD_ECHECK);
+		assert_string_equal(qd_message(), cases[i].message);
+		free(steps);
+	}
 }
 
 /* ---- refusals ---- */
@@ -231,7 +286,15 @@ static void refuses_adapters_that_do_not_fit(void **state)
 	snprintf(spec, sizeof(spec), "x=%s", in_folder("unsigned"));
 	expect_refusal(&o, QD_EINPUT, "'c.lora_down' is U8 [1,3,1,1], the graph needs I8 [1,3,1,1]");
 	o.engine.adapter = "two";
-	expect_refusal(&o, QD_EIO, "adapters/two.safetensors'");
+	expect_refusal(&o, QD_EINPUT, "which has one");
+	float gain = 1;
+	struct qd_tensor t = qd_tensor_view("c.lora_gain", QD_F32, QD_SHAPE(1), &gain);
+	write_all(in_folder("part"), &t, 1);
+	o.engine.adapter = in_folder("part");
+	expect_refusal(&o, QD_EINPUT, "part' has no tensor 'c.lora_down'");
+	t.name = "d.lora_gain";
+	write_all(in_folder("part"), &t, 1);
+	expect_refusal(&o, QD_EINPUT, "part': tensor 'd.lora_gain' is no LoRA input of");
 	o.engine.adapter = NULL;
 	o.engine.profile = "p.json";
 	expect_refusal(&o, QD_EINPUT, "is an export, which carries its encodings: it takes no profile");
@@ -299,6 +362,7 @@ int main(void)
 		cmocka_unit_test(batches_do_not_mix_samples),
 		cmocka_unit_test(options_take_effect),
 		cmocka_unit_test(a_trace_is_compared_step_by_step),
+		cmocka_unit_test(no_tolerance_allows_what_is_not_finite),
 		cmocka_unit_test(refuses_adapters_that_do_not_fit),
 		cmocka_unit_test(refuses_inputs_of_another_shape),
 		cmocka_unit_test(refuses_inputs_that_are_not_finite),

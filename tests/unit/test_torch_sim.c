@@ -13,12 +13,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define OK(call)                                                                                                                   \
-	do {                                                                                                                       \
-		if ((call) != QD_OK)                                                                                               \
-			fail_msg("%s", qd_message());                                                                              \
-	} while (0)
-
 enum { ROWS = 5, IN = 7, OUT = 4 };
 
 /* y = x w^T + b over values that are multiples of 2^-8 below 1: every product and sum is exact in float32, whatever its order. */
@@ -235,11 +229,12 @@ static void refuses_values_that_are_not_finite(void **state)
 static void refuses_adapters_fitted_elsewhere(void **state)
 {
 	struct qd_fitted fitted = { .n = 3 };
-	struct qd_net net = { 0 };
+	struct qd_slots slots = { 0 };
+	struct qd_runner runner = { 0 };
 
 	(void)state;
-	assert_int_equal(qd_net_bind_fitted(&net, NULL, &fitted), QD_EINPUT);
-	assert_string_equal(qd_message(), "an adapter fitted to 3 slots cannot be bound to a net of 0");
+	assert_int_equal(qd_runner_feed_fitted(&runner, &slots, &fitted), QD_EINPUT);
+	assert_string_equal(qd_message(), "an adapter fitted to 3 slots cannot be fed to a net of 0");
 }
 
 int main(void)

@@ -87,7 +87,7 @@ static void test_nothing_learned(void **state)
 	qd_safetensors_release(&after);
 	OK(qd_model_open(&model, o.loop.output));
 	qd_model_release(&model);
-	OK(qd_schedule_read(&schedule, o.loop.output));
+	OK(qd_schedule_read(&schedule, o.loop.output, ""));
 	assert_int_equal(schedule.prediction, QD_PREDICT_V);
 	qd_schedule_release(&schedule);
 	snprintf(path, sizeof(path), "%s/model_index.json", o.loop.output);

@@ -1,5 +1,5 @@
 /*
- * lib/model, UNet configurations: defaults, every published variant, what is refused and how, and the way back to JSON.
+ * lib/network, UNet configurations: defaults, every published variant, what is refused and how, and the way back to JSON.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -157,7 +157,7 @@ static const struct refusal {
 	{ "{\"encoder_hid_dim_type\": \"ip_image_proj\"}", QD_EUNSUPPORTED,
 		"'config.json': field 'encoder_hid_dim_type' is \"ip_image_proj\", needs \"text_proj\" or null" },
 	{ "{\"resnet_time_scale_shift\": \"ada_group\"}", QD_EUNSUPPORTED,
-		"'config.json': field 'resnet_time_scale_shift' is \"ada_group\", needs \"default\" or \"scale_shift\" or null" },
+		"'config.json': field 'resnet_time_scale_shift' is \"ada_group\", needs \"default\", \"scale_shift\" or null" },
 	{ "{\"mid_block_type\": \"UNetMidBlock2DSimpleCrossAttn\"}", QD_EUNSUPPORTED,
 		"'config.json': field 'mid_block_type' is \"UNetMidBlock2DSimpleCrossAttn\", needs \"UNetMidBlock2DCrossAttn\", "
 		"\"UNetMidBlock2D\" or null" },

@@ -1,5 +1,5 @@
 /*
- * lib/model, weights of a folder: which file is taken, shards, and every refusal.
+ * lib/weights, weights of a folder: which file is taken, shards, and every refusal.
  */
 #include <setjmp.h>
 #include <stdarg.h>
