@@ -10,7 +10,6 @@
 #include "lib/math/math.h"
 #include "quant/internal.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -124,24 +123,17 @@ static void hang_encodings(struct scoring *s, size_t i)
 	}
 }
 
-/* What is not finite cannot be compared. A strength that is too high is the usual cause, and shows in the layer it changes most. */
-static enum qd_status check_outputs(const struct scoring *s, size_t i, const float *y)
+/* Says of outputs that are not finite where to look: a strength that is too high shows in the layer that it changes most. */
+static enum qd_status blame_strength(enum qd_status st, const struct qd_adapter *adapter)
 {
-	const struct qd_adapter *adapter = s->adapters[i];
 	const struct qd_lora *most = &adapter->loras[0];
 
-	for (size_t k = 0; k < (size_t)s->data->n * s->outputs; k++) {
-		if (isfinite(y[k]))
-			continue;
-		for (size_t l = 1; l < adapter->n; l++)
-			if (qd_lora_bound(&adapter->loras[l]) > qd_lora_bound(most))
-				most = &adapter->loras[l];
-		return qd_fail(QD_EINPUT,
-			"the output is not finite in sample %zu (layer '%s' changes weights by up to %g): is the strength too "
-			"high?",
-			k / s->outputs, most->path, qd_lora_bound(most));
-	}
-	return QD_OK;
+	if (st != QD_EINPUT)
+		return st;
+	for (size_t i = 1; i < adapter->n; i++)
+		if (qd_lora_bound(&adapter->loras[i]) > qd_lora_bound(most))
+			most = &adapter->loras[i];
+	return qd_prefix(st, "its strength may be too high, it changes layer '%s' by up to %g", most->path, qd_lora_bound(most));
 }
 
 static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
@@ -150,8 +142,8 @@ static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 
 	hang_encodings(s, rounded ? i : s->n);
 	QD_TRY(st, qd_runner_feed_adapter(&s->runner, &s->net.slots, s->adapters[i]));
-	QD_TRY(st, qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
-	st = check_outputs(s, i, rounded ? s->rounded : s->y[i]);
+	st = blame_strength(
+		qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]), s->adapters[i]);
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
 }

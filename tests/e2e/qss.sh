@@ -56,7 +56,7 @@ strong() # STRENGTH
 	qss_of=("$QUAD" qss --base m --adapter "a=a.safetensors@$1" --adapter b=b.safetensors --calib calib.safetensors)
 }
 strong 1e30
-refused "adapter 'a': the output is not finite in sample 0 (layer '" "${qss_of[@]}"
+refused "adapter 'a': its strength may be too high, it changes layer '" "${qss_of[@]}"
 strong 1e39
 refused "layer '" "${qss_of[@]}"
 strong 0
