@@ -69,7 +69,7 @@ static enum qd_status print(const struct qd_prepare_options *o, const struct qd_
 			(json_int_t)r->samples, "rows", (json_int_t)r->rows, "prompts", (json_int_t)r->prompts, "height",
 			(json_int_t)r->height, "width", (json_int_t)r->width, "tokens", (json_int_t)r->tokens, "kept",
 			(json_int_t)r->kept));
-	printf("%s%lld samples of %lld rows, latents %lld x %lld, %lld tokens: %s\n", o->dry_run ? "would make " : "",
+	qd_print("%s%lld samples of %lld rows, latents %lld x %lld, %lld tokens: %s\n", o->dry_run ? "would make " : "",
 		(long long)r->samples, (long long)r->rows, (long long)r->height, (long long)r->width, (long long)r->tokens,
 		o->output);
 	return QD_OK;

@@ -35,14 +35,14 @@ static enum qd_status print_tensor(const struct qd_tensor *tensor, size_t width)
 {
 	struct qd_extent range = { 0 };
 	char shape[QD_SHAPE_TEXT];
-	printf("%-*s  %-5s %-20s", (int)width, tensor->name, qd_dtype_name(tensor->dtype), qd_shape_text(&tensor->shape, shape));
+	qd_print("%-*s  %-5s %-20s", (int)width, tensor->name, qd_dtype_name(tensor->dtype), qd_shape_text(&tensor->shape, shape));
 	if (has_range(tensor->dtype)) {
 		enum qd_status st = qd_extent_add(&range, tensor);
 		if (st != QD_OK)
 			return st;
-		printf(range.n ? "  %.5g to %.5g" : "  empty", (double)range.low, (double)range.high);
+		qd_print(range.n ? "  %.5g to %.5g" : "  empty", (double)range.low, (double)range.high);
 		if (range.bad)
-			printf(", %llu not finite", (unsigned long long)range.bad);
+			qd_print(", %llu not finite", (unsigned long long)range.bad);
 	}
 	putchar('\n');
 	return QD_OK;
@@ -91,9 +91,9 @@ static enum qd_status inspect_tensors(const struct qd_safetensors *file, const s
 		width = length > width ? length : width;
 		bytes += file->tensors[i].bytes;
 	}
-	printf("%s: %zu tensors, %.3f MB\n", file->path, file->n, (double)bytes / 1e6);
+	qd_print("%s: %zu tensors, %.3f MB\n", file->path, file->n, (double)bytes / 1e6);
 	for (size_t i = 0; i < file->n_metadata; i++)
-		printf("  %s: %.200s\n", file->metadata[2 * i], file->metadata[2 * i + 1]);
+		qd_print("  %s: %.200s\n", file->metadata[2 * i], file->metadata[2 * i + 1]);
 	for (size_t i = 0; i < file->n; i++) {
 		enum qd_status st = print_tensor(&file->tensors[i], width < 100 ? width : 100);
 		if (st != QD_OK)
