@@ -131,13 +131,10 @@ out:
 	return st;
 }
 
-enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
+enum qd_status qd_inspect_manifest(const char *path, const char *file, const struct qd_common *common)
 {
-	char file[QD_PATH_BYTES];
 	json_t *manifest = NULL;
 	enum qd_status st;
-	QD_TRY(st, qd_path_join(file, path, "manifest.json"));
-	QD_TRY(st, qd_output_update_settle(path));
 	QD_TRY(st, qd_json_read(file, &manifest));
 	QD_TRY(st, check_manifest(file, manifest));
 	if (common->json)
@@ -148,4 +145,14 @@ enum qd_status qd_inspect_export(const char *path, const struct qd_common *commo
 out:
 	json_decref(manifest);
 	return st;
+}
+
+enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
+{
+	char file[QD_PATH_BYTES];
+	enum qd_status st = qd_path_join(file, path, "manifest.json");
+
+	if (st == QD_OK)
+		st = qd_output_update_settle(path);
+	return st == QD_OK ? qd_inspect_manifest(path, file, common) : st;
 }
