@@ -34,6 +34,8 @@ struct qd_schedule {
  * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */
 QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline);
 void qd_schedule_release(struct qd_schedule *schedule);
+/* A hash over all that the schedule says: of whatever it shapes, part of the identity. `out`: QD_HASH_TEXT bytes. */
+void qd_schedule_hash(const struct qd_schedule *schedule, char *out);
 
 struct qd_scheduler {
 	const struct qd_schedule *schedule;
@@ -172,6 +174,7 @@ struct qd_sampling {
 	double guidance;        /* out = uncond + guidance (cond - uncond) (Ho & Salimans 2022); 1: one pass, no guidance */
 	uint64_t seed;          /* of the noise that stochastic schedulers add; sample i's noise depends on seed and i alone */
 	bool quiet;             /* no progress: the caller counts runs */
+	int steps;              /* so many of the scheduler's are enough; 0: all */
 	qd_sample_hook observe; /* NULL: none */
 	void *observe_context;
 };
