@@ -74,7 +74,9 @@ static json_t *encodings_facts(const json_t *json)
 
 static json_t *index_facts(const json_t *json)
 {
-	return json_pack("{s:I}", "tensors", (json_int_t)size_of(json, "weight_map"));
+	const char *of = json_object_get(json, "weight_map") != NULL ? "weight_map" : "files";
+
+	return json_pack("{s:I}", "entries", (json_int_t)size_of(json, of));
 }
 
 static json_t *class_facts(const json_t *json)
@@ -107,6 +109,7 @@ static const struct {
 	{ "_class_name", "config", "configuration of diffusers", class_facts },
 	{ "architectures", "config", "configuration of transformers", architecture_facts },
 	{ "tokenizer_class", "config", "configuration of a tokenizer", no_facts },
+	{ "program", "index", "index of the files that quad wrote in a folder", index_facts },
 	{ NULL, "json", "JSON that says nothing to quad", no_facts },
 };
 
@@ -203,6 +206,9 @@ enum qd_status qd_inspect_folder(const char *path, const struct qd_common *commo
 		st = qd_path_join(config, path, "scheduler_config.json");
 		return st == QD_OK ? qd_inspect_json(config, common) : st;
 	}
+	if (qd_is_prepare_store(path))
+		return print_facts(path, "parts", "parts of an unfinished quad calib (the same command goes on from them)",
+			json_object(), common);
 	if (qd_tensor_set_open(&arrays, path) == QD_OK) {
 		qd_tensor_set_release(&arrays);
 		return qd_inspect_arrays(path, common);

@@ -43,6 +43,7 @@ cp "$work/three.safetensors" "$work/lora/pytorch_lora_weights.safetensors"
 is adapter "LoRA in diffusers format" "$work/lora" --base "$work/model"
 expect 3 "fits no known model, needs --base" "$QUAD" inspect "$work/lora"
 is config "class       UNet2DConditionModel" "$work/model/unet/config.json"
+is index "entries     " "$work/model/.quad-files.json"
 is config "class       StableDiffusionPipeline" "$work/model/model_index.json"
 is config "class       " "$work/model/scheduler"
 npy()
