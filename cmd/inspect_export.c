@@ -78,7 +78,7 @@ static void print_files(const json_t *files)
 static void print_manifest(const char *path, const json_t *manifest)
 {
 	const json_t *profile = json_object_get(manifest, "profile");
-	qd_print("%s: export of %s\n", path, text_of(json_object_get(manifest, "provenance"), "program"));
+	qd_print("%s: export of %s\n", path, text_of(manifest, "program"));
 	qd_print("  base        %s\n", text_of(manifest, "base"));
 	qd_print("  profile     %s, %s, alignment %s\n", text_of(profile, "hash"), text_of(profile, "method"),
 		text_of(profile, "align"));
@@ -117,12 +117,10 @@ static enum qd_status check_texts(const char *file, const json_t *object, const 
 /* All that is printed is there. */
 static enum qd_status check_manifest(const char *file, const json_t *manifest)
 {
-	static const char *const own[] = { "base" }, *const made[] = { "program", "command" },
-				 *const of_profile[] = { "hash", "method", "align" };
+	static const char *const own[] = { "program", "base" }, *const of_profile[] = { "hash", "method", "align" };
 	const json_t *graph = json_object_get(manifest, "graph");
 	enum qd_status st;
 	QD_TRY(st, check_texts(file, manifest, own, QD_COUNT(own)));
-	QD_TRY(st, check_texts(file, json_object_get(manifest, "provenance"), made, QD_COUNT(made)));
 	QD_TRY(st, check_texts(file, json_object_get(manifest, "profile"), of_profile, QD_COUNT(of_profile)));
 	QD_TRY(st, check_list(file, graph, "inputs", "name", NULL));
 	QD_TRY(st, check_list(file, graph, "inputs", "dtype", NULL));

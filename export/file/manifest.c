@@ -1,7 +1,7 @@
 /*
  * manifest.json: what an export holds.
  *
- *   schema 2, provenance (lib/base/provenance.c), base (hash of the model)
+ *   schema 1, program (as of every index of files, lib/base/owned.c), provenance (lib/base/provenance.c), base (hash of the model)
  *   profile    { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
  *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
@@ -16,8 +16,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-
-enum { MANIFEST_SCHEMA = 2 };
 
 bool qd_is_export(const char *path)
 {
@@ -191,8 +189,8 @@ enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes
 	QD_TRY(st, qd_profile_describe(profile, described));
 	for (size_t i = 0; i < profile->slots.n; i++)
 		QD_TRY(st, add_slot(codes, &profile->slots.items[i], &slots));
-	manifest = json_pack("{s:i,s:o,s:s,s:O,s:o,s:O,s:[]}", "schema", MANIFEST_SCHEMA, "provenance",
-		qd_provenance_json(options->provenance), "base", profile->base_hash, "profile", described, "graph",
+	manifest = json_pack("{s:i,s:s,s:o,s:s,s:O,s:o,s:O,s:[]}", "schema", 1, "program", options->provenance->program,
+		"provenance", qd_provenance_json(options->provenance), "base", profile->base_hash, "profile", described, "graph",
 		graph_json(codes), "slots", slots, "adapters");
 	if (manifest == NULL) {
 		st = qd_fail(QD_ENOMEM, "cannot write the manifest");
@@ -258,9 +256,8 @@ enum qd_status qd_manifest_check(
 	const json_t *slots = json_object_get(manifest, "slots");
 	const char *base = json_string_value(json_object_get(manifest, "base"));
 	const char *stored = json_string_value(json_object_get(json_object_get(manifest, "profile"), "hash"));
-	if (json_integer_value(json_object_get(manifest, "schema")) != MANIFEST_SCHEMA || base == NULL || stored == NULL ||
-		!json_is_array(slots))
-		return qd_fail(QD_EINPUT, "'%s' is not the manifest of an export with schema %d", path, MANIFEST_SCHEMA);
+	if (json_integer_value(json_object_get(manifest, "schema")) != 1 || base == NULL || stored == NULL || !json_is_array(slots))
+		return qd_fail(QD_EINPUT, "'%s' is not the manifest of an export with schema 1", path);
 	if (strcmp(base, profile->base_hash) != 0)
 		return qd_fail(QD_EINPUT, "'%s' was made from base %s, the profile from %s", path, base, profile->base_hash);
 	QD_TRY(st, qd_hash_file(profile_path, hash));

@@ -69,7 +69,7 @@ static void describes_graph_and_slots(void **state)
 	const json_t *graph = json_object_get(f.manifest, "graph"), *inputs = json_object_get(graph, "inputs");
 	const json_t *slot = json_array_get(json_object_get(f.manifest, "slots"), 0),
 		     *up = json_array_get(json_object_get(slot, "inputs"), 1);
-	assert_int_equal(json_integer_value(json_object_get(f.manifest, "schema")), 2);
+	assert_int_equal(json_integer_value(json_object_get(f.manifest, "schema")), 1);
 	assert_string_equal(text_at(json_object_get(f.manifest, "provenance"), "program"), "quad 9.9");
 	assert_string_equal(text_at(json_object_get(f.manifest, "provenance"), "command"), "export");
 	assert_int_equal(json_array_size(inputs), 1); /* LoRA inputs belong to slots */
