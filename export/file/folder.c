@@ -132,6 +132,7 @@ static enum qd_status export_graph(struct job *job, json_t **manifest)
 	struct qd_net net = { 0 };
 	struct qd_stored_weights stored = { 0 };
 	QD_TRY(st, build_net(job, &net));
+	QD_TRY(st, qd_pipeline_float(&net.graph, &job->options->passes));
 	QD_TRY(st, write_encodings(job, &net));
 	QD_TRY(st, write_weight_list(job));
 	QD_TRY(st, qd_pipeline_quantized(&net.graph, &job->options->passes, &stored));
