@@ -391,7 +391,7 @@ static enum qd_status open_all(struct making *m)
 	struct qd_scheduler scheduler = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root, m->model->pipeline.class_name));
+	QD_TRY(st, qd_model_schedule(&m->schedule, m->model));
 	if (o->trajectory != NULL) {
 		QD_TRY(st, qd_scheduler_new(&scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
 		m->steps = scheduler.steps;
