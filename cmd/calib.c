@@ -10,7 +10,8 @@ static const char doc[] =
 	"FOLDER holds images (PNG, JPEG) and metadata.jsonl, a JSON object per line: file_name, text, for inpainting models "
 	"mask_file_name (white is to be made), for editing models condition_file_name. The model's folder has a VAE and text "
 	"encoders then. Or it is a .safetensors, an .npz or a folder of .npy with latents (and condition) or sample and timestep, "
-	"and encoder_hidden_states. A killed run goes on from OUTPUT.partial and gives the same bytes.";
+	"and encoder_hidden_states. Samples are spread over prompts, adapters and timesteps, however many are asked for. A killed "
+	"run goes on from OUTPUT.partial and gives the same bytes.";
 
 struct calib {
 	struct qd_prepare_options options;
@@ -54,7 +55,7 @@ static const struct qd_option table[] = {
 		.help = "field of metadata.jsonl with the caption" },
 	{ "mode", QD_OPT_FLAG, FIELD(options.mode), .help = "take the mean of the VAE's distribution instead of a draw" },
 	{ "trajectory", QD_OPT_CALL, .call = parse_trajectory, .name_at = qd_scheduler_name, .arg = "NAME:STEPS",
-		.help = "samples along the model's own way from noise, with the adapters in turn, as euler:8; NAME",
+		.help = "samples along the model's own way from noise, with every adapter, as euler:8; NAME",
 		.absent = "noised latents" },
 	{ "guidance", QD_OPT_NUMBER, FIELD(options.guidance), .to = 1000, .arg = "G",
 		.help = "classifier-free guidance of trajectories; 1 for none" },
@@ -62,16 +63,22 @@ static const struct qd_option table[] = {
 	{ 0 },
 };
 
-static enum qd_status print(const struct qd_prepare_options *o, const struct qd_prepare_result *r, bool as_json)
+static enum qd_status print(const struct qd_prepare_options *o, const struct qd_prepare_result *r, size_t n_adapters, bool as_json)
 {
 	if (as_json)
-		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "schema", 1, "output", o->output, "samples",
-			(json_int_t)r->samples, "rows", (json_int_t)r->rows, "prompts", (json_int_t)r->prompts, "height",
-			(json_int_t)r->height, "width", (json_int_t)r->width, "tokens", (json_int_t)r->tokens, "kept",
-			(json_int_t)r->kept));
+		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:I,s:I,s:f,s:f,s:I,s:I,s:I,s:I}", "schema", 1, "output",
+			o->output, "samples", (json_int_t)r->samples, "rows", (json_int_t)r->rows, "prompts",
+			(json_int_t)r->prompts, "adapters", (json_int_t)r->adapters, "timesteps", (json_int_t)r->timesteps,
+			"first_timestep", r->first_timestep, "last_timestep", r->last_timestep, "height", (json_int_t)r->height,
+			"width", (json_int_t)r->width, "tokens", (json_int_t)r->tokens, "kept", (json_int_t)r->kept));
 	printf("%s%lld samples of %lld rows, latents %lld x %lld, %lld tokens: %s\n", o->dry_run ? "would make " : "",
 		(long long)r->samples, (long long)r->rows, (long long)r->height, (long long)r->width, (long long)r->tokens,
 		o->output);
+	printf("%lld prompt%s, ", (long long)r->prompts, r->prompts == 1 ? "" : "s");
+	if (n_adapters > 0)
+		printf("%lld of %zu adapters, ", (long long)r->adapters, n_adapters);
+	printf("%lld timestep%s from %g to %g\n", (long long)r->timesteps, r->timesteps == 1 ? "" : "s", r->first_timestep,
+		r->last_timestep);
 	return QD_OK;
 }
 
@@ -85,7 +92,7 @@ static enum qd_status run(const struct qd_prepare_options *o, const struct qd_co
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_prepare_data(&opened.model, &opened.modules, opened.adapter_list, opened.n_adapters, o, &result));
 	qd_progress_clear();
-	st = print(o, &result, common->json);
+	st = print(o, &result, opened.n_adapters, common->json);
 out:
 	qd_opened_release(&opened);
 	return st;

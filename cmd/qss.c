@@ -2,6 +2,7 @@
  * quad qss: scores adapters, chooses the encodings they share, and writes the profile.
  */
 #include "cmd/cmd.h"
+#include "lib/sampler/sampler.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -123,6 +124,7 @@ static enum qd_status run(const struct qss *qss)
 	const struct qd_common *common = &qss->common;
 	struct qd_opened opened = { 0 };
 	struct qd_dataset data = { 0 };
+	struct qd_schedule schedule = { 0 };
 	struct qd_profile profile = { 0 };
 	enum qd_status st;
 
@@ -131,6 +133,10 @@ static enum qd_status run(const struct qss *qss)
 	QD_TRY(st, qd_check_output(common, common->output));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
+	/* of a sampler that this program does not know the steps stay unknown: nothing is sampled here */
+	if (qd_model_schedule(&schedule, &opened.model) != QD_OK)
+		schedule.train_steps = 0;
+	QD_TRY(st, qd_dataset_check_timesteps(&data, schedule.train_steps));
 	if (common->dry_run) {
 		printf("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
 		goto out;
@@ -147,6 +153,7 @@ static enum qd_status run(const struct qss *qss)
 		print_table(&profile);
 out:
 	qd_profile_release(&profile);
+	qd_schedule_release(&schedule);
 	qd_dataset_release(&data);
 	qd_opened_release(&opened);
 	return st;

@@ -201,13 +201,6 @@ out:
 
 /* ---- the objective ---- */
 
-/* What a trajectory hangs on beside the noise's table. */
-static void print_sampler(FILE *f, const struct qd_distill_options *o, const struct qd_schedule *s)
-{
-	fprintf(f, "trajectory %s %d %s %d %d %a %d %d %d %a %a\n", o->trajectory, o->trajectory_steps, s->spacing, s->steps_offset,
-		s->clip_sample, s->clip_range, s->set_alpha_to_one, s->karras, s->final_sigma_min, s->sigma_min, s->sigma_max);
-}
-
 static enum qd_status identify_distillation(void *context, FILE *text)
 {
 	const struct distiller *d = context;
@@ -220,8 +213,10 @@ static enum qd_status identify_distillation(void *context, FILE *text)
 	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
 	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
 		d->pool.n);
-	if (d->options->trajectory != NULL)
-		print_sampler(text, d->options, &d->loop.schedule);
+	if (d->options->trajectory != NULL) {
+		qd_schedule_hash(&d->loop.schedule, hash);
+		fprintf(text, "trajectory %s %d %s\n", d->options->trajectory, d->options->trajectory_steps, hash);
+	}
 	return QD_OK;
 }
 

@@ -1,8 +1,9 @@
 /*
  * The state of a training run, from which a killed one goes on: a checkpoint, which is a safetensors file. Metadata: "quad.run"
  * identifies the run, "quad.step" counts the updates made, "quad.best" says step and measure of the kept state. Tensors, float32,
- * for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments) and, where one is kept, "P#kept". No state of a random
- * generator is kept: what a step draws is a function of seed and step.
+ * for each parameter P: "P" itself, "P#m" and "P#v" (AdamW's moments) and, where one is kept, "P#kept"; and "#hash", U8, over the
+ * metadata and all of them, which lies behind them so that it is known when it is written. No state of a random generator is kept:
+ * what a step draws is a function of seed and step.
  */
 #include "distill/internal.h"
 
@@ -16,6 +17,12 @@
 /* The tensors of one parameter, in the order of `part_of`. */
 static const char *const suffixes[] = { "", "#m", "#v", "#kept" };
 enum { PARTS = QD_COUNT(suffixes) };
+static const char hash_name[] = "#hash";
+
+static void print_metadata(FILE *text, const char *run, const char *step, const char *best)
+{
+	fprintf(text, "%s\n%s\n%s\n", run, step, best);
+}
 
 static qt_tensor part_of(const struct qd_param *p, size_t part)
 {
@@ -40,13 +47,28 @@ void qd_training_state_remove(const char *path)
 /* What qd_safetensors_write asks for tensor by tensor, so that the state is never in memory twice. */
 struct listing {
 	const struct qd_tensor *tensors;
-	const qt_tensor *handles;
+	const qt_tensor *handles; /* NULL behind the last */
+	struct qd_text *text;     /* what is hashed: metadata, and a line for each tensor so far */
 };
 
 static enum qd_status fill_state(void *context, size_t i, void *buffer)
 {
 	const struct listing *l = context;
-	return qt_read(l->handles[i], buffer, l->tensors[i].bytes);
+	struct qd_tensor tensor = l->tensors[i];
+	enum qd_status st;
+
+	if (l->handles[i] == NULL) {
+		st = qd_text_end(l->text);
+		memset(buffer, 0, tensor.bytes);
+		if (st == QD_OK)
+			qd_hash_bytes(l->text->bytes, l->text->n, buffer);
+		return st;
+	}
+	st = qt_read(l->handles[i], buffer, tensor.bytes);
+	tensor.data = buffer;
+	if (st == QD_OK)
+		qd_tensor_print(&tensor, l->text->stream);
+	return st;
 }
 
 static enum qd_status list_parameter(
@@ -73,23 +95,51 @@ static enum qd_status list_parameter(
 enum qd_status qd_training_state_write(const struct qd_optimizer *o, const char *path, const char *run)
 {
 	struct qd_arena arena = { 0 };
-	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS, sizeof(*tensors));
-	qt_tensor *handles = qd_arena_array(&arena, o->n * PARTS, sizeof(qt_tensor));
+	struct qd_tensor *tensors = qd_arena_array(&arena, o->n * PARTS + 1, sizeof(*tensors));
+	qt_tensor *handles = qd_arena_array(&arena, o->n * PARTS + 1, sizeof(qt_tensor));
 	char step[32], best[64];
+	struct qd_text text;
 	const char *const metadata[] = { "quad.best", best, "quad.run", run, "quad.step", step };
 	size_t n = 0;
-	enum qd_status st = QD_OK;
+	enum qd_status st;
 
+	QD_TRY(st, qd_text_open(&text));
 	if (tensors == NULL || handles == NULL)
 		QD_TRY(st, QD_ENOMEM);
 	snprintf(step, sizeof(step), "%" PRId64, o->step);
 	snprintf(best, sizeof(best), "%" PRId64 " %a", o->best_step, o->best);
 	for (size_t i = 0; i < o->n; i++)
 		QD_TRY(st, list_parameter(&arena, &o->params[i], tensors, handles, &n));
-	struct listing listing = { tensors, handles };
+	print_metadata(text.stream, run, step, best);
+	tensors[n++] =
+		(struct qd_tensor){ .name = hash_name, .dtype = QD_U8, .shape = QD_SHAPE(QD_HASH_TEXT), .bytes = QD_HASH_TEXT };
+	struct listing listing = { tensors, handles, &text };
 	QD_TRY(st, qd_safetensors_write(path, tensors, n, metadata, QD_COUNT(metadata) / 2, true, fill_state, &listing));
 out:
+	qd_text_release(&text);
 	qd_arena_release(&arena);
+	return st;
+}
+
+/* Whether the bytes are those that were written. */
+static enum qd_status check_hash(const struct qd_safetensors *file, const char *run, const char *step, const char *best)
+{
+	const struct qd_tensor *said = qd_safetensors_find(file, hash_name);
+	char hash[QD_HASH_TEXT] = { 0 };
+	struct qd_text text;
+	enum qd_status st;
+
+	QD_TRY(st, qd_text_open(&text));
+	print_metadata(text.stream, run, step, best);
+	for (size_t i = 0; i < file->n; i++)
+		if (&file->tensors[i] != said)
+			qd_tensor_print(&file->tensors[i], text.stream);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, hash);
+	if (said == NULL || said->bytes != sizeof(hash) || memcmp(said->data, hash, sizeof(hash)) != 0)
+		st = qd_fail(QD_EINPUT, "it is damaged, its hash is not that of its content: remove it or give --force");
+out:
+	qd_text_release(&text);
 	return st;
 }
 
@@ -117,8 +167,11 @@ static enum qd_status read_parameter(const struct qd_safetensors *file, struct q
 static enum qd_status read_state(struct qd_optimizer *o, const struct qd_safetensors *file)
 {
 	const char *step = qd_safetensors_metadata(file, "quad.step"), *best = qd_safetensors_metadata(file, "quad.best");
-	enum qd_status st = QD_OK;
+	enum qd_status st =
+		check_hash(file, qd_safetensors_metadata(file, "quad.run"), step != NULL ? step : "", best != NULL ? best : "");
 
+	if (st != QD_OK)
+		return st;
 	if (step == NULL || sscanf(step, "%" SCNd64, &o->step) != 1 || o->step < 0)
 		return qd_fail(QD_EINPUT, "has no step count");
 	if (best == NULL || sscanf(best, "%" SCNd64 " %la", &o->best_step, &o->best) != 2)
@@ -145,8 +198,12 @@ enum qd_status qd_training_state_read(struct qd_optimizer *o, const char *path, 
 				QD_EEXIST, "'%s' is of a run with other options: repeat those, remove it or give --force", path);
 		goto out;
 	}
-	QD_TRY(st, qd_prefix(read_state(o, &file), "cannot resume from '%s'", path));
-	*found = true;
+	st = qd_prefix(read_state(o, &file), "cannot resume from '%s'", path);
+	*found = st == QD_OK;
+	if (st == QD_EINPUT && force) {
+		qd_log(QD_LOG_WARNING, "%s; the run begins anew", qd_message());
+		st = QD_OK;
+	}
 out:
 	qd_safetensors_release(&file);
 	return st;

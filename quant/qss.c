@@ -123,13 +123,27 @@ static void hang_encodings(struct scoring *s, size_t i)
 	}
 }
 
+/* Says of outputs that are not finite where to look: a strength that is too high shows in the layer that it changes most. */
+static enum qd_status blame_strength(enum qd_status st, const struct qd_adapter *adapter)
+{
+	const struct qd_lora *most = &adapter->loras[0];
+
+	if (st != QD_EINPUT)
+		return st;
+	for (size_t i = 1; i < adapter->n; i++)
+		if (qd_lora_bound(&adapter->loras[i]) > qd_lora_bound(most))
+			most = &adapter->loras[i];
+	return qd_prefix(st, "its strength may be too high, it changes layer '%s' by up to %g", most->path, qd_lora_bound(most));
+}
+
 static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 {
 	enum qd_status st;
 
 	hang_encodings(s, rounded ? i : s->n);
 	QD_TRY(st, qd_runner_feed_adapter(&s->runner, &s->net.slots, s->adapters[i]));
-	QD_TRY(st, qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]));
+	st = blame_strength(
+		qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]), s->adapters[i]);
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
 }
@@ -220,6 +234,12 @@ static enum qd_status start_rows(struct scoring *s)
 			return QD_ENOMEM;
 		memcpy(a->hash, adapter->hash, sizeof(a->hash));
 		a->n_slots = adapter->n;
+		a->idle = true;
+		for (size_t k = 0; a->idle && k < adapter->n; k++)
+			a->idle = !(qd_lora_bound(&adapter->loras[k]) > 0);
+		if (a->idle)
+			qd_log(QD_LOG_WARNING,
+				"adapter '%s' changes nothing (strength 0, or all of it is zero): it is never the anchor", a->name);
 		for (size_t k = 0; k < adapter->n; k++)
 			a->rank = adapter->loras[k].rank > a->rank ? adapter->loras[k].rank : a->rank;
 	}

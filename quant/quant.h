@@ -122,6 +122,7 @@ struct qd_adapter_score {
 	char hash[QD_HASH_TEXT];
 	int64_t rank;   /* the largest of its layers */
 	size_t n_slots; /* layers it adapts */
+	bool idle;      /* changes nothing: no anchor. Not kept in the file */
 	double qss, standard_error;
 	double output_sqnr_db; /* float output against own encodings, in dB; INFINITY where nothing is lost */
 	/* SQNR of the update up diag(gain) down in dB: under own encodings, under the profile's as it is, under the profile's after

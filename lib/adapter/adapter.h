@@ -76,7 +76,8 @@ struct qd_adapter {
 };
 /*
  * Reads an adapter file or PEFT folder for the model whose modules are given; `multiplier` is the user's strength. Every key of the
- * file is used, ignored by a stated rule (notes), or an error. QD_EUNSUPPORTED names the algorithm and first key (LoHa, LoKr, IA3,
+ * file is used, ignored by a stated rule (notes), or an error. A strength that takes an update beyond float32 is refused, naming the
+ * layer. QD_EUNSUPPORTED names the algorithm and first key (LoHa, LoKr, IA3,
  * DoRA, OFT, full models, pickles); QD_EINPUT names file, tensor, found and needed (unknown module, wrong shape, rank mismatch,
  * NaN, up without down), and for a wrong base how many modules fit and which family the adapter looks like.
  */
@@ -118,6 +119,9 @@ struct qd_adapter_diff {
  * are no adapters, or whose layers are not whole. `modules` must outlive `diff`. */
 QD_CHECK enum qd_status qd_adapter_compare(struct qd_adapter_diff *diff, const char *path, const struct qd_modules *modules);
 void qd_adapter_diff_release(struct qd_adapter_diff *diff);
+/* The most that a layer can change a weight by: the sum over its components k of |gain_k| max |up[:,k]| max |down[k,:]|. 0 is no
+ * change at all. Of a loaded adapter. */
+double qd_lora_bound(const struct qd_lora *lora);
 const struct qd_lora *qd_adapter_find(const struct qd_adapter *adapter, const char *path);
 void qd_adapter_release(struct qd_adapter *adapter);
 /* Builds an adapter in memory (training): loras with zeroed buffers for `n` modules at `rank`, gain = `gain`. */

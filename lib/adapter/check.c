@@ -5,6 +5,7 @@
  */
 #include "lib/adapter/internal.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -201,12 +202,35 @@ out:
 	return st;
 }
 
+double qd_lora_bound(const struct qd_lora *lora)
+{
+	int64_t columns = lora->in * lora->kh * lora->kw;
+	double bound = 0;
+
+	for (int64_t k = 0; k < lora->rank; k++) {
+		double up = 0, down = 0;
+		for (int64_t o = 0; o < lora->out; o++)
+			up = fmax(up, fabs((double)lora->up[o * lora->rank + k]));
+		for (int64_t c = 0; c < columns; c++)
+			down = fmax(down, fabs((double)lora->down[k * columns + c]));
+		bound += fabs((double)lora->gain[k]) * up * down;
+	}
+	return bound;
+}
+
 enum qd_status qd_pieces_load(struct qd_adapter *adapter, const struct qd_piece *pieces)
 {
 	enum qd_status st = QD_OK;
 
-	for (size_t i = 0; i < adapter->n; i++)
+	for (size_t i = 0; i < adapter->n; i++) {
+		double bound;
 		QD_TRY(st, load(adapter, &pieces[i], &adapter->loras[i]));
+		bound = qd_lora_bound(&adapter->loras[i]);
+		if (!(bound <= (double)FLT_MAX))
+			QD_TRY(st,
+				qd_fail(QD_EINPUT, "layer '%s' changes weights by up to %g, float32 holds %g: lower the strength",
+					adapter->loras[i].path, bound, (double)FLT_MAX));
+	}
 out:
 	return st;
 }

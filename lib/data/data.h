@@ -58,6 +58,11 @@ struct qd_dataset {
 QD_CHECK enum qd_status qd_dataset_open(
 	struct qd_dataset *data, const char *const *paths, size_t n, const struct qd_unet_config *config, enum qd_data_use use);
 void qd_dataset_release(struct qd_dataset *data);
+/*
+ * The timesteps of samples that are noisy as they are stored lie in [0, train_steps), the model's schedule; 0: that is not known, and
+ * they are only no less than 0. QD_EINPUT names file, sample and value.
+ */
+QD_CHECK enum qd_status qd_dataset_check_timesteps(const struct qd_dataset *data, int train_steps);
 /* What identifies the samples: a hash over names, types, shapes and bytes of all tensors. `out`: QD_HASH_TEXT bytes. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out);
 /* Elements of one sample's row; 0 for an absent field. */
@@ -116,16 +121,20 @@ struct qd_prepare_options {
 	uint64_t seed;
 };
 struct qd_prepare_result {
-	int64_t rows, samples, prompts; /* images or rows of the data; samples written; different captions */
-	int64_t height, width, tokens;  /* of latents; of the context */
-	int64_t kept;                   /* records found finished from an earlier run */
+	int64_t rows, samples;         /* images or rows of the data; samples written */
+	int64_t height, width, tokens; /* of latents; of the context */
+	/* what the samples are of: different contexts, adapters (0: the base alone) and timesteps */
+	int64_t prompts, adapters, timesteps;
+	double first_timestep, last_timestep; /* the lowest and the highest */
+	int64_t kept;                         /* records found finished from an earlier run */
 };
 /*
  * Writes options->output with the fields of QD_FIELD_LIST: sample, timestep, encoder_hidden_states, what else the model
- * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's; trajectory j runs
- * with adapter j mod n. The result is filled in as far as it is known, by a dry run too, which opens and checks everything that can
- * be checked without running. QD_EINPUT names file, line, tensor or component, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the
- * output, or records of another run, are there and `force` is false.
+ * takes, and, unless along trajectories, latents, noise and condition. `modules` and `adapters` are the model's. However many
+ * samples are asked for, they are spread over prompts, adapters and timesteps (prepare_spread.c). The result is filled in as far
+ * as it is known, by a dry run too, which opens, decodes and checks everything that can be checked without running. QD_EINPUT names
+ * file, line, tensor or component, found and needed; QD_EUNSUPPORTED; QD_EEXIST: the output, or records of another run, are there
+ * and `force` is false.
  */
 QD_CHECK enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_prepare_options *options,

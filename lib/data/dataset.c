@@ -287,23 +287,17 @@ void qd_dataset_release(struct qd_dataset *data)
 
 enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out)
 {
-	struct qd_arena arena = { 0 };
-	const char *text = "";
-	enum qd_status st = QD_OK;
+	struct qd_text text;
+	enum qd_status st;
 
+	QD_TRY(st, qd_text_open(&text));
 	for (size_t i = 0; i < data->n_files; i++)
-		for (size_t k = 0; k < data->files[i].n; k++) {
-			const struct qd_tensor *t = &data->files[i].tensors[k];
-			char shape[QD_SHAPE_TEXT], hash[QD_HASH_TEXT];
-			qd_hash_bytes(t->data, t->bytes, hash);
-			text = qd_arena_strf(&arena, "%s%s %s %s %s\n", text, t->name, qd_dtype_name(t->dtype),
-				qd_shape_text(&t->shape, shape), hash);
-			if (text == NULL)
-				QD_TRY(st, QD_ENOMEM);
-		}
-	qd_hash_bytes(text, strlen(text), out);
+		for (size_t k = 0; k < data->files[i].n; k++)
+			qd_tensor_print(&data->files[i].tensors[k], text.stream);
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
 out:
-	qd_arena_release(&arena);
+	qd_text_release(&text);
 	return st;
 }
 
@@ -336,6 +330,29 @@ static enum qd_status gather_row(const struct qd_dataset *data, enum qd_data_fie
 		st = qd_fail(QD_EINPUT, "'%s': tensor '%s' is not finite in sample %lld", data->files[at].path,
 			qd_data_field_name(field), (long long)(sample - data->first[at]));
 	return st;
+}
+
+enum qd_status qd_dataset_check_timesteps(const struct qd_dataset *data, int train_steps)
+{
+	bool used = data->has[QD_FIELD_TIMESTEP] && !data->has[QD_FIELD_LATENTS];
+
+	for (int64_t i = 0; used && i < data->n; i++) {
+		size_t at = file_of(data, i);
+		float t;
+		enum qd_status st = gather_row(data, QD_FIELD_TIMESTEP, i, 1, &t);
+		if (st != QD_OK)
+			return st;
+		if (t >= 0 && train_steps == 0)
+			continue;
+		if (t >= 0 && t < (float)train_steps)
+			continue;
+		if (train_steps == 0)
+			return qd_fail(QD_EINPUT, "'%s': the timestep of sample %lld is %.9g, needs 0 or more",
+				data->files[at].path, (long long)(i - data->first[at]), (double)t);
+		return qd_fail(QD_EINPUT, "'%s': the timestep of sample %lld is %.9g, the model's schedule goes from 0 to below %d",
+			data->files[at].path, (long long)(i - data->first[at]), (double)t, train_steps);
+	}
+	return QD_OK;
 }
 
 enum qd_status qd_dataset_gather(

@@ -14,13 +14,18 @@ struct qd_prepare_store {
 	char *folder;
 	int64_t kept; /* records that were there already */
 };
-/* Opens or makes "<output>.partial" for the run called `run`. QD_EEXIST when it is another's and `force` is false. */
+/* Opens or makes "<output>.partial" for the run called `run`, lines of "key value". QD_EEXIST when it is another's and `force` is
+ * false, naming the key in which they differ. */
 QD_CHECK enum qd_status qd_prepare_store_open(struct qd_prepare_store *store, const char *output, const char *run, bool force);
-/* True, counted in `kept`, when the record is there. */
-bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index);
-QD_CHECK enum qd_status qd_prepare_store_put(
-	const struct qd_prepare_store *store, const char *kind, int64_t index, const struct qd_tensor *tensors, size_t n);
-/* A tensor of a record as float32, n values. QD_EINPUT when it has another number. */
+/*
+ * True, counted in `kept`, when the record is there, whole, and made from `of`: a text that says what shapes this record beside the
+ * run. One that is damaged or made from something else is said so, and is to be made anew.
+ */
+bool qd_prepare_store_has(struct qd_prepare_store *store, const char *kind, int64_t index, const char *of);
+/* QD_EINPUT when a value is not finite. */
+QD_CHECK enum qd_status qd_prepare_store_put(const struct qd_prepare_store *store, const char *kind, int64_t index, const char *of,
+	const struct qd_tensor *tensors, size_t n);
+/* A tensor of a record as float32, n values. QD_EINPUT when it has another number, or the record is damaged. */
 QD_CHECK enum qd_status qd_prepare_store_get(
 	const struct qd_prepare_store *store, const char *kind, int64_t index, const char *name, size_t n, float *out);
 /* Removes the folder. */
@@ -39,7 +44,7 @@ QD_CHECK enum qd_status qd_prepare_network_open(
 /* Builds and loads it. */
 QD_CHECK enum qd_status qd_prepare_network_build(struct qd_prepare_network *part, const struct qd_component_sizes *sizes);
 void qd_prepare_network_release(struct qd_prepare_network *part);
-/* Adds what identifies the part's weights to a hash. */
+/* A hash over its weights and its configuration. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out);
 
 /* ---- captions (prepare_texts.c) ---- */
@@ -50,6 +55,7 @@ struct qd_prepare_texts {
 	int64_t *of_row; /* [rows] index into texts */
 	struct qd_prepare_network encoders[QD_PREPARE_ENCODERS];
 	struct qd_tokenizer *tokenizers[QD_PREPARE_ENCODERS];
+	char *folders[QD_PREPARE_ENCODERS]; /* of the tokenizers */
 	size_t n_encoders;
 	bool pooled; /* SDXL: next-to-last states joined, and the projected vector */
 	int64_t tokens, features, embeds;
@@ -75,6 +81,8 @@ struct qd_prepare_images {
 };
 QD_CHECK enum qd_status qd_prepare_images_open(struct qd_prepare_images *images, const struct qd_model *model,
 	const struct qd_image_folder *folder, const struct qd_prepare_options *options);
+/* Decodes every picture that would be encoded, and drops it: what a dry run can tell of them. */
+QD_CHECK enum qd_status qd_prepare_images_check(const struct qd_prepare_images *images);
 void qd_prepare_images_release(struct qd_prepare_images *images);
 /* Encodes those that are not in the store: record "image-I": latents [Z,h,w], condition [Cc,h,w], time_ids [I]. */
 QD_CHECK enum qd_status qd_prepare_images_encode(struct qd_prepare_images *images, struct qd_prepare_store *store);
@@ -92,6 +100,34 @@ struct qd_prepare_source {
 /* A field of a row, as float32. */
 QD_CHECK enum qd_status qd_prepare_row(const struct qd_prepare_source *source, enum qd_data_field field, int64_t row, float *out);
 
+/* ---- which samples there are (prepare_spread.c) ---- */
+struct qd_prepare_trajectory {
+	int64_t row;
+	size_t adapter;
+	int64_t first, n; /* its samples are [first, first + n) */
+};
+struct qd_prepare_spread {
+	int64_t n;        /* samples */
+	int64_t *row;     /* [n] that each comes from */
+	int64_t *stratum; /* [n] of n in time; noised latents alone */
+	int *step;        /* [n] of its trajectory, ascending in each; trajectories alone */
+	struct qd_prepare_trajectory *trajectories;
+	int64_t n_trajectories;
+};
+/* What is there to be spread over: rows, and which of them have one prompt. */
+struct qd_prepare_spread_rows {
+	int64_t n;
+	int64_t *prompt; /* [n] from 0 up, below n */
+};
+/* Each is a function of its arguments. QD_ENOMEM; `s` is to be released even then. `timestep` [rows->n]; n <= rows->n. */
+QD_CHECK enum qd_status qd_prepare_spread_noised(
+	struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows, int64_t n, uint64_t seed);
+QD_CHECK enum qd_status qd_prepare_spread_stored(
+	struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows, const double *timestep, int64_t n, uint64_t seed);
+QD_CHECK enum qd_status qd_prepare_spread_trajectories(struct qd_prepare_spread *s, const struct qd_prepare_spread_rows *rows,
+	size_t n_adapters, int steps, int64_t n, uint64_t seed);
+void qd_prepare_spread_release(struct qd_prepare_spread *s);
+
 /* ---- trajectories (prepare_walks.c) ---- */
 struct qd_prepare_walks {
 	const struct qd_model *model;
@@ -100,11 +136,11 @@ struct qd_prepare_walks {
 	size_t n_adapters;
 	const struct qd_prepare_options *options;
 	const struct qd_prepare_source *source;
-	const struct qd_schedule *schedule;
-	int64_t n;        /* trajectories */
+	const struct qd_scheduler *scheduler;
+	const struct qd_prepare_spread *spread;
 	int64_t negative; /* index of the text of the unconditional pass; -1: zeros */
 };
-/* Runs those that are not in the store: record "walk-J": sample [S,C,h,w], timestep [S]. */
+/* Runs those that are not in the store: record "walk-J", of n samples: sample [n,C,h,w], timestep [n]. */
 QD_CHECK enum qd_status qd_prepare_walk(const struct qd_prepare_walks *walks, struct qd_prepare_store *store);
 
 #endif

@@ -1,16 +1,18 @@
 /*
  * The making of calibration data, and its file.
  *
- * Sample i of N comes from row i mod n. Without trajectories its timestep is drawn from a stratum of its own, so that all noise
- * levels are alike whatever N is: p is a random order of 0 ... N - 1, u uniform, the noise e drawn (or given), and
+ * Which row, adapter and step each of N samples comes from stands in prepare_spread.c. Without trajectories its timestep is drawn
+ * from a stratum of its own, so that all noise levels are alike whatever N is: p is a random order of 0 ... N - 1, u uniform, the
+ * noise e drawn (or given), and
  *
  *   t      = floor((p_i + u) T / N)
  *   sample = [ sqrt(abar_t) latents + sqrt(1 - abar_t) e, condition ]
  *
- * Data that has `sample` and `timestep` and no latents is passed on as it is. The file is written tensor by tensor from the
- * finished records.
+ * Of data that has `sample` and `timestep` and no latents rows are passed on as they are. The file is written tensor by tensor from
+ * the finished records.
  */
 #include "lib/data/internal.h"
+#include "lib/tokenizer/tokenizer.h"
 
 #include <dirent.h>
 #include <inttypes.h>
@@ -28,7 +30,8 @@ struct making {
 	struct qd_prepare_result *result;
 	bool is_folder; /* of images */
 	struct qd_schedule schedule;
-	int steps; /* of a trajectory; 0 without */
+	struct qd_scheduler scheduler; /* of trajectories */
+	int steps;                     /* of a trajectory; 0 without */
 	/* images */
 	struct qd_image_folder folder;
 	struct qd_prepare_texts texts;
@@ -38,8 +41,9 @@ struct making {
 	struct qd_dataset arrays;
 	struct qd_prepare_source source;
 	struct qd_prepare_store store;
-	int64_t n;       /* samples */
-	int64_t *strata; /* [n] */
+	int64_t n; /* samples */
+	struct qd_prepare_spread_rows rows;
+	struct qd_prepare_spread spread;
 };
 
 /* ---- where the rows are ---- */
@@ -84,6 +88,8 @@ static enum qd_status open_images(struct making *m)
 	QD_TRY(st, qd_image_folder_open(&m->folder, m->options->data, m->options->text_column));
 	QD_TRY(st, qd_prepare_texts_open(&m->texts, m->model, m->folder.rows, m->folder.n, empty));
 	QD_TRY(st, qd_prepare_images_open(&m->images, m->model, &m->folder, m->options));
+	if (m->options->dry_run)
+		QD_TRY(st, qd_prepare_images_check(&m->images));
 	m->negative = -1;
 	for (size_t i = 0; empty && i < m->texts.n; i++)
 		if (m->texts.texts[i][0] == '\0')
@@ -101,7 +107,6 @@ static enum qd_status open_images(struct making *m)
 	}
 	if (unet->time_cond_dim > 0)
 		QD_TRY(st, qd_fail(QD_EUNSUPPORTED, "the UNet takes 'timestep_cond', which images do not tell"));
-	m->result->prompts = (int64_t)m->texts.n;
 out:
 	return st;
 }
@@ -114,6 +119,7 @@ static enum qd_status open_arrays(struct making *m)
 	enum qd_status st;
 
 	QD_TRY(st, qd_dataset_open(&m->arrays, paths, 1, &m->model->config, QD_DATA_TRAIN));
+	QD_TRY(st, qd_dataset_check_timesteps(&m->arrays, m->schedule.train_steps));
 	*source = (struct qd_prepare_source){ .n = m->arrays.n, .arrays = &m->arrays };
 	memcpy(source->has, m->arrays.has, sizeof(source->has));
 	memcpy(source->shape, m->arrays.shape, sizeof(source->shape));
@@ -138,25 +144,74 @@ out:
 
 /* ---- samples ---- */
 
-static int64_t row_of(const struct making *m, int64_t sample)
+/* Which rows are told the same: their captions, or the contexts themselves, are equal. */
+static enum qd_status number_prompts(struct making *m)
 {
-	return (m->steps > 0 ? sample / m->steps : sample) % m->source.n;
+	size_t context = (size_t)qd_shape_elements(&m->source.shape[QD_FIELD_CONTEXT]);
+	float *values = malloc(context * sizeof(*values));
+	struct qd_strmap map = { 0 };
+	enum qd_status st = QD_OK;
+
+	m->rows =
+		(struct qd_prepare_spread_rows){ .n = m->source.n, .prompt = calloc((size_t)m->source.n, sizeof(*m->rows.prompt)) };
+	if (values == NULL || m->rows.prompt == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for the prompts of %" PRId64 " rows", m->source.n));
+	for (int64_t i = 0; i < m->source.n; i++) {
+		char hash[QD_HASH_TEXT];
+		uint32_t found;
+		if (m->is_folder) {
+			m->rows.prompt[i] = m->texts.of_row[i];
+			continue;
+		}
+		QD_TRY(st, qd_prepare_row(&m->source, QD_FIELD_CONTEXT, i, values));
+		qd_hash_bytes(values, context * sizeof(*values), hash);
+		found = qd_strmap_get(&map, hash);
+		if (found == QD_NONE)
+			QD_TRY(st, qd_strmap_put(&map, hash, found = map.n));
+		m->rows.prompt[i] = found;
+	}
+out:
+	qd_strmap_release(&map);
+	free(values);
+	return st;
 }
 
-static enum qd_status make_strata(struct making *m)
+static enum qd_status spread_stored(struct making *m)
 {
-	struct qd_random random;
+	double *timesteps = malloc((size_t)m->source.n * sizeof(*timesteps));
+	enum qd_status st = QD_OK;
 
-	m->strata = malloc((size_t)m->n * sizeof(*m->strata));
-	if (m->strata == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory for %" PRId64 " samples", m->n);
-	qd_random_init(&random, m->options->seed, qd_stream(QD_STREAM_ORDER, 0));
-	for (int64_t i = 0; i < m->n; i++) {
-		int64_t j = (int64_t)qd_random_below(&random, (uint64_t)i + 1);
-		m->strata[i] = m->strata[j];
-		m->strata[j] = i;
+	if (timesteps == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %" PRId64 " rows", m->source.n));
+	for (int64_t i = 0; i < m->source.n; i++) {
+		float timestep;
+		QD_TRY(st, qd_prepare_row(&m->source, QD_FIELD_TIMESTEP, i, &timestep));
+		timesteps[i] = (double)timestep;
 	}
-	return QD_OK;
+	st = qd_prepare_spread_stored(&m->spread, &m->rows, timesteps, m->n, m->options->seed);
+out:
+	free(timesteps);
+	return st;
+}
+
+static enum qd_status spread_samples(struct making *m)
+{
+	enum qd_status st;
+
+	QD_TRY(st, number_prompts(m));
+	if (m->steps > 0)
+		st = qd_prepare_spread_trajectories(&m->spread, &m->rows, m->n_adapters, m->steps, m->n, m->options->seed);
+	else if (m->source.has[QD_FIELD_LATENTS])
+		st = qd_prepare_spread_noised(&m->spread, &m->rows, m->n, m->options->seed);
+	else
+		st = spread_stored(m);
+out:
+	return st;
+}
+
+static int64_t row_of(const struct making *m, int64_t sample)
+{
+	return m->spread.row[sample];
 }
 
 static int timestep_of(const struct making *m, int64_t sample)
@@ -165,7 +220,7 @@ static int timestep_of(const struct making *m, int64_t sample)
 	double T = m->schedule.train_steps, t;
 
 	qd_random_init(&random, m->options->seed, qd_stream(QD_STREAM_TIMESTEP, (uint64_t)sample));
-	t = floor(((double)m->strata[sample] + qd_random_uniform(&random)) * T / (double)m->n);
+	t = floor(((double)m->spread.stratum[sample] + qd_random_uniform(&random)) * T / (double)m->n);
 	return (int)fmin(t, T - 1);
 }
 
@@ -199,17 +254,28 @@ out:
 	return st;
 }
 
-/* One step of a trajectory's record. */
+/* The trajectory that a sample is of. */
+static int64_t trajectory_of(const struct making *m, int64_t sample)
+{
+	const struct qd_prepare_spread *s = &m->spread;
+	int64_t longer = s->n % s->n_trajectories, each = s->n / s->n_trajectories, split = longer * (each + 1);
+
+	return sample < split ? sample / (each + 1) : longer + (sample - split) / each;
+}
+
+/* A sample out of a trajectory's record. */
 static enum qd_status walked(const struct making *m, enum qd_data_field field, int64_t sample, size_t row, float *out)
 {
-	size_t all = row * (size_t)m->steps;
+	int64_t j = trajectory_of(m, sample);
+	const struct qd_prepare_trajectory *t = &m->spread.trajectories[j];
+	size_t all = row * (size_t)t->n;
 	float *values = malloc(all * sizeof(*values));
 	enum qd_status st = QD_OK;
 
 	if (values == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_prepare_store_get(&m->store, "walk", sample / m->steps, qd_data_field_name(field), all, values));
-	memcpy(out, values + (size_t)(sample % m->steps) * row, row * sizeof(*out));
+	QD_TRY(st, qd_prepare_store_get(&m->store, "walk", j, qd_data_field_name(field), all, values));
+	memcpy(out, values + (size_t)(sample - t->first) * row, row * sizeof(*out));
 out:
 	free(values);
 	return st;
@@ -311,32 +377,6 @@ out:
 
 /* ---- which run this is ---- */
 
-static enum qd_status print_file(FILE *f, const char *path)
-{
-	char hash[QD_HASH_TEXT];
-	enum qd_status st = path != NULL ? qd_hash_file(path, hash) : QD_OK;
-
-	if (path != NULL && st == QD_OK)
-		fprintf(f, " %s", hash);
-	return st;
-}
-
-static enum qd_status print_rows(const struct making *m, FILE *f)
-{
-	enum qd_status st = QD_OK;
-
-	for (size_t i = 0; st == QD_OK && i < m->folder.n; i++) {
-		const struct qd_image_row *row = &m->folder.rows[i];
-		fprintf(f, "\nrow %zu '%s'", i, row->text);
-		st = print_file(f, row->image);
-		if (st == QD_OK)
-			st = print_file(f, row->mask);
-		if (st == QD_OK)
-			st = print_file(f, row->condition);
-	}
-	return st;
-}
-
 static enum qd_status print_components(const struct making *m, FILE *f)
 {
 	char hash[QD_HASH_TEXT];
@@ -345,37 +385,56 @@ static enum qd_status print_components(const struct making *m, FILE *f)
 	if (m->is_folder) {
 		QD_TRY(st, qd_prepare_network_hash(&m->images.vae, hash));
 		fprintf(f, "vae %s\n", hash);
-	} else {
-		QD_TRY(st, qd_dataset_hash(&m->arrays, hash));
-		fprintf(f, "arrays %s\n", hash);
 	}
 	for (size_t i = 0; i < m->texts.n_encoders; i++) {
 		QD_TRY(st, qd_prepare_network_hash(&m->texts.encoders[i], hash));
-		fprintf(f, "text %s\n", hash);
+		fprintf(f, "text_encoder %s\n", hash);
+		QD_TRY(st, qd_tokenizer_hash(m->texts.folders[i], hash));
+		fprintf(f, "tokenizer %s\n", hash);
 	}
-	if (m->steps > 0) {
-		QD_TRY(st, qd_model_hash(m->model, hash));
-		fprintf(f, "unet %s\n", hash);
+out:
+	return st;
+}
+
+static enum qd_status print_sampler(const struct making *m, FILE *f)
+{
+	const struct qd_prepare_options *o = m->options;
+	const char *file = strchr(o->trajectory, ':');
+	char hash[QD_HASH_TEXT];
+	enum qd_status st = QD_OK;
+
+	qd_schedule_hash(&m->schedule, hash);
+	fprintf(f, "samples %" PRId64 "\nschedule %s\ntrajectory %s %d\nguidance %a %" PRId64 "\n", m->n, hash, o->trajectory,
+		m->steps, o->guidance, m->negative);
+	if (file != NULL) {
+		QD_TRY(st, qd_hash_file(file + 1, hash));
+		fprintf(f, "sampler %s\n", hash);
 	}
+	QD_TRY(st, qd_model_hash(m->model, hash));
+	fprintf(f, "unet %s\n", hash);
 	for (size_t i = 0; i < m->n_adapters; i++)
 		fprintf(f, "adapter %s %s\n", m->adapters[i]->name, m->adapters[i]->hash);
 out:
 	return st;
 }
 
-/* A text over everything that shapes the records; heap memory. */
+/* Lines of "key value" over everything that shapes all records, beside what each is made from; heap memory. */
 static enum qd_status identify(const struct making *m, char **run)
 {
 	const struct qd_prepare_options *o = m->options;
+	const struct qd_unet_config *unet = &m->model->config;
 	struct qd_text text;
 	enum qd_status st;
 
 	QD_TRY(st, qd_text_open(&text));
-	fprintf(text.stream, "calib 1\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\ntrajectory %s %d %a\nsteps %d\n",
-		o->seed, m->images.height, m->images.width, o->mode, o->trajectory != NULL ? o->trajectory : "-", m->steps,
-		o->guidance, (int)m->schedule.prediction);
+	fprintf(text.stream,
+		"calib 2\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\nchannels %" PRId64 " %" PRId64 " %" PRId64 "\n",
+		o->seed, m->images.height, m->images.width, o->mode, unet->in_channels, unet->out_channels,
+		unet->text_time ? unet->time_ids : 0);
+	fprintf(text.stream, "kind %s\n", m->steps > 0 ? "trajectory" : "noised");
 	QD_TRY(st, print_components(m, text.stream));
-	QD_TRY(st, print_rows(m, text.stream));
+	if (m->steps > 0)
+		QD_TRY(st, print_sampler(m, text.stream));
 	QD_TRY(st, qd_text_end(&text));
 	*run = qd_text_take(&text);
 out:
@@ -385,16 +444,68 @@ out:
 
 /* ---- all of it ---- */
 
+static int by_value(const void *a, const void *b)
+{
+	const double *x = a, *y = b;
+	return *x < *y ? -1 : *x > *y;
+}
+
+static int64_t count_set(const bool *set, int64_t n)
+{
+	int64_t count = 0;
+
+	for (int64_t i = 0; i < n; i++)
+		count += set[i];
+	return count;
+}
+
+/* What the samples are of. */
+static enum qd_status summarize(struct making *m)
+{
+	struct qd_prepare_result *r = m->result;
+	double *timesteps = malloc((size_t)m->n * sizeof(*timesteps));
+	bool *prompts = calloc((size_t)m->rows.n, sizeof(*prompts)), *adapters = calloc(m->n_adapters + 1, sizeof(*adapters));
+	enum qd_status st = QD_OK;
+
+	if (timesteps == NULL || prompts == NULL || adapters == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %" PRId64 " samples", m->n));
+	for (int64_t i = 0; i < m->n; i++) {
+		float stored;
+		prompts[m->rows.prompt[row_of(m, i)]] = true;
+		if (m->steps > 0) {
+			timesteps[i] = (double)(float)m->scheduler.timesteps[m->spread.step[i]];
+		} else if (m->source.has[QD_FIELD_LATENTS]) {
+			timesteps[i] = timestep_of(m, i);
+		} else {
+			QD_TRY(st, qd_prepare_row(&m->source, QD_FIELD_TIMESTEP, row_of(m, i), &stored));
+			timesteps[i] = (double)stored;
+		}
+	}
+	for (int64_t j = 0; m->n_adapters > 0 && j < m->spread.n_trajectories; j++)
+		adapters[m->spread.trajectories[j].adapter] = true;
+	r->prompts = count_set(prompts, m->rows.n);
+	r->adapters = count_set(adapters, (int64_t)m->n_adapters);
+	qsort(timesteps, (size_t)m->n, sizeof(*timesteps), by_value);
+	for (int64_t i = 0; i < m->n; i++)
+		r->timesteps += i == 0 || timesteps[i] != timesteps[i - 1];
+	r->first_timestep = timesteps[0];
+	r->last_timestep = timesteps[m->n - 1];
+out:
+	free(timesteps);
+	free(prompts);
+	free(adapters);
+	return st;
+}
+
 static enum qd_status open_all(struct making *m)
 {
 	const struct qd_prepare_options *o = m->options;
-	struct qd_scheduler scheduler = { 0 };
 	enum qd_status st;
 
 	QD_TRY(st, qd_model_schedule(&m->schedule, m->model));
 	if (o->trajectory != NULL) {
-		QD_TRY(st, qd_scheduler_new(&scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
-		m->steps = scheduler.steps;
+		QD_TRY(st, qd_scheduler_new(&m->scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
+		m->steps = m->scheduler.steps;
 	}
 	m->is_folder = qd_is_directory(o->data) && !holds_npy(o->data);
 	QD_TRY(st, m->is_folder ? open_images(m) : open_arrays(m));
@@ -406,9 +517,9 @@ static enum qd_status open_all(struct making *m)
 	m->result->height = m->source.shape[QD_FIELD_SAMPLE].dim[1];
 	m->result->width = m->source.shape[QD_FIELD_SAMPLE].dim[2];
 	m->result->tokens = m->source.shape[QD_FIELD_CONTEXT].dim[0];
-	st = make_strata(m);
+	QD_TRY(st, spread_samples(m));
+	st = summarize(m);
 out:
-	qd_scheduler_release(&scheduler);
 	return st;
 }
 
@@ -421,7 +532,8 @@ static enum qd_status make_records(struct making *m)
 		.n_adapters = m->n_adapters,
 		.options = m->options,
 		.source = &m->source,
-		.schedule = &m->schedule,
+		.scheduler = &m->scheduler,
+		.spread = &m->spread,
 		.negative = m->negative };
 	char *run = NULL;
 	enum qd_status st = QD_OK;
@@ -434,10 +546,8 @@ static enum qd_status make_records(struct making *m)
 		QD_TRY(st, qd_prepare_texts_encode(&m->texts, &m->store));
 		QD_TRY(st, qd_prepare_images_encode(&m->images, &m->store));
 	}
-	if (m->steps > 0) {
-		walks.n = (m->n + m->steps - 1) / m->steps;
+	if (m->steps > 0)
 		QD_TRY(st, qd_prepare_walk(&walks, &m->store));
-	}
 	m->result->kept = m->store.kept;
 out:
 	free(run);
@@ -446,7 +556,9 @@ out:
 
 static void making_release(struct making *m)
 {
-	free(m->strata);
+	qd_prepare_spread_release(&m->spread);
+	free(m->rows.prompt);
+	qd_scheduler_release(&m->scheduler);
 	qd_prepare_store_release(&m->store);
 	qd_dataset_release(&m->arrays);
 	qd_prepare_images_release(&m->images);

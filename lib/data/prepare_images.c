@@ -237,7 +237,24 @@ out:
 	return st;
 }
 
-static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const struct qd_prepare_store *store)
+/* What a part is made from: the hashes of the row's pictures. */
+static enum qd_status hash_row(const struct qd_prepare_images *m, int64_t i, char of[3 * QD_HASH_TEXT])
+{
+	const struct qd_image_row *row = &m->rows[i];
+	bool mask = m->condition == m->channels + 1;
+	enum qd_status st;
+
+	of[0] = '\0';
+	QD_TRY(st, qd_hash_file(row->image, of));
+	if (m->condition > 0) {
+		strcat(of, " ");
+		st = qd_hash_file(mask ? row->mask : row->condition, of + strlen(of));
+	}
+out:
+	return st;
+}
+
+static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const char *of, const struct qd_prepare_store *store)
 {
 	struct row_tensors p = { 0 };
 	struct qd_tensor tensors[3];
@@ -252,7 +269,7 @@ static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const s
 		tensors[n++] = p.condition;
 	if (p.time_ids.data != NULL)
 		tensors[n++] = p.time_ids;
-	st = qd_prepare_store_put(store, "image", i, tensors, n);
+	st = qd_prepare_store_put(store, "image", i, of, tensors, n);
 out:
 	qd_tensor_release(&p.latents);
 	qd_tensor_release(&p.condition);
@@ -263,17 +280,19 @@ out:
 enum qd_status qd_prepare_images_encode(struct qd_prepare_images *m, struct qd_prepare_store *store)
 {
 	struct qd_component_sizes sizes = { .part = QD_VAE_ENCODER, .batch = 1, .height = m->height, .width = m->width };
+	char of[3 * QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
 
 	if (!m->latents && m->condition == 0 && !m->unet->text_time)
 		return QD_OK;
 	for (int64_t i = 0; i < m->n; i++) {
 		qd_progress("images", (uint64_t)i, (uint64_t)m->n, NULL);
-		if (qd_prepare_store_has(store, "image", i))
+		QD_TRY(st, hash_row(m, i, of));
+		if (qd_prepare_store_has(store, "image", i, of))
 			continue;
 		if (m->vae.runner.graph == NULL)
 			QD_TRY(st, qd_prepare_network_build(&m->vae, &sizes));
-		QD_TRY(st, encode_row(m, i, store));
+		QD_TRY(st, encode_row(m, i, of, store));
 	}
 	qd_progress("images", (uint64_t)m->n, (uint64_t)m->n, NULL);
 out:
@@ -338,6 +357,27 @@ enum qd_status qd_prepare_images_open(struct qd_prepare_images *m, const struct 
 	st = check_rows(m);
 out:
 	return st;
+}
+
+enum qd_status qd_prepare_images_check(const struct qd_prepare_images *m)
+{
+	bool used = m->latents || m->condition > 0 || m->unet->text_time;
+	enum qd_status st = QD_OK;
+
+	for (int64_t i = 0; used && i < m->n; i++) {
+		const char *const pictures[] = { m->rows[i].image, m->condition == 0                 ? NULL
+								   : m->condition == m->channels + 1 ? m->rows[i].mask
+												     : m->rows[i].condition };
+		qd_progress("pictures", (uint64_t)i, (uint64_t)m->n, NULL);
+		for (size_t k = 0; k < QD_COUNT(pictures); k++) {
+			struct qd_image image = { 0 };
+			if (pictures[k] != NULL)
+				QD_TRY(st, qd_image_read(pictures[k], &image));
+			qd_image_release(&image);
+		}
+	}
+out:
+	return qd_prefix(st, "image");
 }
 
 void qd_prepare_images_release(struct qd_prepare_images *m)

@@ -1,6 +1,7 @@
 /* A component of the pipeline that is executed one image or caption at a time. */
 #include "lib/data/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -43,15 +44,21 @@ void qd_prepare_network_release(struct qd_prepare_network *part)
 enum qd_status qd_prepare_network_hash(const struct qd_prepare_network *part, char *out)
 {
 	const struct qd_weights *w = &part->component.weights;
-	char *all = malloc(w->n_files * QD_HASH_TEXT + 1);
+	size_t room = (w->n_files + 1) * QD_HASH_TEXT;
+	char *all = calloc(room, 1), *config = NULL;
 	enum qd_status st = QD_OK;
 
-	if (all == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	memset(all, 0, w->n_files * QD_HASH_TEXT + 1);
+	if (all == NULL || asprintf(&config, "%s/config.json", part->component.folder) < 0) {
+		config = NULL;
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	}
+	if (qd_is_file(config))
+		QD_TRY(st, qd_hash_file(config, all));
 	for (size_t i = 0; i < w->n_files; i++)
-		qd_hash_bytes(w->files[i].mapping.data, w->files[i].mapping.size, all + i * QD_HASH_TEXT);
-	qd_hash_bytes(all, w->n_files * QD_HASH_TEXT, out);
+		qd_hash_bytes(w->files[i].mapping.data, w->files[i].mapping.size, all + (i + 1) * QD_HASH_TEXT);
+	qd_hash_bytes(all, room, out);
+out:
 	free(all);
+	free(config);
 	return st;
 }

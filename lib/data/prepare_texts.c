@@ -56,14 +56,16 @@ out:
 static enum qd_status open_encoder(struct qd_prepare_texts *t, const char *root, const char *encoder, const char *tokenizer)
 {
 	size_t i = t->n_encoders;
-	char path[QD_PATH_BYTES];
+	char *path;
 	const struct qd_text_config *config;
 	enum qd_status st;
 
 	QD_TRY(st, qd_prepare_network_open(&t->encoders[i], root, encoder, QD_COMPONENT_TEXT));
 	t->n_encoders++;
 	config = &t->encoders[i].component.text;
-	QD_TRY(st, qd_path_join(path, root, "%s", tokenizer));
+	if (asprintf(&path, "%s/%s", root, tokenizer) < 0)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	t->folders[i] = path;
 	QD_TRY(st, qd_tokenizer_open(&t->tokenizers[i], path));
 	if (qd_tokenizer_size(t->tokenizers[i]) > (size_t)config->vocabulary)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' gives ids up to %zu, '%s/%s' takes them below %lld", path,
@@ -128,6 +130,7 @@ void qd_prepare_texts_release(struct qd_prepare_texts *t)
 	for (size_t i = 0; i < QD_PREPARE_ENCODERS; i++) {
 		qd_prepare_network_release(&t->encoders[i]);
 		qd_tokenizer_free(t->tokenizers[i]);
+		free(t->folders[i]);
 	}
 	free(t->texts);
 	free(t->of_row);
@@ -188,7 +191,7 @@ out:
 	return st;
 }
 
-static enum qd_status encode(struct qd_prepare_texts *t, size_t k, const struct qd_prepare_store *store)
+static enum qd_status encode(struct qd_prepare_texts *t, size_t k, const char *of, const struct qd_prepare_store *store)
 {
 	struct qd_tensor tensors[2] = { 0 };
 	int64_t column = 0;
@@ -205,7 +208,7 @@ static enum qd_status encode(struct qd_prepare_texts *t, size_t k, const struct 
 		QD_TRY(st,
 			qd_runner_read(&t->encoders[t->n_encoders - 1].runner, "text_embeds", (size_t)t->embeds, tensors[1].data));
 	}
-	st = qd_prepare_store_put(store, "text", (int64_t)k, tensors, t->pooled ? 2 : 1);
+	st = qd_prepare_store_put(store, "text", (int64_t)k, of, tensors, t->pooled ? 2 : 1);
 out:
 	qd_tensor_release(&tensors[0]);
 	qd_tensor_release(&tensors[1]);
@@ -215,16 +218,18 @@ out:
 enum qd_status qd_prepare_texts_encode(struct qd_prepare_texts *t, struct qd_prepare_store *store)
 {
 	struct qd_component_sizes sizes = { .batch = 1, .tokens = t->tokens };
+	char of[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
 
 	for (size_t k = 0; k < t->n; k++) {
 		qd_progress("captions", k, t->n, NULL);
-		if (qd_prepare_store_has(store, "text", (int64_t)k))
+		qd_hash_bytes(t->texts[k], strlen(t->texts[k]), of);
+		if (qd_prepare_store_has(store, "text", (int64_t)k, of))
 			continue;
 		for (size_t i = 0; i < t->n_encoders; i++)
 			if (t->encoders[i].runner.graph == NULL)
 				QD_TRY(st, qd_prepare_network_build(&t->encoders[i], &sizes));
-		QD_TRY(st, encode(t, k, store));
+		QD_TRY(st, encode(t, k, of, store));
 	}
 	qd_progress("captions", t->n, t->n, NULL);
 out:

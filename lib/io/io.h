@@ -12,6 +12,8 @@
 
 #include "lib/base/base.h"
 
+#include <stdio.h>
+
 /* ---- element types: X(id, safetensors name, bits, ONNX TensorProto.DataType or 0) ---- */
 #define QD_DTYPE_LIST(X)                                                                                                           \
 	X(F32, "F32", 32, 1)                                                                                                       \
@@ -102,6 +104,8 @@ struct qd_extent {
 };
 /* Widens `range` by a tensor's values. QD_EUNSUPPORTED for types that qd_tensor_to_f32 does not convert. */
 QD_CHECK enum qd_status qd_extent_add(struct qd_extent *range, const struct qd_tensor *tensor);
+/* What identifies a tensor, as a line of text: "NAME DTYPE SHAPE HASH\n", the hash that of its bytes. */
+void qd_tensor_print(const struct qd_tensor *tensor, FILE *text);
 float qd_f16_to_f32(uint16_t bits);
 uint16_t qd_f32_to_f16(float value);
 

@@ -193,6 +193,14 @@ struct qd_tensor qd_tensor_view(const char *name, enum qd_dtype dtype, struct qd
 	};
 }
 
+void qd_tensor_print(const struct qd_tensor *tensor, FILE *text)
+{
+	char shape[QD_SHAPE_TEXT], hash[QD_HASH_TEXT];
+
+	qd_hash_bytes(tensor->data, tensor->bytes, hash);
+	fprintf(text, "%s %s %s %s\n", tensor->name, qd_dtype_name(tensor->dtype), qd_shape_text(&tensor->shape, shape), hash);
+}
+
 void qd_tensor_release(struct qd_tensor *tensor)
 {
 	if (tensor->owned)

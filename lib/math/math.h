@@ -49,6 +49,8 @@ enum qd_stream {
 	QD_STREAM_NOISE,
 	QD_STREAM_LATENT, /* of the VAE's distribution, by image */
 	QD_STREAM_WALK,   /* a trajectory's starting noise */
+	QD_STREAM_ROWS,   /* which rows are taken of more than are asked for, index 0 */
+	QD_STREAM_STATES, /* which of their steps trajectories give, index: adapter + (samples of each << 24) */
 	/* calibration of ranges, seed 0: codes of a slot that the adapters leave free, index: slot */
 	QD_STREAM_FREE_SLOT = 0,
 	/* scripts/example: noise of sample i, index 2^48 - 1 - i */

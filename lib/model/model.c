@@ -217,7 +217,7 @@ static enum qd_status config_text(const struct qd_model *model, char **out)
 	return st;
 }
 
-/* "NAME DTYPE SHAPE HASH\n" of every tensor, sorted by name, so that neither order nor sharding matters. */
+/* Every tensor, sorted by name, so that neither order nor sharding matters. */
 static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
 {
 	const struct qd_tensor **sorted = calloc(weights->n + 1, sizeof(*sorted));
@@ -226,12 +226,8 @@ static enum qd_status tensor_lines(FILE *text, const struct qd_weights *weights)
 	if (weights->n)
 		memcpy(sorted, weights->tensors, weights->n * sizeof(*sorted));
 	qsort(sorted, weights->n, sizeof(*sorted), by_name);
-	for (size_t i = 0; i < weights->n; i++) {
-		char shape[QD_SHAPE_TEXT], hash[QD_HASH_TEXT];
-		qd_hash_bytes(sorted[i]->data, sorted[i]->bytes, hash);
-		fprintf(text, "%s %s %s %s\n", sorted[i]->name, qd_dtype_name(sorted[i]->dtype),
-			qd_shape_text(&sorted[i]->shape, shape), hash);
-	}
+	for (size_t i = 0; i < weights->n; i++)
+		qd_tensor_print(sorted[i], text);
 	free(sorted);
 	return QD_OK;
 }

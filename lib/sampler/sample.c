@@ -77,12 +77,13 @@ enum qd_status qd_sample(const struct qd_sampling *s, qd_denoise denoise, void *
 	struct buffers b = { 0 };
 	int64_t each = s->latent_channels * s->height * s->width;
 	size_t latent = (size_t)(s->n * each);
+	int steps = s->steps > 0 && s->steps < s->scheduler->steps ? s->steps : s->scheduler->steps;
 	QD_TRY(st, buffers_new(&b, s, latent));
 	for (size_t i = 0; i < latent; i++)
 		latents[i] *= (float)s->scheduler->init_sigma;
-	for (int step = 0; step < s->scheduler->steps; step++) {
+	for (int step = 0; step < steps; step++) {
 		if (!s->quiet)
-			qd_progress("sampling", (uint64_t)step, (uint64_t)s->scheduler->steps, NULL);
+			qd_progress("sampling", (uint64_t)step, (uint64_t)steps, NULL);
 		assemble(s, step, latents, b.input);
 		QD_TRY(st, model_out(s, step, &b, latent, denoise, context));
 		if (s->observe != NULL)
@@ -91,7 +92,7 @@ enum qd_status qd_sample(const struct qd_sampling *s, qd_denoise denoise, void *
 		QD_TRY(st, qd_scheduler_step(s->scheduler, step, latent, latents, b.out, b.noise));
 	}
 	if (!s->quiet)
-		qd_progress("sampling", (uint64_t)s->scheduler->steps, (uint64_t)s->scheduler->steps, NULL);
+		qd_progress("sampling", (uint64_t)steps, (uint64_t)steps, NULL);
 out:
 	buffers_release(&b);
 	return st;

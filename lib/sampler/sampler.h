@@ -36,6 +36,8 @@ QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const cha
 void qd_schedule_release(struct qd_schedule *schedule);
 /* What stands for scheduler_config.json where there is none, as a new document, with a prediction. NULL: out of memory. */
 json_t *qd_schedule_default(enum qd_prediction prediction);
+/* A hash over all that the schedule says: of whatever it shapes, part of the identity. `out`: QD_HASH_TEXT bytes. */
+void qd_schedule_hash(const struct qd_schedule *schedule, char *out);
 
 struct qd_scheduler {
 	const struct qd_schedule *schedule;
@@ -174,6 +176,7 @@ struct qd_sampling {
 	double guidance;        /* out = uncond + guidance (cond - uncond) (Ho & Salimans 2022); 1: one pass, no guidance */
 	uint64_t seed;          /* of the noise that stochastic schedulers add; sample i's noise depends on seed and i alone */
 	bool quiet;             /* no progress: the caller counts runs */
+	int steps;              /* so many of the scheduler's are enough; 0: all */
 	qd_sample_hook observe; /* NULL: none */
 	void *observe_context;
 };

@@ -195,6 +195,17 @@ void qd_schedule_release(struct qd_schedule *schedule)
 	*schedule = (struct qd_schedule){ 0 };
 }
 
+void qd_schedule_hash(const struct qd_schedule *s, char *out)
+{
+	char text[512];
+
+	qd_hash_bytes(s->alphas_cumprod, (size_t)s->train_steps * sizeof(*s->alphas_cumprod), out);
+	snprintf(text, sizeof(text), "%s %d %s %d %d %d %d %a %d %a %d %a %a", out, (int)s->prediction, s->spacing, s->steps_offset,
+		s->clip_sample, s->set_alpha_to_one, s->karras, s->clip_range, s->original_steps, s->timestep_scaling,
+		s->final_sigma_min, s->sigma_min, s->sigma_max);
+	qd_hash_bytes(text, strlen(text), out);
+}
+
 /* ---- timesteps ---- */
 
 static enum qd_status leading(struct qd_scheduler *s)

@@ -12,6 +12,7 @@
  */
 #include "lib/tokenizer/internal.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -46,19 +47,40 @@ out:
 	return st;
 }
 
+static const char *const file_names[] = { "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json",
+	"special_tokens_map.json", "added_tokens.json" };
+
 static enum qd_status name_files(struct qd_tokenizer_files *files, const char *folder)
 {
-	const struct {
-		char **path;
-		const char *name;
-	} names[] = { { &files->vocab_path, "vocab.json" }, { &files->merges_path, "merges.txt" },
-		{ &files->tokenizer_path, "tokenizer.json" }, { &files->config_path, "tokenizer_config.json" },
-		{ &files->map_path, "special_tokens_map.json" }, { &files->added_path, "added_tokens.json" } };
+	char **const paths[QD_COUNT(file_names)] = { &files->vocab_path, &files->merges_path, &files->tokenizer_path,
+		&files->config_path, &files->map_path, &files->added_path };
 
-	for (size_t i = 0; i < QD_COUNT(names); i++)
-		if ((*names[i].path = qd_arena_strf(&files->arena, "%s/%s", folder, names[i].name)) == NULL)
+	for (size_t i = 0; i < QD_COUNT(file_names); i++)
+		if ((*paths[i] = qd_arena_strf(&files->arena, "%s/%s", folder, file_names[i])) == NULL)
 			return QD_ENOMEM;
 	return QD_OK;
+}
+
+enum qd_status qd_tokenizer_hash(const char *folder, char *out)
+{
+	struct qd_arena arena = { 0 };
+	char text[QD_COUNT(file_names) * (QD_HASH_TEXT + 1) + 1], hash[QD_HASH_TEXT];
+	size_t at = 0;
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < QD_COUNT(file_names); i++) {
+		const char *path = qd_arena_strf(&arena, "%s/%s", folder, file_names[i]);
+		if (path == NULL)
+			QD_TRY(st, QD_ENOMEM);
+		strcpy(hash, "-");
+		if (qd_is_file(path))
+			QD_TRY(st, qd_hash_file(path, hash));
+		at += (size_t)snprintf(text + at, sizeof(text) - at, "%s\n", hash);
+	}
+	qd_hash_bytes(text, at, out);
+out:
+	qd_arena_release(&arena);
+	return st;
 }
 
 enum qd_status qd_tokenizer_files_open(struct qd_tokenizer_files *files, const char *folder)

@@ -21,6 +21,8 @@ struct qd_tokenizer;
  */
 QD_CHECK enum qd_status qd_tokenizer_open(struct qd_tokenizer **out, const char *folder);
 void qd_tokenizer_free(struct qd_tokenizer *tokenizer);
+/* A hash over the files that make a folder a tokenizer. `out`: QD_HASH_TEXT bytes. QD_EIO, QD_ENOMEM. */
+QD_CHECK enum qd_status qd_tokenizer_hash(const char *folder, char *out);
 
 /* How many ids a prompt is padded or cut to: model_max_length, 77 when the files state none. At least 2. */
 size_t qd_tokenizer_length(const struct qd_tokenizer *tokenizer);

@@ -79,6 +79,39 @@ expect 0 "[5,9,8,8]" "$QUAD" inspect o/inpaint.safetensors
 expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/a.safetensors --calib o/b.safetensors
 expect 0 "12 samples of 5 rows" "${calib[@]}" --trajectory euler:4 --count 12 --guidance 3 --adapter a.safetensors --adapter b.safetensors -o o/walk.safetensors
 expect 0 "adapter   rank slots" "$QUAD" qss --base m --adapter a.safetensors --adapter b.safetensors --calib o/walk.safetensors
+# few samples of long trajectories are of everything
+expect 0 "5 prompts, 2 of 2 adapters, 6 timesteps from " "${calib[@]}" --trajectory ddim:50 --count 6 --adapter a.safetensors --adapter b.safetensors -o o/few.safetensors
+expect 0 '"adapters": 2' "${calib[@]}" --trajectory ddim:50 --count 6 --adapter a.safetensors --adapter b.safetensors -o o/few.safetensors --force --json
+expect 0 "prompts, 5 timesteps from " "$QUAD" calib --model m --data o/few.safetensors --count 5 -o o/fewer.safetensors
+expect 0 "3 prompts, 3 timesteps from " "${calib[@]}" --count 3 --dry-run -o o/x.safetensors
+
+damage() # FILE: other bits in its last byte
+{
+	printf "\\$(printf %03o $((255 - $(tail -c 1 "$1" | od -An -tu1))))" | dd of="$1" bs=1 seek=$(($(stat -c %s "$1") - 1)) conv=notrunc 2>/dev/null
+}
+
+# ---- stopped by a broken picture, mended and gone on ----
+cp -r images late
+head -c 60 images/interlaced.png >late/interlaced.png
+late=("$QUAD" calib --model m --data late)
+expect 3 "late/interlaced.png' is not a readable PNG" "${late[@]}" --seed 3 -o o/late.safetensors --dry-run
+expect 3 "interlaced.png' is not a readable PNG" "${late[@]}" --seed 3 -o o/late.safetensors
+echo "#version: 0.3" >m/tokenizer/merges.txt
+refused "('tokenizer' is another)" "${late[@]}" --seed 3 -o o/late.safetensors
+echo "#version: 0.2" >m/tokenizer/merges.txt
+cp m/vae/config.json vae.was
+sed -i 's/"scaling_factor": [0-9.e-]*/"scaling_factor": 0.25/; t; s/^{/{ "scaling_factor": 0.25,/' m/vae/config.json
+refused "('vae' is another)" "${late[@]}" --seed 3 -o o/late.safetensors
+mv vae.was m/vae/config.json
+damage o/late.safetensors.partial/image-000001.safetensors
+damage o/late.safetensors.partial/text-000002.safetensors
+cp images/interlaced.png late/interlaced.png
+cp images/rgba.png late/grey16.png
+expect 0 "" "$QUAD" calib --model m --data late --seed 3 -o o/fresh.safetensors
+expect 0 '"kept": 6' "${late[@]}" --seed 3 -o o/late.safetensors --json
+[ "$(grep -c "is damaged: its hash is not that of its bytes; it is made anew" err)" -eq 2 ] || fault "damaged parts are not said"
+[ "$(grep -c "image-000002.safetensors' was made from something else than what is there now; it is made anew" err)" -eq 1 ] || fault "another picture is not said"
+cmp o/fresh.safetensors o/late.safetensors || fault "a mended run gives other bytes"
 
 # ---- killed and gone on ----
 long=("${calib[@]}" --trajectory ddim:60 --count 240)
@@ -95,7 +128,7 @@ wait $pid 2>/dev/null
 if [ -e o/killed.safetensors ]; then
 	skip "the run ended before it could be killed"
 else
-	refused "holds parts of a run with other data or options" "${calib[@]}" --trajectory ddim:60 --count 240 --seed 9 -o o/killed.safetensors
+	refused "holds parts of a run with other data or options ('seed' is another)" "${calib[@]}" --trajectory ddim:60 --count 240 --seed 9 -o o/killed.safetensors
 	# --force drops the parts, and nothing that lies beside them
 	cp -r o/killed.safetensors.partial o/forced.safetensors.partial
 	touch o/forced.safetensors.partial/mine.safetensors o/forced.safetensors.partial/walk-000001-mine.safetensors
@@ -103,7 +136,15 @@ else
 	[ "$(ls -A o/forced.safetensors.partial | tr '\n' ' ')" = "mine.safetensors walk-000001-mine.safetensors " ] ||
 		fault "--force leaves of the parts and what is not one of them: $(ls -A o/forced.safetensors.partial)"
 	refused "'o/forced.safetensors.partial' is in the way: it holds no parts of a run" "${calib[@]}" --trajectory ddim:5 --count 5 -o o/forced.safetensors --force
+	cp m/scheduler/scheduler_config.json schedule
+	sed -i 's/^{/{ "beta_end": 0.013,/; /"beta_end": 0.012/d' m/scheduler/scheduler_config.json
+	refused "('schedule' is another)" "${long[@]}" -o o/killed.safetensors
+	mv schedule m/scheduler/scheduler_config.json
+	damage o/killed.safetensors.partial/walk-000000.safetensors
+	# killed while it wrote a part, which happens by chance
+	: >o/killed.safetensors.partial/.walk-000001.safetensors.quad-abc123
 	expect 0 '"samples": 240' "${long[@]}" -o o/killed.safetensors --json
+	grep -q "walk-000000.safetensors' is damaged: its hash is not that of its bytes; it is made anew" err || fault "a flipped bit is not said"
 	grep -q '"kept": 0,\?$' out && fault "nothing of the killed run was used"
 	cmp o/whole.safetensors o/killed.safetensors || fault "a resumed run gives other bytes"
 fi

@@ -50,6 +50,21 @@ refused "'scale' is 0, needs finite numbers above 0" "$QUAD" eval --base m --pro
 expect 0 "" "${qss[@]}" --slots all --rank 4 --share layer -o o/all.json
 expect 0 "" "$QUAD" eval --base m --adapter b.safetensors --profile o/all.json --inputs calib.safetensors
 
+# A strength that floats do not bear is refused, one of 0 is never the anchor.
+strong() # STRENGTH
+{
+	qss_of=("$QUAD" qss --base m --adapter "a=a.safetensors@$1" --adapter b=b.safetensors --calib calib.safetensors)
+}
+strong 1e30
+refused "adapter 'a': its strength may be too high, it changes layer '" "${qss_of[@]}"
+strong 1e39
+refused "layer '" "${qss_of[@]}"
+strong 0
+expect 0 "anchor: b (the only adapter that changes anything)" "${qss_of[@]}"
+[ "$(grep -c "adapter 'a' changes nothing (strength 0, or all of it is zero): it is never the anchor" err)" -eq 1 ] || fault "a strength of 0 is not said in one line"
+refused "anchor 'a' changes nothing" "${qss_of[@]}" --anchor a
+refused "no adapter changes anything" "$QUAD" qss --base m --adapter a.safetensors@0 --calib calib.safetensors
+
 # Several files are one set.
 expect 0 "would score 2 adapters on 8 samples" "${qss[@]}" --calib calib.safetensors --dry-run
 

@@ -518,6 +518,54 @@ static void test_refuses_infinities(void **state)
 	drop(&file);
 }
 
+/* Beyond the schedule there is no noise level; latents make stored timesteps meaningless. */
+static void test_refuses_timesteps(void **state)
+{
+	static const struct {
+		float value;
+		int steps; /* of the schedule; 0: unknown */
+		const char *message;
+	} cases[] = {
+		{ 0, 1000, NULL },
+		{ 999.5F, 1000, NULL },
+		{ 1000, 1000, "the timestep of sample 1 is 1000, the model's schedule goes from 0 to below 1000" },
+		{ 1e9F, 1000, "the timestep of sample 1 is 1e+09, the model's schedule goes from 0 to below 1000" },
+		{ -5, 1000, "the timestep of sample 1 is -5, the model's schedule goes from 0 to below 1000" },
+		{ -5, 0, "the timestep of sample 1 is -5, needs 0 or more" },
+		{ 1e9F, 0, NULL },
+		{ NAN, 0, "tensor 'timestep' is not finite in sample 1" },
+	};
+	struct qd_unet_config config = needs;
+	(void)state;
+
+	config.in_channels = config.out_channels;
+	for (size_t i = 0; i < 2 * QD_COUNT(cases); i++) {
+		struct file file = { .n = 0 };
+		struct qd_random random;
+		struct qd_dataset data;
+		char name[32];
+		const char *path, *wanted = i % 2 == 0 ? cases[i / 2].message : NULL;
+		enum qd_status st;
+		qd_random_init(&random, test_seed(), 4);
+		add(&file, &random, QD_FIELD_SAMPLE, QD_F32, QD_SHAPE(2, config.in_channels, 4, 4));
+		add(&file, &random, QD_FIELD_TIMESTEP, QD_F32, QD_SHAPE(2));
+		add(&file, &random, QD_FIELD_CONTEXT, QD_F32, QD_SHAPE(2, 1, 5));
+		if (i % 2 == 1)
+			add(&file, &random, QD_FIELD_LATENTS, QD_F32, QD_SHAPE(2, config.out_channels, 4, 4));
+		snprintf(name, sizeof(name), "timesteps%zu", i);
+		((float *)file.tensors[1].data)[0] = 1;
+		((float *)file.tensors[1].data)[1] = cases[i / 2].value;
+		path = save(&file, name);
+		OK(qd_dataset_open(&data, &path, 1, &config, QD_DATA_TRAIN));
+		st = qd_dataset_check_timesteps(&data, cases[i / 2].steps);
+		assert_int_equal(st, wanted != NULL ? QD_EINPUT : QD_OK);
+		if (wanted != NULL && (strstr(qd_message(), wanted) == NULL || strstr(qd_message(), name) == NULL))
+			fail_msg("says \"%s\" instead of \"%s\"", qd_message(), wanted);
+		qd_dataset_release(&data);
+		drop(&file);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -534,6 +582,7 @@ int main(void)
 		cmocka_unit_test(test_refuses_for_the_model),
 		cmocka_unit_test(test_joins_kinds_of_files),
 		cmocka_unit_test(test_refuses_infinities),
+		cmocka_unit_test(test_refuses_timesteps),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

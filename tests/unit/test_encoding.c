@@ -494,6 +494,37 @@ static void chooses_anchor_only_where_scores_differ(void **state)
 	qd_arena_release(&p.arena);
 }
 
+/* An adapter that changes nothing is no anchor, neither the last that is left nor asked for, and tells nothing about the others. */
+static void passes_over_idle_adapters(void **state)
+{
+	const double zeros[3][4] = { { 0 }, { 0 }, { 3, 3, 1, 5 } };
+	const double alike[3][4] = { { 1, 5, 2, 4 }, { 0 }, { 3, 3, 1, 5 } };
+	struct qd_profile p = scored(zeros);
+	size_t anchor;
+
+	(void)state;
+	p.adapters[0].idle = p.adapters[1].idle = true;
+	OK(qd_choose(&p, &anchor));
+	assert_int_equal(anchor, 2);
+	assert_string_equal(p.reason, "the only adapter that changes anything");
+	p.options.method = QD_METHOD_ANCHOR;
+	OK(qd_choose(&p, &anchor));
+	assert_int_equal(anchor, 2);
+	p.options.anchor = "a";
+	assert_int_equal(qd_choose(&p, &anchor), QD_EINPUT);
+	assert_string_equal(qd_message(), "anchor 'a' changes nothing: its encodings fit no other adapter");
+	p.options.anchor = NULL;
+	p.adapters[2].idle = true;
+	assert_int_equal(qd_choose(&p, &anchor), QD_EINPUT);
+	assert_string_equal(qd_message(), "no adapter changes anything: there is nothing to choose encodings by");
+	qd_arena_release(&p.arena);
+	p = scored(alike);
+	p.adapters[1].idle = true;
+	OK(qd_choose(&p, &anchor));
+	assert_int_equal(anchor, 3);
+	qd_arena_release(&p.arena);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -511,6 +542,7 @@ int main(void)
 		cmocka_unit_test(assigns_kinds),
 		cmocka_unit_test(divergence_is_of_softmax_over_the_deviation),
 		cmocka_unit_test(chooses_anchor_only_where_scores_differ),
+		cmocka_unit_test(passes_over_idle_adapters),
 	};
 	return cmocka_run_group_tests_name("encoding", tests, NULL, NULL);
 }

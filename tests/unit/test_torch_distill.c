@@ -344,6 +344,42 @@ static void test_resumes(void **state)
 	check_resumes(&o);
 }
 
+/* One bit of a state is another, in the weights, in the moments or in what it says of itself. */
+static void test_damaged_state(void **state)
+{
+	struct qd_distill_options o = small(scratch_path("damaged"));
+	struct qd_distill_result whole, rest;
+	char path[600];
+
+	(void)state;
+	leave_state(&o, &whole);
+	assert_int_equal(remove(o.loop.output), 0);
+	o.loop.force = false;
+	snprintf(path, sizeof(path), "%s.ckpt", o.loop.output);
+	for (int part = 0; part < 4; part++) {
+		struct qd_mapping file;
+		unsigned char *bytes;
+		help_put_state(o.loop.output);
+		OK(qd_mapping_open(&file, path));
+		bytes = malloc(file.size);
+		memcpy(bytes, file.data, file.size);
+		if (part == 0)
+			*strstr(strstr((char *)bytes + 8, "quad.step") + 9, "8") = '7';
+		else
+			bytes[file.size - 100 - file.size / 4 * (size_t)(part - 1)] ^= 0x40;
+		OK(qd_write_file(path, bytes, file.size, true));
+		free(bytes);
+		qd_mapping_release(&file);
+		help_refused(distill(&all.coarse, all.on.data, &o, &rest), QD_EINPUT,
+			"damaged.ckpt': it is damaged, its hash is not that of its content: remove it or give --force");
+		assert_true(help_has_state(o.loop.output));
+	}
+	o.loop.force = true;
+	OK(distill(&all.coarse, all.on.data, &o, &rest));
+	assert_int_equal(rest.resumed_at, 0);
+	assert_true(rest.after == whole.after);
+}
+
 static void check_other_run(const struct qd_profile *profile, const char *data, const struct qd_distill_options *o)
 {
 	struct qd_distill_result result;
@@ -458,6 +494,7 @@ int main(void)
 		cmocka_unit_test(test_task_weight),
 		cmocka_unit_test(test_repeats),
 		cmocka_unit_test(test_resumes),
+		cmocka_unit_test(test_damaged_state),
 		cmocka_unit_test(test_other_runs),
 		cmocka_unit_test(test_refuses),
 	};

@@ -415,7 +415,7 @@ static void follows_trajectories(void **state)
 	add_adapter(&m, "b", 2);
 	o.trajectory = "euler";
 	o.trajectory_steps = STEPS;
-	o.count = STEPS * WALKS - 1; /* the last one is cut */
+	o.count = STEPS * WALKS;
 	make(&m, &o);
 	assert_null(qd_safetensors_find(&m.file, "latents"));
 	OK(qd_schedule_read(&schedule, scratch_path("plain"), ""));
@@ -426,7 +426,7 @@ static void follows_trajectories(void **state)
 		assert_true(*stored(&m, "timestep", i, 1) == (float)s.timesteps[step]);
 		context_of(walk % IMAGES == 1 ? "a much longer caption" : "ab", context);
 		expect_near(stored(&m, "encoder_hidden_states", i, TOKENS * HIDDEN), context, TOKENS * HIDDEN, 2e-5);
-		if (step == STEPS - 1 || i + 1 == o.count)
+		if (step == STEPS - 1)
 			continue;
 		answer(&m, (size_t)walk % 2, i, said);
 		for (int k = 0; k < Z * PLANE; k++) {
@@ -437,9 +437,53 @@ static void follows_trajectories(void **state)
 		/* the state is kept in float32 between steps: up to 15 here, scaled by at most 5 */
 		expect_near(stored(&m, "sample", i + 1, Z * PLANE), wanted, Z * PLANE, 5e-5);
 	}
+	assert_true(m.result.prompts == 2 && m.result.adapters == 2 && m.result.timesteps == STEPS);
 	qd_scheduler_release(&s);
 	qd_schedule_release(&schedule);
 	close_model(&m);
+}
+
+/* Few samples of long trajectories: of every caption, of both adapters, of all the way; each the state of its step. */
+static void spreads_few_samples(void **state)
+{
+	enum { STEPS = 20, N = 6 };
+	struct qd_prepare_options o = options_for("few.safetensors");
+	struct made few, all;
+	bool part[N] = { false };
+
+	(void)state;
+	open_model(&few, "plain");
+	open_model(&all, "plain");
+	add_adapter(&few, "a", 1);
+	add_adapter(&few, "b", 2);
+	add_adapter(&all, "a", 1);
+	add_adapter(&all, "b", 2);
+	o.trajectory = "ddim";
+	o.trajectory_steps = STEPS;
+	o.count = N;
+	make(&few, &o);
+	assert_true(few.result.samples == N && few.result.prompts == 2 && few.result.adapters == 2 && few.result.timesteps == N);
+	o = options_for("all.safetensors");
+	o.trajectory = "ddim";
+	o.trajectory_steps = STEPS;
+	make(&all, &o);
+	assert_int_equal(all.result.samples, IMAGES * STEPS);
+	for (int i = 0; i < N; i++) {
+		float t = *stored(&few, "timestep", i, 1);
+		/* two of each of three trajectories, one from either half; those of one adapter together one from every quarter */
+		int walk = i / 2, at = 0;
+		while (*stored(&all, "timestep", walk * STEPS + at, 1) != t)
+			assert_true(++at < STEPS);
+		assert_true(at / (STEPS / 2) == i % 2);
+		if (walk != 1) {
+			assert_false(part[at / (STEPS / 4)]);
+			part[at / (STEPS / 4)] = true;
+		}
+		assert_memory_equal(stored(&few, "sample", i, Z * PLANE), stored(&all, "sample", walk * STEPS + at, Z * PLANE),
+			Z * PLANE * sizeof(float));
+	}
+	close_model(&few);
+	close_model(&all);
 }
 
 /* ---- captions of a real tokenizer ---- */
@@ -564,6 +608,7 @@ int main(void)
 		cmocka_unit_test(draws_by_the_seed),
 		cmocka_unit_test(makes_inpainting_conditions),
 		cmocka_unit_test(follows_trajectories),
+		cmocka_unit_test(spreads_few_samples),
 		cmocka_unit_test(encodes_as_diffusers),
 		cmocka_unit_test(refuses_what_does_not_fit),
 	};
