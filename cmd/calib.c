@@ -71,13 +71,13 @@ static enum qd_status print(const struct qd_prepare_options *o, const struct qd_
 			(json_int_t)r->prompts, "adapters", (json_int_t)r->adapters, "timesteps", (json_int_t)r->timesteps,
 			"first_timestep", r->first_timestep, "last_timestep", r->last_timestep, "height", (json_int_t)r->height,
 			"width", (json_int_t)r->width, "tokens", (json_int_t)r->tokens, "kept", (json_int_t)r->kept));
-	printf("%s%lld samples of %lld rows, latents %lld x %lld, %lld tokens: %s\n", o->dry_run ? "would make " : "",
+	qd_print("%s%lld samples of %lld rows, latents %lld x %lld, %lld tokens: %s\n", o->dry_run ? "would make " : "",
 		(long long)r->samples, (long long)r->rows, (long long)r->height, (long long)r->width, (long long)r->tokens,
 		o->output);
-	printf("%lld prompt%s, ", (long long)r->prompts, r->prompts == 1 ? "" : "s");
+	qd_print("%lld prompt%s, ", (long long)r->prompts, r->prompts == 1 ? "" : "s");
 	if (n_adapters > 0)
-		printf("%lld of %zu adapters, ", (long long)r->adapters, n_adapters);
-	printf("%lld timestep%s from %g to %g\n", (long long)r->timesteps, r->timesteps == 1 ? "" : "s", r->first_timestep,
+		qd_print("%lld of %zu adapters, ", (long long)r->adapters, n_adapters);
+	qd_print("%lld timestep%s from %g to %g\n", (long long)r->timesteps, r->timesteps == 1 ? "" : "s", r->first_timestep,
 		r->last_timestep);
 	return QD_OK;
 }

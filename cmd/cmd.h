@@ -73,14 +73,16 @@ QD_CHECK enum qd_status qd_check_output(const struct qd_common *common, const ch
 QD_CHECK enum qd_status qd_check_apart(const struct qd_common *common, const char *output, const char *const *inputs, size_t n);
 /* Prints "quad COMMAND: MESSAGE" to stderr and returns the exit code for `st` (QD_ECHECK 1, others 3; QD_OK 0). */
 int qd_finish(const char *command, enum qd_status st);
+/* What printf prints (conversions s d i c u g e f, ll, l, z), but names in it are escaped (qd_escape). */
+void qd_print(const char *fmt, ...) QD_PRINTF(1, 2);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */
 QD_CHECK enum qd_status qd_print_json(json_t *value);
 /* A number, or null where it is not finite. */
 json_t *qd_finite_json(double x);
 
 /*
- * Hooks for progress (one line on stderr, only on a terminal) and log lines (warnings always, more with -v, none with -q): what,
- * bar, count, rate, time left, note.
+ * Hooks for progress (one line on a terminal's stderr, elsewhere a line every half minute, or as QUAD_PROGRESS_SECONDS says) and log
+ * lines (warnings always, more with -v, none with -q): what, bar, count, rate, time left, note.
  */
 void qd_progress_install(bool quiet, int verbose);
 /* Ends the progress line, so that something else can be printed. */

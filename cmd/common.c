@@ -4,9 +4,7 @@
 #include "cmd/cmd.h"
 
 #include <assert.h>
-#include <errno.h>
 #include <malloc.h>
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -142,21 +140,4 @@ int qd_finish(const char *command, enum qd_status st)
 	fflush(stdout);
 	fprintf(stderr, "quad %s: %s\n", command, qd_message());
 	return st == QD_ECHECK ? QD_EXIT_NO : QD_EXIT_FAILED;
-}
-
-enum qd_status qd_print_json(json_t *value)
-{
-	enum qd_status st = QD_OK;
-	if (value == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	qd_progress_clear();
-	if (json_dumpf(value, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17)) != 0 || putchar('\n') == EOF || fflush(stdout) != 0)
-		st = qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));
-	json_decref(value);
-	return st;
-}
-
-json_t *qd_finite_json(double x)
-{
-	return isfinite(x) ? json_real(x) : json_null();
 }

@@ -54,8 +54,8 @@ static enum qd_status print_result(
 			(json_int_t)r->best_step, "draws", (json_int_t)r->draws, "held_out", (json_int_t)r->held_out, "before",
 			"error", r->before, "sqnr_db", qd_finite_json(r->before_db), "after", "error", r->after, "sqnr_db",
 			qd_finite_json(r->after_db), "teacher_seconds", r->teacher_seconds, "seconds", r->seconds));
-	printf("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, learned from %lld, best after step %lld of %lld; "
-	       "teacher %.1f s, student %.1f s: %s\n",
+	qd_print("%s: output SQNR %.2f dB -> %.2f dB on %lld held-out draws, learned from %lld, best after step %lld of %lld; "
+		 "teacher %.1f s, student %.1f s: %s\n",
 		adapter, r->before_db, r->after_db, (long long)r->held_out, (long long)r->draws, (long long)r->best_step,
 		(long long)distill->options.loop.steps, r->teacher_seconds, r->seconds, common->output);
 	return QD_OK;

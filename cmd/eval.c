@@ -167,10 +167,10 @@ static void print_outputs(const struct eval *e)
 	char shape[QD_SHAPE_TEXT];
 	for (size_t i = 0; i < e->n; i++) {
 		const struct result *r = &e->results[i];
-		printf("%s %s  from %.6g to %.6g%s\n", r->name, qd_shape_text(&r->value.shape, shape), (double)r->low,
+		qd_print("%s %s  from %.6g to %.6g%s\n", r->name, qd_shape_text(&r->value.shape, shape), (double)r->low,
 			(double)r->high, r->finite ? "" : ", not finite");
 		if (r->expected != NULL)
-			printf("  largest difference %.3g, SQNR %.2f dB\n", r->error.largest, qd_error_sqnr_db(&r->error));
+			qd_print("  largest difference %.3g, SQNR %.2f dB\n", r->error.largest, qd_error_sqnr_db(&r->error));
 	}
 }
 

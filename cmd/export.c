@@ -47,21 +47,21 @@ static void print_adapter(const json_t *adapter)
 	const char *name = json_string_value(json_object_get(adapter, "name"));
 	const json_t *sqnr = json_object_get(adapter, "update_sqnr_db");
 	if (json_is_number(sqnr))
-		printf("  %-20s update SQNR %.1f dB\n", name, json_number_value(sqnr));
+		qd_print("  %-20s update SQNR %.1f dB\n", name, json_number_value(sqnr));
 	else
-		printf("  %-20s update exact: on the grid already\n", name);
+		qd_print("  %-20s update exact: on the grid already\n", name);
 }
 
 static void print_summary(const char *path, const json_t *manifest, bool dry_run)
 {
 	const json_t *adapters = json_object_get(manifest, "adapters"), *files = json_object_get(manifest, "files");
-	printf("%s: %zu slots, %zu adapter%s%s\n", path, json_array_size(json_object_get(manifest, "slots")),
+	qd_print("%s: %zu slots, %zu adapter%s%s\n", path, json_array_size(json_object_get(manifest, "slots")),
 		json_array_size(adapters), json_array_size(adapters) == 1 ? "" : "s", dry_run ? " (nothing written)" : "");
 	for (size_t i = 0; i < json_array_size(adapters); i++)
 		print_adapter(json_array_get(adapters, i));
 	for (size_t i = 0; i < json_array_size(files); i++) {
 		const json_t *file = json_array_get(files, i);
-		printf("  %12lld  %s\n", (long long)json_integer_value(json_object_get(file, "bytes")),
+		qd_print("  %12lld  %s\n", (long long)json_integer_value(json_object_get(file, "bytes")),
 			json_string_value(json_object_get(file, "path")));
 	}
 }

@@ -166,8 +166,9 @@ static enum qd_status print_summary(const struct init_options *o, uint64_t param
 		return qd_print_json(json_pack("{s:i,s:s,s:I,s:I,s:I,s:s,s:b}", "schema", 1, "path", o->common.output, "parameters",
 			(json_int_t)parameters, "tensors", (json_int_t)tensors, "bytes", (json_int_t)bytes, "dtype",
 			qd_dtype_name(o->dtype), "written", !o->common.dry_run));
-	printf("%s%s: %llu parameters in %llu tensors, %.3f GB as %s\n", o->common.dry_run ? "would write " : "", o->common.output,
-		(unsigned long long)parameters, (unsigned long long)tensors, (double)bytes / 1e9, qd_dtype_name(o->dtype));
+	qd_print("%s%s: %llu parameters in %llu tensors, %.3f GB as %s\n", o->common.dry_run ? "would write " : "",
+		o->common.output, (unsigned long long)parameters, (unsigned long long)tensors, (double)bytes / 1e9,
+		qd_dtype_name(o->dtype));
 	return QD_OK;
 }
 

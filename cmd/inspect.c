@@ -6,9 +6,12 @@
 
 #include <string.h>
 
-static const char doc[] = "Show what a model or adapter file holds.\v"
+enum { MOST_TEXT = 64 << 20 };
+
+static const char doc[] = "Show what a model, an adapter or any other file of quad holds.\v"
 			  "PATH is a diffusers folder (of a pipeline, a UNet, a VAE or a text encoder), a single-file checkpoint, "
-			  "an ONNX file, an export's folder, an adapter (file or PEFT folder), or any safetensors file. Without "
+			  "an ONNX file, an export's folder, an adapter (file or folder), or anything else that quad reads or "
+			  "writes: profiles, manifests, encodings, samplers, states of runs, arrays, images. Without "
 			  "--base an adapter is matched with SD1.x, SD2.x and SDXL. -v lists every layer of an adapter, also of "
 			  "one that does not fit. A model with --adapter (repeated) shows the one graph that they make together.";
 
@@ -23,84 +26,6 @@ static const struct qd_option table[] = {
 	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "folder of the pipeline to look at", .absent = "unet" },
 	{ 0 },
 };
-
-/* ---- any safetensors file ---- */
-
-static bool has_range(enum qd_dtype dtype)
-{
-	return dtype != QD_U64 && dtype <= QD_BOOL;
-}
-
-static enum qd_status print_tensor(const struct qd_tensor *tensor, size_t width)
-{
-	struct qd_extent range = { 0 };
-	char shape[QD_SHAPE_TEXT];
-	printf("%-*s  %-5s %-20s", (int)width, tensor->name, qd_dtype_name(tensor->dtype), qd_shape_text(&tensor->shape, shape));
-	if (has_range(tensor->dtype)) {
-		enum qd_status st = qd_extent_add(&range, tensor);
-		if (st != QD_OK)
-			return st;
-		printf(range.n ? "  %.5g to %.5g" : "  empty", (double)range.low, (double)range.high);
-		if (range.bad)
-			printf(", %llu not finite", (unsigned long long)range.bad);
-	}
-	putchar('\n');
-	return QD_OK;
-}
-
-static enum qd_status tensor_json(const struct qd_tensor *tensor, json_t *list)
-{
-	struct qd_extent range = { 0 };
-	json_t *shape = json_array();
-	for (int d = 0; d < tensor->shape.rank; d++)
-		json_array_append_new(shape, json_integer(tensor->shape.dim[d]));
-	json_t *o = json_pack("{s:s,s:s,s:o}", "name", tensor->name, "dtype", qd_dtype_name(tensor->dtype), "shape", shape);
-	json_array_append_new(list, o);
-	if (!has_range(tensor->dtype))
-		return QD_OK;
-	enum qd_status st = qd_extent_add(&range, tensor);
-	json_object_set_new(o, "min", range.n ? json_real((double)range.low) : json_null());
-	json_object_set_new(o, "max", range.n ? json_real((double)range.high) : json_null());
-	json_object_set_new(o, "not_finite", json_integer((json_int_t)range.bad));
-	return st;
-}
-
-static enum qd_status tensors_json(const struct qd_safetensors *file)
-{
-	json_t *list = json_array(), *metadata = json_object();
-	enum qd_status st = QD_OK;
-	for (size_t i = 0; i < file->n; i++)
-		QD_TRY(st, tensor_json(&file->tensors[i], list));
-	for (size_t i = 0; i < file->n_metadata; i++)
-		json_object_set_new(metadata, file->metadata[2 * i], json_string(file->metadata[2 * i + 1]));
-	st = qd_print_json(json_pack("{s:i,s:s,s:s,s:O,s:O}", "schema", 1, "kind", "tensors", "path", file->path, "metadata",
-		metadata, "tensors", list));
-out:
-	json_decref(list);
-	json_decref(metadata);
-	return st;
-}
-
-static enum qd_status inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common)
-{
-	size_t width = 0, bytes = 0;
-	if (common->json)
-		return tensors_json(file);
-	for (size_t i = 0; i < file->n; i++) {
-		size_t length = strlen(file->tensors[i].name);
-		width = length > width ? length : width;
-		bytes += file->tensors[i].bytes;
-	}
-	printf("%s: %zu tensors, %.3f MB\n", file->path, file->n, (double)bytes / 1e6);
-	for (size_t i = 0; i < file->n_metadata; i++)
-		printf("  %s: %.200s\n", file->metadata[2 * i], file->metadata[2 * i + 1]);
-	for (size_t i = 0; i < file->n; i++) {
-		enum qd_status st = print_tensor(&file->tensors[i], width < 100 ? width : 100);
-		if (st != QD_OK)
-			return st;
-	}
-	return QD_OK;
-}
 
 /* ---- adapters ---- */
 
@@ -184,35 +109,67 @@ static enum qd_status inspect_adapter(const char *path, const struct qd_common *
 
 /* ---- all of it ---- */
 
-/* What an export holds of an adapter: codes under the names of graph inputs. */
-static bool is_lora_input_file(const struct qd_safetensors *file)
-{
-	const struct qd_tensor *first = file->tensors;
-
-	return file->n > 0 && qd_lora_tensor_of(first->name) != QD_LORA_NONE && first->dtype != QD_F32 && first->dtype != QD_F16 &&
-	       first->dtype != QD_BF16;
-}
-
-static enum qd_status inspect_file(const char *path, const struct qd_common *common)
+/* Safetensors of any use. */
+static enum qd_status inspect_safetensors(const char *path, const struct qd_common *common)
 {
 	struct qd_safetensors file = { 0 };
-	bool fits = false;
+	bool fits = false, own;
 	enum qd_status st;
 	QD_TRY(st, qd_safetensors_open(&file, path));
-	if (qd_checkpoint_detect(&file)) {
+	own = qd_are_lora_inputs(file.tensors, file.n) || qd_safetensors_metadata(&file, "quad.run") != NULL;
+	if (!own && qd_checkpoint_detect(&file)) {
 		QD_TRY(st, qd_inspect_model(path, common));
 		goto out;
 	}
-	if (looks_like_adapter(&file) && !is_lora_input_file(&file)) {
+	if (!own && looks_like_adapter(&file)) {
 		QD_TRY(st, inspect_adapter(path, common, &fits));
 		if (!fits)
 			qd_log(QD_LOG_WARNING, "'%s' looks like an adapter but fits no known model; --base DIR says for which",
 				path);
 	}
 	if (!fits)
-		QD_TRY(st, inspect_tensors(&file, common));
+		QD_TRY(st, qd_inspect_tensors(&file, common));
 out:
 	qd_safetensors_release(&file);
+	return st;
+}
+
+/* Text that no other kind claims: printable, and not just a few bytes of something else. */
+static bool is_text(const struct qd_mapping *file)
+{
+	for (size_t i = 0; i < file->size; i++)
+		if (file->data[i] < 0x20 && file->data[i] != '\n' && file->data[i] != '\r' && file->data[i] != '\t')
+			return false;
+	return file->size > 0 && file->size <= MOST_TEXT;
+}
+
+static enum qd_status inspect_file(const char *path, const struct qd_common *common)
+{
+	struct qd_mapping file = { 0 };
+	enum qd_file_kind kind;
+	bool text;
+	enum qd_status st;
+
+	QD_TRY(st, qd_mapping_open(&file, path));
+	kind = qd_file_kind(file.data, file.size);
+	/* text under the name of a model is no model */
+	text = !qd_ends_with(path, ".safetensors") && !qd_ends_with(path, ".onnx");
+	if (text && kind == QD_FILE_JSON && !qd_ends_with(path, ".jsonl"))
+		st = qd_inspect_json(path, common);
+	else if (kind == QD_FILE_NPY || kind == QD_FILE_ZIP)
+		st = qd_inspect_arrays(path, common);
+	else if (kind == QD_FILE_ORT_ADAPTER)
+		st = qd_inspect_onnx_adapter(path, &file, common);
+	else if (kind == QD_FILE_PNG || kind == QD_FILE_JPEG || kind == QD_FILE_WEBP)
+		st = qd_inspect_picture(path, common);
+	else if (qd_ends_with(path, ".onnx"))
+		st = qd_inspect_onnx(path, common);
+	else if (text && (kind == QD_FILE_UNKNOWN || kind == QD_FILE_JSON) && is_text(&file))
+		st = qd_inspect_text(path, &file, common);
+	else
+		st = inspect_safetensors(path, common);
+out:
+	qd_mapping_release(&file);
 	return st;
 }
 
@@ -229,17 +186,28 @@ static bool means_component(const char *path)
 /* `part` (NULL: not said) is a folder of a pipeline. */
 static enum qd_status inspect(const char *path, const char *part, const struct qd_common *common)
 {
-	bool fits = false;
-	if (common->adapters.n)
+	bool known = false;
+	enum qd_status st;
+
+	if (common->adapters.n > 0)
 		return qd_inspect_joint(path, common);
 	if (!qd_is_directory(path))
-		return qd_ends_with(path, ".onnx") ? qd_inspect_onnx(path, common) : inspect_file(path, common);
+		return inspect_file(path, common);
 	if (qd_is_export(path))
 		return qd_inspect_export(path, common);
-	if (!qd_has_file(path, "adapter_config.json"))
-		return part || means_component(path) ? qd_inspect_component(path, part, common) : qd_inspect_model(path, common);
-	enum qd_status st = inspect_adapter(path, common, &fits);
-	return st == QD_OK && !fits ? qd_fail(QD_EINPUT, "'%s' fits no known model, needs --base", path) : st;
+	if (qd_has_file(path, "adapter_config.json") ||
+		(qd_has_file(path, "pytorch_lora_weights.safetensors") && !qd_has_file(path, "unet/config.json"))) {
+		st = inspect_adapter(path, common, &known);
+		return st == QD_OK && !known ? qd_fail(QD_EINPUT, "'%s' fits no known model, needs --base", path) : st;
+	}
+	if (part != NULL || means_component(path))
+		return qd_inspect_component(path, part, common);
+	if (!qd_has_file(path, "config.json") && !qd_has_file(path, "unet/config.json")) {
+		st = qd_inspect_folder(path, common, &known);
+		if (st != QD_OK || known)
+			return st;
+	}
+	return qd_inspect_model(path, common);
 }
 
 int qd_cmd_inspect(int argc, char **argv)

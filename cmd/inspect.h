@@ -9,6 +9,8 @@
 QD_CHECK enum qd_status qd_inspect_model(const char *path, const struct qd_common *common);
 /* An ONNX file; a UNet's is told as qd_inspect_model does. */
 QD_CHECK enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common);
+/* The manifest of an export in `file`, and what is at `path`: that file, or the folder of an export. */
+QD_CHECK enum qd_status qd_inspect_manifest(const char *path, const char *file, const struct qd_common *common);
 /* The folder of an export. */
 QD_CHECK enum qd_status qd_inspect_export(const char *path, const struct qd_common *common);
 /* A component's folder, or folder `name` (NULL: unet) of a pipeline; a UNet is told as qd_inspect_model does. */
@@ -23,6 +25,31 @@ QD_CHECK enum qd_status qd_inspect_joint(const char *path, const struct qd_commo
 /* `family` names the architecture that `modules` belong to. */
 QD_CHECK enum qd_status qd_inspect_adapter(
 	const struct qd_adapter *adapter, const struct qd_modules *modules, const char *family, const struct qd_common *common);
+/* ---- lists of tensors (inspect_tensors.c) ---- */
+struct qd_listing {
+	const char *path, *kind;
+	const char *holds; /* what the tensors are, in words; NULL: anything */
+	const struct qd_tensor *tensors;
+	size_t n;
+	const char *const *metadata; /* key, value pairs */
+	size_t n_metadata;
+};
+QD_CHECK enum qd_status qd_inspect_listing(const struct qd_listing *file, const struct qd_common *common);
+QD_CHECK enum qd_status qd_inspect_tensors(const struct qd_safetensors *file, const struct qd_common *common);
+/* An .npy, an .npz or a folder of .npy. */
+QD_CHECK enum qd_status qd_inspect_arrays(const char *path, const struct qd_common *common);
+QD_CHECK enum qd_status qd_inspect_onnx_adapter(const char *path, const struct qd_mapping *file, const struct qd_common *common);
+/* Whether they are an export's adapter: named as inputs of the graph. */
+bool qd_are_lora_inputs(const struct qd_tensor *tensors, size_t n);
+
+/* ---- files that say something in words (inspect_text.c) ---- */
+/* JSON: a profile, an export's manifest or encodings, a configuration. */
+QD_CHECK enum qd_status qd_inspect_json(const char *path, const struct qd_common *common);
+/* Lists of layers, tables of captions. */
+QD_CHECK enum qd_status qd_inspect_text(const char *path, const struct qd_mapping *file, const struct qd_common *common);
+QD_CHECK enum qd_status qd_inspect_picture(const char *path, const struct qd_common *common);
+/* A folder of images, a tokenizer, a scheduler, or an example's; `*known` false: none of them. */
+QD_CHECK enum qd_status qd_inspect_folder(const char *path, const struct qd_common *common, bool *known);
 
 /* Of a model that came as one file: what else is in it. */
 void qd_print_beside(const struct qd_model *model);

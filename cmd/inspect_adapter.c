@@ -102,7 +102,7 @@ static enum qd_status print_loras(const struct qd_adapter *a)
 		enum qd_status st = add_lora(&r, lora);
 		if (st != QD_OK)
 			return st;
-		printf("  %-70s rank %-3lld down %9.3g to %-9.3g up %9.3g to %-9.3g gain %.4g to %.4g\n", lora->path,
+		qd_print("  %-70s rank %-3lld down %9.3g to %-9.3g up %9.3g to %-9.3g gain %.4g to %.4g\n", lora->path,
 			(long long)lora->rank, (double)r.down.low, (double)r.down.high, (double)r.up.low, (double)r.up.high,
 			(double)r.gain.low, (double)r.gain.high);
 	}
@@ -114,18 +114,18 @@ static enum qd_status print_text(const struct facts *f, bool verbose)
 	const struct qd_adapter *a = f->adapter;
 	const struct ranges *t = &f->total;
 	char digits[QD_DIGITS];
-	printf("%s: LoRA in %s format, for %s\n", a->path, qd_adapter_format_name(a->format), f->family);
-	printf("  slots       %zu of %zu modules: %zu of %zu in attention, %zu of %zu in transformers\n", f->adapted.all,
+	qd_print("%s: LoRA in %s format, for %s\n", a->path, qd_adapter_format_name(a->format), f->family);
+	qd_print("  slots       %zu of %zu modules: %zu of %zu in attention, %zu of %zu in transformers\n", f->adapted.all,
 		f->available.all, f->adapted.attention, f->available.attention, f->adapted.transformer, f->available.transformer);
-	printf("  rank        %lld", (long long)t->rank_low);
-	printf(t->rank_low == t->rank_high ? "\n" : " to %lld\n", (long long)t->rank_high);
-	printf("  scale       %.6g", (double)t->gain.low);
-	printf(t->gain.low == t->gain.high ? "\n" : " to %.6g\n", (double)t->gain.high);
-	printf("  down        %.4g to %.4g\n", (double)t->down.low, (double)t->down.high);
-	printf("  up          %.4g to %.4g\n", (double)t->up.low, (double)t->up.high);
-	printf("  parameters  %s\n", qd_digits(t->parameters, digits));
+	qd_print("  rank        %lld", (long long)t->rank_low);
+	qd_print(t->rank_low == t->rank_high ? "\n" : " to %lld\n", (long long)t->rank_high);
+	qd_print("  scale       %.6g", (double)t->gain.low);
+	qd_print(t->gain.low == t->gain.high ? "\n" : " to %.6g\n", (double)t->gain.high);
+	qd_print("  down        %.4g to %.4g\n", (double)t->down.low, (double)t->down.high);
+	qd_print("  up          %.4g to %.4g\n", (double)t->up.low, (double)t->up.high);
+	qd_print("  parameters  %s\n", qd_digits(t->parameters, digits));
 	for (size_t i = 0; i < a->n_notes; i++)
-		printf("  note        %s\n", a->notes[i]);
+		qd_print("  note        %s\n", a->notes[i]);
 	return verbose ? print_loras(a) : QD_OK;
 }
 
@@ -151,9 +151,9 @@ enum qd_status qd_inspect_adapter(
 static void print_layer_fit(const struct qd_layer_fit *fit)
 {
 	char found[QD_SHAPE_TEXT];
-	printf("  %-8s %s", fit->fits ? "fits" : fit->path ? "differs" : "unknown", fit->path ? fit->path : fit->name);
+	qd_print("  %-8s %s", fit->fits ? "fits" : fit->path ? "differs" : "unknown", fit->path ? fit->path : fit->name);
 	if (fit->tensor)
-		printf("  tensor '%s' is %s, needs %s", fit->tensor, qd_shape_text(&fit->found, found), fit->needed);
+		qd_print("  tensor '%s' is %s, needs %s", fit->tensor, qd_shape_text(&fit->found, found), fit->needed);
 	putchar('\n');
 }
 
@@ -171,7 +171,7 @@ static enum qd_status print_diff(const char *path, const struct qd_adapter_diff 
 {
 	json_t *layers = json ? json_array() : NULL;
 	if (!json) {
-		printf("%s: %zu of %zu layers fit; it looks made for %s\n", path, diff->fits, diff->n,
+		qd_print("%s: %zu of %zu layers fit; it looks made for %s\n", path, diff->fits, diff->n,
 			diff->family ? diff->family : "no known model");
 		for (size_t i = 0; i < diff->n; i++)
 			print_layer_fit(&diff->layers[i]);

@@ -14,11 +14,11 @@ void qd_print_beside(const struct qd_model *model)
 		const struct qd_checkpoint_content *c = &contents[section];
 		if (section == QD_CHECKPOINT_UNET || c->tensors == 0)
 			continue;
-		printf("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_section_name(section),
+		qd_print("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_section_name(section),
 			qd_digits(c->parameters, digits), c->tensors, (double)c->bytes / 1e9);
 		if (section == QD_CHECKPOINT_OTHER || section == QD_CHECKPOINT_EMA)
-			printf(", not used");
-		printf(section >= QD_CHECKPOINT_SCHEDULE || section == QD_CHECKPOINT_EMA ? " ('%s', ...)\n" : "\n", c->first);
+			qd_print(", not used");
+		qd_print(section >= QD_CHECKPOINT_SCHEDULE || section == QD_CHECKPOINT_EMA ? " ('%s', ...)\n" : "\n", c->first);
 	}
 }
 

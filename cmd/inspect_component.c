@@ -78,29 +78,29 @@ out:
 static void print_text_config(const struct qd_text_config *c)
 {
 	char digits[QD_DIGITS];
-	printf("  encoder     %lld layers of %lld features, %lld heads, %s, %s ids, %lld positions\n", (long long)c->layers,
+	qd_print("  encoder     %lld layers of %lld features, %lld heads, %s, %s ids, %lld positions\n", (long long)c->layers,
 		(long long)c->hidden, (long long)c->heads, c->act == QD_OP_GELU ? "gelu" : "quick_gelu",
 		qd_digits((uint64_t)c->vocabulary, digits), (long long)c->positions);
 	if (c->eos == 2)
-		printf("  pooling     the first position of the largest id\n");
+		qd_print("  pooling     the first position of the largest id\n");
 	else
-		printf("  pooling     the first position of id %lld\n", (long long)c->eos);
+		qd_print("  pooling     the first position of id %lld\n", (long long)c->eos);
 	if (c->projection)
-		printf("  projection  to %lld features\n", (long long)c->projection);
+		qd_print("  projection  to %lld features\n", (long long)c->projection);
 	if (c->uses_attention_mask)
-		printf("  mask        taken: padding is not attended to\n");
+		qd_print("  mask        taken: padding is not attended to\n");
 }
 
 static void print_vae_config(const struct qd_component *component)
 {
 	const struct qd_vae_config *c = &component->vae;
 	long long factor = (long long)vae_factor(component);
-	printf("  latents     %lld channels, one for %lld x %lld pixels, scaling factor %g%s\n", (long long)c->latent_channels,
+	qd_print("  latents     %lld channels, one for %lld x %lld pixels, scaling factor %g%s\n", (long long)c->latent_channels,
 		factor, factor, c->scaling_factor, c->normalized ? ", normalized by channel" : "");
-	printf("  blocks      ");
+	qd_print("  blocks      ");
 	for (int i = 0; i < c->blocks; i++)
-		printf("%s%lld x%lld", i ? ", " : "", (long long)c->channels[i], (long long)c->layers[i]);
-	printf("%s\n", c->mid_attention ? ", mid attention" : "");
+		qd_print("%s%lld x%lld", i ? ", " : "", (long long)c->channels[i], (long long)c->layers[i]);
+	qd_print("%s\n", c->mid_attention ? ", mid attention" : "");
 }
 
 static void print_values(const char *what, const struct qd_graph *g, const qd_id *ids, size_t n)
@@ -108,7 +108,7 @@ static void print_values(const char *what, const struct qd_graph *g, const qd_id
 	char shape[QD_SHAPE_TEXT];
 	for (size_t i = 0; i < n; i++) {
 		const struct qd_value *v = &g->values[ids[i]];
-		printf("  %-10s  %s %s %s\n", i ? "" : what, v->name, qd_dtype_name(v->dtype), qd_shape_text(&v->shape, shape));
+		qd_print("  %-10s  %s %s %s\n", i ? "" : what, v->name, qd_dtype_name(v->dtype), qd_shape_text(&v->shape, shape));
 	}
 }
 
@@ -116,13 +116,13 @@ static void print_part(const struct part *p)
 {
 	double flop = p->cost.conv + p->cost.linear + p->cost.attention;
 	if (*p->name)
-		printf("  --part %s\n", p->name);
+		qd_print("  --part %s\n", p->name);
 	print_values("inputs", &p->g, p->g.inputs, p->g.n_inputs);
 	print_values("outputs", &p->g, p->g.outputs, p->g.n_outputs);
-	printf("  modules     %zu convolutions and linears\n", p->modules.n);
-	printf("  compute     %.4g GFLOP a run: convolutions %.4g, linears %.4g, attention %.4g\n", flop / 1e9, p->cost.conv / 1e9,
-		p->cost.linear / 1e9, p->cost.attention / 1e9);
-	printf("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)p->cost.weights * 4e-9,
+	qd_print("  modules     %zu convolutions and linears\n", p->modules.n);
+	qd_print("  compute     %.4g GFLOP a run: convolutions %.4g, linears %.4g, attention %.4g\n", flop / 1e9,
+		p->cost.conv / 1e9, p->cost.linear / 1e9, p->cost.attention / 1e9);
+	qd_print("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)p->cost.weights * 4e-9,
 		(double)p->cost.activations * 4e-9);
 }
 
@@ -135,8 +135,8 @@ static enum qd_status print_text(const struct facts *f)
 {
 	const struct qd_component *c = f->component;
 	char digits[QD_DIGITS];
-	printf("%s: %s\n", c->folder, class_name(c));
-	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->tensors,
+	qd_print("%s: %s\n", c->folder, class_name(c));
+	qd_print("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->tensors,
 		f->weights.dtypes, (double)f->weights.bytes / 1e9);
 	if (is_vae(c))
 		print_vae_config(c);
@@ -240,7 +240,7 @@ void qd_print_components(const char *root)
 	for (size_t i = 0; i < QD_COUNT(beside); i++) {
 		const char *class = beside_class(root, beside[i]);
 		if (class)
-			printf("  beside      %s: %s (--part %s)\n", beside[i], class, beside[i]);
+			qd_print("  beside      %s: %s (--part %s)\n", beside[i], class, beside[i]);
 	}
 }
 

@@ -17,7 +17,7 @@ static void print_shape(const json_t *shape)
 	size_t i;
 	json_t *dim;
 	putchar('[');
-	json_array_foreach(shape, i, dim) printf("%s%lld", i ? "," : "", (long long)json_integer_value(dim));
+	json_array_foreach(shape, i, dim) qd_print("%s%lld", i ? "," : "", (long long)json_integer_value(dim));
 	putchar(']');
 }
 
@@ -27,7 +27,7 @@ static void print_inputs(const json_t *graph)
 	json_t *input;
 	json_array_foreach(json_object_get(graph, "inputs"), i, input)
 	{
-		printf("  input       %s %s ", text_of(input, "name"), text_of(input, "dtype"));
+		qd_print("  input       %s %s ", text_of(input, "name"), text_of(input, "dtype"));
 		print_shape(json_object_get(input, "shape"));
 		putchar('\n');
 	}
@@ -44,9 +44,9 @@ static void print_slots(const json_t *slots)
 		least = i == 0 || rank < least ? rank : least;
 		most = rank > most ? rank : most;
 	}
-	printf("  slots       %zu of three inputs, rank %lld", json_array_size(slots), least);
+	qd_print("  slots       %zu of three inputs, rank %lld", json_array_size(slots), least);
 	if (most > least)
-		printf(" to %lld", most);
+		qd_print(" to %lld", most);
 	putchar('\n');
 }
 
@@ -57,10 +57,10 @@ static void print_adapters(const json_t *adapters)
 	json_array_foreach(adapters, i, adapter)
 	{
 		const json_t *db = json_object_get(adapter, "update_sqnr_db");
-		printf("  adapter     %-20s %4lld slots", text_of(adapter, "name"),
+		qd_print("  adapter     %-20s %4lld slots", text_of(adapter, "name"),
 			(long long)json_integer_value(json_object_get(adapter, "slots")));
 		if (json_is_number(db))
-			printf(", update SQNR %.1f dB\n", json_number_value(db));
+			qd_print(", update SQNR %.1f dB\n", json_number_value(db));
 		else
 			puts(", update exact");
 	}
@@ -71,16 +71,16 @@ static void print_files(const json_t *files)
 	char digits[QD_DIGITS];
 	size_t i;
 	json_t *file;
-	json_array_foreach(files, i, file) printf("  file        %14s  %s\n",
+	json_array_foreach(files, i, file) qd_print("  file        %14s  %s\n",
 		qd_digits((uint64_t)json_integer_value(json_object_get(file, "bytes")), digits), text_of(file, "path"));
 }
 
 static void print_manifest(const char *path, const json_t *manifest)
 {
 	const json_t *profile = json_object_get(manifest, "profile");
-	printf("%s: export of %s\n", path, text_of(manifest, "program"));
-	printf("  base        %s\n", text_of(manifest, "base"));
-	printf("  profile     %s, %s, alignment %s\n", text_of(profile, "hash"), text_of(profile, "method"),
+	qd_print("%s: export of %s\n", path, text_of(manifest, "program"));
+	qd_print("  base        %s\n", text_of(manifest, "base"));
+	qd_print("  profile     %s, %s, alignment %s\n", text_of(profile, "hash"), text_of(profile, "method"),
 		text_of(profile, "align"));
 	print_inputs(json_object_get(manifest, "graph"));
 	print_slots(json_object_get(manifest, "slots"));
@@ -131,13 +131,10 @@ out:
 	return st;
 }
 
-enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
+enum qd_status qd_inspect_manifest(const char *path, const char *file, const struct qd_common *common)
 {
-	char file[QD_PATH_BYTES];
 	json_t *manifest = NULL;
 	enum qd_status st;
-	QD_TRY(st, qd_path_join(file, path, "manifest.json"));
-	QD_TRY(st, qd_output_update_settle(path));
 	QD_TRY(st, qd_json_read(file, &manifest));
 	QD_TRY(st, check_manifest(file, manifest));
 	if (common->json)
@@ -148,4 +145,14 @@ enum qd_status qd_inspect_export(const char *path, const struct qd_common *commo
 out:
 	json_decref(manifest);
 	return st;
+}
+
+enum qd_status qd_inspect_export(const char *path, const struct qd_common *common)
+{
+	char file[QD_PATH_BYTES];
+	enum qd_status st = qd_path_join(file, path, "manifest.json");
+
+	if (st == QD_OK)
+		st = qd_output_update_settle(path);
+	return st == QD_OK ? qd_inspect_manifest(path, file, common) : st;
 }

@@ -82,11 +82,11 @@ out:
 static void print_blocks(const struct qd_unet_config *c)
 {
 	for (int i = 0; i < c->blocks; i++) {
-		printf("%s%lld x%lld", i ? ", " : "", (long long)c->channels[i], (long long)c->layers[i]);
+		qd_print("%s%lld x%lld", i ? ", " : "", (long long)c->channels[i], (long long)c->layers[i]);
 		if (c->down_attention[i])
-			printf(" attention (%lld heads, depth %lld)", (long long)c->heads[i], (long long)c->depth[i][0]);
+			qd_print(" attention (%lld heads, depth %lld)", (long long)c->heads[i], (long long)c->depth[i][0]);
 	}
-	printf("%s\n", !c->has_mid ? ", no mid" : c->mid_attention ? ", mid attention" : ", mid");
+	qd_print("%s\n", !c->has_mid ? ", no mid" : c->mid_attention ? ", mid attention" : ", mid");
 }
 
 static enum qd_status print_text(const struct model_facts *f)
@@ -95,21 +95,21 @@ static enum qd_status print_text(const struct model_facts *f)
 	double flop = f->cost.conv + f->cost.linear + f->cost.attention;
 	char digits[QD_DIGITS], family[FAMILY_TEXT];
 	bool single = f->model->kind == QD_MODEL_CHECKPOINT;
-	printf("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel",
+	qd_print("%s: %s, %s\n", f->model->folder, single ? "single-file checkpoint" : "UNet2DConditionModel",
 		family_text(c, family, sizeof(family)));
-	printf("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->model->weights.n,
+	qd_print("  parameters  %s in %zu tensors, %s, %.3f GB\n", qd_digits(f->weights.parameters, digits), f->model->weights.n,
 		f->weights.dtypes, (double)f->weights.bytes / 1e9);
-	printf("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
+	qd_print("  latents     %lld channels in, %lld out, native %lld x %lld\n", (long long)c->in_channels,
 		(long long)c->out_channels, (long long)f->side, (long long)f->side);
-	printf("  context     %lld features%s\n", (long long)(c->text_proj ? c->encoder_hid_dim : c->cross_dim[0]),
+	qd_print("  context     %lld features%s\n", (long long)(c->text_proj ? c->encoder_hid_dim : c->cross_dim[0]),
 		c->text_time ? ", pooled text and sizes added" : "");
-	printf("  blocks      ");
+	qd_print("  blocks      ");
 	print_blocks(c);
-	printf("  modules     %zu that a LoRA can adapt: %zu in attention, %zu in transformers\n", f->sets.all, f->sets.attention,
+	qd_print("  modules     %zu that a LoRA can adapt: %zu in attention, %zu in transformers\n", f->sets.all, f->sets.attention,
 		f->sets.transformer);
-	printf("  compute     %.4g GFLOP a run at native size: convolutions %.4g, linears %.4g, attention %.4g\n", flop / 1e9,
+	qd_print("  compute     %.4g GFLOP a run at native size: convolutions %.4g, linears %.4g, attention %.4g\n", flop / 1e9,
 		f->cost.conv / 1e9, f->cost.linear / 1e9, f->cost.attention / 1e9);
-	printf("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)f->cost.weights * 4e-9,
+	qd_print("  memory      weights %.3f GB as F32, activations %.3f GB at most\n", (double)f->cost.weights * 4e-9,
 		(double)f->cost.activations * 4e-9);
 	if (single)
 		qd_print_beside(f->model);

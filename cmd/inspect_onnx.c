@@ -43,11 +43,11 @@ static enum qd_status print_inputs(
 		return qd_print_json(json_pack(
 			"{s:i,s:s,s:s,s:o,s:s}", "schema", 1, "kind", "onnx", "path", path, "inputs", list, "output", output));
 	json_decref(list);
-	printf("%s: ONNX graph, no UNet that a LoRA could be attached to\n", path);
+	qd_print("%s: ONNX graph, no UNet that a LoRA could be attached to\n", path);
 	for (size_t i = 0; i < n; i++)
-		printf("  input       %s %s %s\n", inputs[i].name, qd_dtype_name(inputs[i].dtype),
+		qd_print("  input       %s %s %s\n", inputs[i].name, qd_dtype_name(inputs[i].dtype),
 			shape_text(&inputs[i].shape, text, sizeof(text)));
-	printf("  output      %s\n", output);
+	qd_print("  output      %s\n", output);
 	return QD_OK;
 }
 

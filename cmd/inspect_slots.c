@@ -61,18 +61,18 @@ static enum qd_status print_text(const struct joint *j)
 	char digits[QD_DIGITS];
 	for (size_t i = 0; i < o->n_adapters; i++)
 		width = (int)strlen(o->adapters[i].name) > width ? (int)strlen(o->adapters[i].name) : width;
-	printf("%s with %zu adapters in one graph\n", o->model.folder, o->n_adapters);
-	printf("  slots       %zu of %zu modules: %zu of %zu in attention, %zu of %zu in transformers\n", j->adapted.all,
+	qd_print("%s with %zu adapters in one graph\n", o->model.folder, o->n_adapters);
+	qd_print("  slots       %zu of %zu modules: %zu of %zu in attention, %zu of %zu in transformers\n", j->adapted.all,
 		j->available.all, j->adapted.attention, j->available.attention, j->adapted.transformer, j->available.transformer);
-	printf("  rank        %lld", (long long)j->rank_low);
-	printf(j->rank_low == j->rank_high ? "\n" : " to %lld\n", (long long)j->rank_high);
-	printf("  inputs      %zu more, %s numbers for an adapter\n", 3 * j->slots.n, qd_digits(j->elements, digits));
-	printf("  %-*s  %-11s  rank  slots  not used\n", width, "adapter", "format");
+	qd_print("  rank        %lld", (long long)j->rank_low);
+	qd_print(j->rank_low == j->rank_high ? "\n" : " to %lld\n", (long long)j->rank_high);
+	qd_print("  inputs      %zu more, %s numbers for an adapter\n", 3 * j->slots.n, qd_digits(j->elements, digits));
+	qd_print("  %-*s  %-11s  rank  slots  not used\n", width, "adapter", "format");
 	for (size_t i = 0; i < o->n_adapters; i++) {
 		const struct qd_adapter *a = &o->adapters[i];
-		printf("  %-*s  %-11s  %4lld  %5zu  ", width, a->name, qd_adapter_format_name(a->format),
+		qd_print("  %-*s  %-11s  %4lld  %5zu  ", width, a->name, qd_adapter_format_name(a->format),
 			(long long)largest_rank(a), a->n);
-		printf(a->text_tensors ? "%zu tensors of text encoders\n" : "\n", a->text_tensors);
+		qd_print(a->text_tensors ? "%zu tensors of text encoders\n" : "\n", a->text_tensors);
 	}
 	return QD_OK;
 }

@@ -35,13 +35,17 @@ static void print_usage(FILE *to)
 	for (size_t i = 0; i < QD_COUNT(commands); i++)
 		fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
 	fputs("\nquad help COMMAND says what a command takes. Exit codes: 0 done; 1 a check said no; 2 wrong usage; 3 could not do "
-	      "it.\n",
+	      "it.\n"
+	      "Long work reports on a terminal, and elsewhere every 30 seconds (QUAD_PROGRESS_SECONDS), unless -q is given.\n",
 		to);
 }
 
 static int unknown_command(const char *name)
 {
-	fprintf(stderr, "quad: there is no command '%s'; see 'quad --help'\n", name);
+	char shown[256];
+
+	qd_escape(shown, sizeof(shown), name);
+	fprintf(stderr, "quad: there is no command '%s'; see 'quad --help'\n", shown);
 	return QD_EXIT_USAGE;
 }
 
@@ -93,7 +97,7 @@ static int dispatch(int argc, char **argv)
 	const char *name = argv[1];
 	if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
 		const char *torch = qt_version();
-		printf("quad %s (%s%s)\n", QUAD_VERSION, torch != NULL ? "libtorch " : "", torch != NULL ? torch : qd_message());
+		qd_print("quad %s (%s%s)\n", QUAD_VERSION, torch != NULL ? "libtorch " : "", torch != NULL ? torch : qd_message());
 		return QD_EXIT_DONE;
 	}
 	if (strcmp(name, "help") == 0 && argc > 2)

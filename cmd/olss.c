@@ -23,7 +23,7 @@ static enum qd_status print(const struct qd_fit_sampler_options *fit, const stru
 		return qd_print_json(json_pack("{s:i,s:s,s:I,s:i,s:i,s:f,s:f,s:f,s:f}", "schema", 1, "output", fit->output,
 			"samples", (json_int_t)r->samples, "steps", r->steps, "reference_steps", fit->reference.steps, "guidance",
 			fit->reference.guidance, "error", r->error, "plain_error", r->plain, "energy", r->energy));
-	printf("%d steps for %d on %lld samples: mean squared error %.3g, %d plain steps %.3g, latents' mean square %.3g: %s\n",
+	qd_print("%d steps for %d on %lld samples: mean squared error %.3g, %d plain steps %.3g, latents' mean square %.3g: %s\n",
 		r->steps, fit->reference.steps, (long long)r->samples, r->error, r->steps, r->plain, r->energy, fit->output);
 	return QD_OK;
 }

@@ -44,12 +44,14 @@ void qd_texts_release(struct qd_texts *list)
 void qd_usage(const char *fmt, ...)
 {
 	const char *name = program_invocation_short_name;
+	char text[2048], shown[2048];
 	va_list args;
 
-	fprintf(stderr, "%s: ", name);
 	va_start(args, fmt);
-	vfprintf(stderr, fmt, args);
+	vsnprintf(text, sizeof(text), fmt, args);
 	va_end(args);
+	qd_escape(shown, sizeof(shown), text);
+	fprintf(stderr, "%s: %s", name, shown);
 	fprintf(stderr, "\nTry `%s --help' or `%s --usage' for more information.\n", name, name);
 	exit(QD_EXIT_USAGE);
 }

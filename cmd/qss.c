@@ -70,11 +70,11 @@ static void print_row(const struct qd_profile *p, const struct qd_adapter_score 
 	bool anchor = p->anchor != NULL && strcmp(p->anchor, a->name) == 0;
 	char text[32];
 
-	printf("%-*s %c %4lld %5zu  %9.3e +- %7.1e", width, a->name, anchor ? '*' : ' ', (long long)a->rank, a->n_slots, a->qss,
+	qd_print("%-*s %c %4lld %5zu  %9.3e +- %7.1e", width, a->name, anchor ? '*' : ' ', (long long)a->rank, a->n_slots, a->qss,
 		a->standard_error);
 	for (size_t i = 0; i < QD_COUNT(db); i++)
-		printf("  %7s", db_text(db[i], text, sizeof(text)));
-	printf("\n");
+		qd_print("  %7s", db_text(db[i], text, sizeof(text)));
+	qd_print("\n");
 }
 
 static void print_table(const struct qd_profile *p)
@@ -83,15 +83,15 @@ static void print_table(const struct qd_profile *p)
 
 	for (size_t i = 0; i < p->n_adapters; i++)
 		width = (int)strlen(p->adapters[i].name) > width ? (int)strlen(p->adapters[i].name) : width;
-	printf("%-*s                                        output  ----- update, dB -----\n", width, "");
-	printf("%-*s   %4s %5s  %20s  %7s  %7s  %7s  %7s\n", width, "adapter", "rank", "slots", "QSS +- s.e.", "dB", "own",
+	qd_print("%-*s                                        output  ----- update, dB -----\n", width, "");
+	qd_print("%-*s   %4s %5s  %20s  %7s  %7s  %7s  %7s\n", width, "adapter", "rank", "slots", "QSS +- s.e.", "dB", "own",
 		"shared", "aligned");
 	for (size_t i = 0; i < p->n_adapters; i++)
 		print_row(p, &p->adapters[i], width);
 	if (p->anchor != NULL)
-		printf("anchor: %s (%s)\n", p->anchor, p->reason);
+		qd_print("anchor: %s (%s)\n", p->anchor, p->reason);
 	else
-		printf("unified encodings (%s)\n", p->reason);
+		qd_print("unified encodings (%s)\n", p->reason);
 }
 
 static json_t *row_json(const struct qd_adapter_score *a)
@@ -138,7 +138,7 @@ static enum qd_status run(const struct qss *qss)
 		schedule.train_steps = 0;
 	QD_TRY(st, qd_dataset_check_timesteps(&data, schedule.train_steps));
 	if (common->dry_run) {
-		printf("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
+		qd_print("would score %zu adapters on %lld samples\n", opened.n_adapters, (long long)data.n);
 		goto out;
 	}
 	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &qss->quant));

@@ -57,7 +57,7 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 				   (json_int_t)latents.shape.dim[0], "scheduler", options->scheduler, "steps", steps, "seconds",
 				   seconds)));
 	} else {
-		printf("%lld samples, %d %s steps, %.1f s: %s\n", (long long)latents.shape.dim[0], steps, options->scheduler,
+		qd_print("%lld samples, %d %s steps, %.1f s: %s\n", (long long)latents.shape.dim[0], steps, options->scheduler,
 			seconds, common->output);
 	}
 out:
@@ -72,9 +72,9 @@ static enum qd_status print_trace(const struct qd_trace_step *steps, size_t n, d
 
 	if (!as_json) {
 		for (size_t i = 0; i < n; i++)
-			printf("step %3zu  timestep %7.2f  largest difference %.3e (root mean square %.1e) of the range %.4g\n", i,
-				steps[i].timestep, steps[i].difference, steps[i].root_mean_square, steps[i].range);
-		printf("largest difference %.3e of the output's range, allowed %g\n", largest, tolerance);
+			qd_print("step %3zu  timestep %7.2f  largest difference %.3e (root mean square %.1e) of the range %.4g\n",
+				i, steps[i].timestep, steps[i].difference, steps[i].root_mean_square, steps[i].range);
+		qd_print("largest difference %.3e of the output's range, allowed %g\n", largest, tolerance);
 		return QD_OK;
 	}
 	rows = json_array();

@@ -39,10 +39,10 @@ static enum qd_status print_ids(const struct tokenize *o, size_t n)
 
 	fputs("{\"ids\": [", stdout);
 	for (size_t i = 0; i < o->length; i++)
-		printf(i ? ", %d" : "%d", o->ids[i]);
-	printf("], \"n\": %zu", kept);
+		qd_print(i ? ", %d" : "%d", o->ids[i]);
+	qd_print("], \"n\": %zu", kept);
 	if (kept < n)
-		printf(", \"untruncated\": %zu", n);
+		qd_print(", \"untruncated\": %zu", n);
 	/* At once: the lines may be a conversation. */
 	if (puts("}") < 0 || fflush(stdout) != 0)
 		return qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));

@@ -83,11 +83,11 @@ static enum qd_status print_result(const struct train *train, const struct qd_tr
 			"parameters", (json_int_t)r->parameters, "steps", (json_int_t)train->options.loop.steps, "resumed_at",
 			(json_int_t)r->resumed_at, "loss", qd_finite_json(r->loss), "validation", qd_finite_json(r->validation),
 			"seconds", r->seconds));
-	printf("%lld parameters, %lld steps, %.1f s (%.0f ms each), loss %.5f", (long long)r->parameters, (long long)done,
+	qd_print("%lld parameters, %lld steps, %.1f s (%.0f ms each), loss %.5f", (long long)r->parameters, (long long)done,
 		r->seconds, 1e3 * each, r->loss);
 	if (isfinite(r->validation))
-		printf(", validation %.5f", r->validation);
-	printf(": %s\n", common->output);
+		qd_print(", validation %.5f", r->validation);
+	qd_print(": %s\n", common->output);
 	return QD_OK;
 }
 
@@ -97,7 +97,7 @@ static enum qd_status dry_run(const struct train *train, const struct qd_opened 
 	enum qd_status st = qd_dataset_open(&data, train->data.items, train->data.n, &opened->model.config, QD_DATA_TRAIN);
 
 	if (st == QD_OK)
-		printf("%lld samples, %.1f passes\n", (long long)data.n,
+		qd_print("%lld samples, %.1f passes\n", (long long)data.n,
 			(double)train->options.loop.steps * (double)train->options.loop.batch / (double)data.n);
 	qd_dataset_release(&data);
 	return st;

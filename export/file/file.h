@@ -30,6 +30,9 @@ void qd_adapter_tensors_release(struct qd_adapter_tensors *tensors);
  * scalar. */
 QD_CHECK enum qd_status qd_onnx_adapter_write(
 	const char *path, const struct qd_tensor *tensors, size_t n, int32_t adapter_version, int32_t model_version, bool force);
+/* The tensors of such a file, views into its bytes, whoever wrote it. QD_EINPUT: damaged; QD_EUNSUPPORTED: element types without a
+ * dtype. */
+QD_CHECK enum qd_status qd_onnx_adapter_parse(struct qd_adapter_tensors *tensors, const void *data, size_t bytes);
 
 /* ---- the whole export (folder.c, manifest.c) ---- */
 enum qd_export_format { QD_EXPORT_QDQ = 1, QD_EXPORT_FLOAT = 2, QD_EXPORT_BOTH = QD_EXPORT_QDQ | QD_EXPORT_FLOAT };

@@ -24,7 +24,15 @@
 
 #include <string.h>
 
-enum { ADAPTER_VTABLE = 8, PARAMETER_VTABLE = 20, ADAPTER = 32, PARAMETERS = 52, TABLE_BYTES = 20, FORMAT_VERSION = 1 };
+enum {
+	ADAPTER_VTABLE = 8,
+	PARAMETER_VTABLE = 20,
+	ADAPTER = 32,
+	PARAMETERS = 52,
+	TABLE_BYTES = 20,
+	FORMAT_VERSION = 1,
+	MOST_NAME = 4096
+};
 
 /* Where the parts of one Parameter lie. */
 struct place {
@@ -149,5 +157,103 @@ enum qd_status qd_onnx_adapter_write(
 	QD_TRY(st, qd_output_commit(&out));
 out:
 	qd_output_release(&out);
+	return st;
+}
+
+/* ---- reading: any layout, every place checked ---- */
+
+struct reader {
+	const unsigned char *data;
+	size_t size;
+	bool bad; /* something lay outside of the file: what was read is 0 */
+};
+
+static uint64_t read_number(struct reader *r, uint64_t at, size_t bytes)
+{
+	uint64_t value = 0;
+
+	r->bad |= at > r->size || bytes > r->size - at;
+	for (size_t i = 0; i < bytes && !r->bad; i++)
+		value |= (uint64_t)r->data[at + i] << 8 * i;
+	return value;
+}
+
+static uint64_t follow(struct reader *r, uint64_t at)
+{
+	return at + read_number(r, at, 4);
+}
+
+/* Where field `i` of a table lies; 0 when it is absent. */
+static uint64_t field_at(struct reader *r, uint64_t table, int i)
+{
+	uint64_t vtable = table - (uint64_t)(int64_t)(int32_t)read_number(r, table, 4), place = 4 + 2 * (uint64_t)i;
+
+	if (place + 2 > read_number(r, vtable, 2))
+		return 0;
+	place = read_number(r, vtable + place, 2);
+	return place == 0 ? 0 : table + place;
+}
+
+/* A vector behind field `i`: its place, with the number of elements, of `width` bytes each, all of them in the file. */
+static uint64_t vector_at(struct reader *r, uint64_t table, int i, size_t width, uint64_t *n)
+{
+	uint64_t field = field_at(r, table, i), at = field != 0 ? follow(r, field) : 0;
+
+	*n = field != 0 ? read_number(r, at, 4) : 0;
+	r->bad |= field == 0 || at + 4 > r->size || *n > (r->size - at - 4) / width;
+	return at + 4;
+}
+
+static enum qd_status read_parameter(struct reader *r, struct qd_arena *arena, uint64_t table, struct qd_tensor *t)
+{
+	uint64_t length, rank, bytes, type = field_at(r, table, 2);
+	uint64_t name = vector_at(r, table, 0, 1, &length), dims = vector_at(r, table, 1, 8, &rank),
+		 data = vector_at(r, table, 3, 1, &bytes);
+	int64_t number = (int32_t)read_number(r, type, 4);
+	struct qd_shape shape = { .rank = (int)rank };
+	enum qd_dtype dtype = qd_dtype_by_onnx((int)number);
+	size_t need = 0;
+	enum qd_status st = QD_OK;
+
+	if (r->bad || type == 0 || length > MOST_NAME || memchr(r->data + name, '\0', length) != NULL)
+		return qd_fail(QD_EINPUT, "the file is damaged");
+	const char *text = qd_arena_strf(arena, "%.*s", (int)length, (const char *)r->data + name);
+	if (text == NULL)
+		return QD_ENOMEM;
+	if (rank > QD_MAX_RANK)
+		return qd_fail(QD_EINPUT, "tensor '%s' has %llu dimensions, needs at most %d", text, (unsigned long long)rank,
+			QD_MAX_RANK);
+	for (int d = 0; d < shape.rank; d++)
+		shape.dim[d] = (int64_t)read_number(r, dims + 8 * (uint64_t)d, 8);
+	if (dtype == QD_DTYPE_COUNT)
+		st = qd_fail(QD_EUNSUPPORTED, "elements of ONNX's type %lld are not supported", (long long)number);
+	else if (qd_shape_bytes(&shape, dtype, &need) != QD_OK || need != bytes)
+		st = qd_fail(QD_EINPUT, "%llu bytes, its shape and type need others", (unsigned long long)bytes);
+	if (st != QD_OK)
+		return qd_prefix(st, "tensor '%s'", text);
+	*t = (struct qd_tensor){
+		.name = text, .dtype = dtype, .shape = shape, .data = (void *)(uintptr_t)(r->data + data), .bytes = need
+	};
+	return QD_OK;
+}
+
+enum qd_status qd_onnx_adapter_parse(struct qd_adapter_tensors *tensors, const void *data, size_t bytes)
+{
+	struct reader r = { data, bytes, false };
+	uint64_t root = follow(&r, 0), n, list = vector_at(&r, root, 3, 4, &n);
+	enum qd_status st = QD_OK;
+
+	*tensors = (struct qd_adapter_tensors){ 0 };
+	if (r.bad || qd_file_kind(data, bytes) != QD_FILE_ORT_ADAPTER)
+		return qd_fail(QD_EINPUT, "the file is damaged");
+	tensors->items = qd_arena_array(&tensors->arena, n, sizeof(*tensors->items));
+	if (tensors->items == NULL)
+		return QD_ENOMEM;
+	for (uint64_t i = 0; i < n && st == QD_OK; i++) {
+		st = read_parameter(&r, &tensors->arena, follow(&r, list + 4 * i), &tensors->items[i]);
+		tensors->n += st == QD_OK;
+	}
+	if (st != QD_OK)
+		qd_adapter_tensors_release(tensors);
 	return st;
 }

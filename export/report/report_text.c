@@ -93,9 +93,13 @@ static enum qd_status fill(const struct qd_report *r, struct qd_arena *arena, bo
 				number(arena, mean, truth ? cell->truth_standard_error : cell->standard_error);
 		}
 	}
-	for (size_t i = 0; i < t->rows * t->columns; i++)
-		if (t->cells[i] == NULL)
+	for (size_t i = 0; i < t->rows * t->columns; i++) {
+		char *shown = t->cells[i] != NULL ? qd_arena_array(arena, 4 * strlen(t->cells[i]) + 1, 1) : NULL;
+		if (shown == NULL)
 			return QD_ENOMEM;
+		qd_escape(shown, 4 * strlen(t->cells[i]) + 1, t->cells[i]);
+		t->cells[i] = shown;
+	}
 	return QD_OK;
 }
 

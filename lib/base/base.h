@@ -58,7 +58,8 @@ enum qd_status {
 
 /*
  * Records the message of a failure and returns `code`: the only way to fail (`return qd_fail(QD_EINPUT, "...")`). Lower case, no
- * full stop, names in single quotes, what was found, then what is needed. `code` is not QD_OK.
+ * full stop, names in single quotes, what was found, then what is needed. What no terminal should see is escaped (qd_escape). `code`
+ * is not QD_OK.
  */
 QD_CHECK enum qd_status qd_fail(enum qd_status code, const char *fmt, ...) QD_PRINTF(2, 3);
 
@@ -122,6 +123,11 @@ void qd_strmap_release(struct qd_strmap *map);
 /* ---- strings ---- */
 bool qd_starts_with(const char *text, const char *prefix);
 bool qd_ends_with(const char *text, const char *suffix);
+/* Copies `text` with everything escaped that a terminal would not just show (escape.c), cut to whole characters where `size` bytes,
+ * at least one, do not hold it. */
+void qd_escape(char *out, size_t size, const char *text);
+/* The same, all of it; the caller frees it. NULL: out of memory. */
+char *qd_escaped(const char *text);
 
 /*
  * ---- text in memory ----

@@ -18,25 +18,22 @@ static struct {
 	void *progress_context;
 } hooks;
 
-/* Names in messages come from files: a line break or an escape sequence in one must not reach a terminal. */
-static void make_one_line(char *text)
+/* One line of text; names in it come from files. */
+static void format(char *out, const char *fmt, va_list args)
 {
-	for (; *text; text++) {
-		unsigned char c = (unsigned char)*text;
-		if (c < 0x20 || c == 0x7f)
-			*text = '?';
-	}
+	char text[MESSAGE_BYTES]; /* apart from `message`, which may itself be an argument */
+
+	vsnprintf(text, sizeof(text), fmt, args);
+	qd_escape(out, MESSAGE_BYTES, text);
 }
 
 enum qd_status qd_fail(enum qd_status code, const char *fmt, ...)
 {
-	char text[MESSAGE_BYTES]; /* apart from `message`, which may itself be an argument */
 	va_list args;
+
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	format(message, fmt, args);
 	va_end(args);
-	make_one_line(text);
-	memcpy(message, text, strlen(text) + 1);
 	return code;
 }
 
@@ -47,9 +44,8 @@ enum qd_status qd_prefix(enum qd_status code, const char *fmt, ...)
 	char text[MESSAGE_BYTES];
 	va_list args;
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	format(text, fmt, args);
 	va_end(args);
-	make_one_line(text);
 	size_t used = strlen(text), old = strlen(message);
 	if (used > MESSAGE_BYTES - 3)
 		used = MESSAGE_BYTES - 3;
@@ -80,9 +76,8 @@ void qd_log(enum qd_log_level level, const char *fmt, ...)
 	char text[MESSAGE_BYTES];
 	va_list args;
 	va_start(args, fmt);
-	vsnprintf(text, sizeof(text), fmt, args);
+	format(text, fmt, args);
 	va_end(args);
-	make_one_line(text);
 	hooks.log(hooks.log_context, level, text);
 }
 

@@ -139,5 +139,7 @@ struct qd_prepare_result {
 QD_CHECK enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_prepare_options *options,
 	struct qd_prepare_result *result);
+/* Whether a folder holds finished records of such a run, from which it goes on. */
+bool qd_is_prepare_store(const char *folder);
 
 #endif

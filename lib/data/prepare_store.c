@@ -77,6 +77,13 @@ static bool says(const char *path, const char *run, bool whole, char *key)
 	return mine;
 }
 
+bool qd_is_prepare_store(const char *folder)
+{
+	char path[QD_PATH_BYTES];
+
+	return qd_path_join(path, folder, "run") == QD_OK && says(path, run_begins, false, NULL);
+}
+
 /* QD_EEXIST when the folder is there and holds records that may not be used: another run's, or none of ours at all. */
 static enum qd_status look_at_folder(const struct qd_prepare_store *store, const char *path, const char *run, bool force)
 {
@@ -84,7 +91,7 @@ static enum qd_status look_at_folder(const struct qd_prepare_store *store, const
 
 	if (!qd_is_directory(store->folder) || says(path, run, true, key))
 		return QD_OK;
-	if (!says(path, run_begins, false, NULL))
+	if (!qd_is_prepare_store(store->folder))
 		/* killed before it said whose it is, or somebody's */
 		return rmdir(store->folder) == 0
 			       ? QD_OK

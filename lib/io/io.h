@@ -164,6 +164,7 @@ void qd_npy_transpose(const struct qd_tensor *from, void *to);
 	X(NPY, "a NumPy array")                                                                                                    \
 	X(GGUF, "a GGUF file")                                                                                                     \
 	X(HDF5, "an HDF5 file")                                                                                                    \
+	X(ORT_ADAPTER, "an adapter file of ONNX Runtime")                                                                          \
 	X(PNG, "a PNG image")                                                                                                      \
 	X(JPEG, "a JPEG image")                                                                                                    \
 	X(WEBP, "a WebP image")                                                                                                    \

@@ -8,6 +8,7 @@
  *   GIF     "GIF8"                    gzip    1f 8b
  *   BMP     "BM"                      zip     "PK" 3 4, or 5 6
  *   TIFF    "II*" 0, or "MM" 0 "*"    pickle  80, protocol 2 to 5, or a zip whose first member is the "NAME/data.pkl" of torch.save
+ *   ONNX Runtime's adapter: FlatBuffers with "TORT" at 4
  *   text    '<' HTML, '{' or '[' JSON, behind white space or a byte order mark
  */
 #include "lib/io/io.h"
@@ -85,6 +86,8 @@ enum qd_file_kind qd_file_kind(const void *data, size_t bytes)
 		return QD_FILE_PICKLE;
 	if (begins(at, bytes, "RIFF", 4) && bytes >= 12 && memcmp(at + 8, "WEBP", 4) == 0)
 		return QD_FILE_WEBP;
+	if (bytes >= 8 && memcmp(at + 4, "TORT", 4) == 0)
+		return QD_FILE_ORT_ADAPTER;
 	for (size_t i = 0; i < QD_COUNT(magics); i++)
 		if (begins(at, bytes, magics[i].magic, magics[i].length))
 			return magics[i].kind;

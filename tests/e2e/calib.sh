@@ -130,6 +130,7 @@ if [ -e o/killed.safetensors ]; then
 else
 	refused "holds parts of a run with other data or options ('seed' is another)" "${calib[@]}" --trajectory ddim:60 --count 240 --seed 9 -o o/killed.safetensors
 	# --force drops the parts, and nothing that lies beside them
+	expect 0 "parts of an unfinished quad calib" "$QUAD" inspect o/killed.safetensors.partial
 	cp -r o/killed.safetensors.partial o/forced.safetensors.partial
 	touch o/forced.safetensors.partial/mine.safetensors o/forced.safetensors.partial/walk-000001-mine.safetensors
 	expect 0 "5 samples" "${calib[@]}" --trajectory ddim:5 --count 5 -o o/forced.safetensors --force

@@ -45,6 +45,17 @@ before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
 expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
 expect 0 "adapter     b " "$QUAD" inspect o/x
 expect 0 '"kind": "export"' "$QUAD" inspect o/x --json
+for file in "profile profile: profile.json" "export slots: o/x/manifest.json" "encodings version: o/x/model.encodings.json" \
+	"onnx_adapter ONNX: o/x/adapters/a.onnx_adapter" "tensors an export's adapter,: o/x/adapters/a.safetensors" "tensors calibration: calib.safetensors" \
+	"text lines: o/x/lora_weight_list.txt"; do
+	expect 0 "\"kind\": \"${file%% *}\"" "$QUAD" inspect "${file##*: }" --json
+	word=${file%%:*}
+	expect 0 "${word#* }" "$QUAD" inspect "${file##*: }"
+done
+expect 0 "a.onnx_adapter: an adapter file of ONNX Runtime" "$QUAD" inspect o/x/adapters/a.onnx_adapter
+"$QUAD" inspect o/x/adapters/a.onnx_adapter | tail -n +2 | sort >ours
+"$QUAD" inspect o/x/adapters/a.safetensors | grep '\.lora_' | sort >theirs
+cmp ours theirs || fault "an adapter's two files are told differently"
 mkdir broken
 sed 's/"rank": [0-9]*/"rank": "x"/' o/x/manifest.json >broken/manifest.json
 refused "'broken/manifest.json': slots[0] has no number 'rank'" "$QUAD" inspect broken

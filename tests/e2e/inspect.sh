@@ -28,6 +28,52 @@ expect 3 "layers fit; it looks made for no known model" "$QUAD" inspect "$work/t
 grep -q '^  differs  down_blocks.0.attentions.0.*needs \[R,64\]$' "$work/out" || fault "no layer differs"
 grep -q '^  unknown  ' "$work/out" || fault "no layer is unknown"
 expect 3 '"kind": "misfit"' "$QUAD" inspect "$work/three.safetensors" --base "$work/other" --json
+
+# Everything that is read or written is called what it is, in text and in JSON.
+# is KIND TEXT PATH [OPTION...]
+is()
+{
+	local kind=$1 text=$2
+	shift 2
+	expect 0 "$text" "$QUAD" inspect "$@"
+	expect 0 "\"kind\": \"$kind\"" "$QUAD" inspect "$@" --json
+}
+mkdir "$work/lora"
+cp "$work/three.safetensors" "$work/lora/pytorch_lora_weights.safetensors"
+is adapter "LoRA in diffusers format" "$work/lora" --base "$work/model"
+expect 3 "fits no known model, needs --base" "$QUAD" inspect "$work/lora"
+is config "class       UNet2DConditionModel" "$work/model/unet/config.json"
+is index "entries     " "$work/model/.quad-files.json"
+is config "class       StableDiffusionPipeline" "$work/model/model_index.json"
+is config "class       " "$work/model/scheduler"
+npy()
+{
+	printf '\x93NUMPY\1\0\x46\0%-69s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': (1, 2), }"
+	printf '\0\0\0\0\0\0\x80\x3f'
+}
+mkdir "$work/arrays"
+npy >"$work/arrays/latents.npy"
+is tensors "latents.npy: sampled latents, 1 tensors, 0.000 MB" "$work/arrays/latents.npy"
+grep -q '"name": "latents"' "$work/out" || fault "the array has another name"
+is tensors "latents  F32" "$work/arrays"
+if command -v zip >/dev/null; then
+	(cd "$work/arrays" && zip -q "$work/all.npz" latents.npy)
+	is tensors "all.npz: sampled latents" "$work/all.npz"
+fi
+mkdir "$work/images"
+printf '\x89PNG\r\n\x1a\n' >"$work/cut.png"
+refused "cut.png" "$QUAD" inspect "$work/cut.png"
+cp "$root/scripts/demo.png" "$work/images/1.png"
+echo '{"file_name": "1.png", "text": "a table"}' >"$work/images/metadata.jsonl"
+is picture "width       " "$work/images/1.png"
+is images "captions    1" "$work/images"
+is text "lines       1" "$work/images/metadata.jsonl"
+echo "down_blocks.0.attentions.0" >"$work/slots"
+is text "lines       1" "$work/slots"
+echo '{"a": 1}' >"$work/a.json"
+is json "says nothing to quad" "$work/a.json"
+cp "$work/a.json" "$work/a.safetensors"
+refused "not a safetensors file: it is JSON text" "$QUAD" inspect "$work/a.safetensors"
 [ -d "$QUAD_GOLDEN/tiny15" ] || finish
 
 g=$QUAD_GOLDEN

@@ -18,6 +18,7 @@ for i in 1 2; do
 done
 cmp o/again1.safetensors o/again2.safetensors || fault "the same command gives another sampler"
 expect 0 "format: quad.olss" "$QUAD" inspect o/s.safetensors
+expect 0 '"kind": "sampler"' "$QUAD" inspect o/s.safetensors --json
 
 expect 0 "" "${run[@]}" --scheduler ddim --steps 16 -o o/reference.safetensors
 expect 0 "4 olss:o/s.safetensors steps" "${run[@]}" --scheduler olss:o/s.safetensors -o o/olss.safetensors

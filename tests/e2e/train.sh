@@ -51,6 +51,8 @@ kill -KILL $victim 2>/dev/null
 wait $victim 2>/dev/null
 if [ -e "$o/k/killed.ckpt" ]; then
 	[ -e "$o/k/killed" ] && fault "there is a result before the end"
+	expect 0 "state of a training run" "$QUAD" inspect "$o/k/killed.ckpt"
+	expect 0 '"kind": "state"' "$QUAD" inspect "$o/k/killed.ckpt" --json
 	expect 0 "resuming from '$o/k/killed.ckpt' at step" "${long[@]}" -v -o "$o/k/killed"
 else
 	skip "the run ended before it could be killed"

@@ -44,7 +44,38 @@ static void message_is_one_printable_line(void **state)
 {
 	(void)state;
 	assert_int_equal(qd_fail(QD_EINPUT, "name 'a\nb\033[31m\177'"), QD_EINPUT);
-	assert_string_equal(qd_message(), "name 'a?b?[31m?'");
+	assert_string_equal(qd_message(), "name 'a\\nb\\x1b[31m\\x7f'");
+}
+
+static void text_is_escaped_as_terminals_need(void **state)
+{
+	(void)state;
+	static const char *const cases[][2] = {
+		{ "plain \\ \"text\" ~", "plain \\ \"text\" ~" },
+		{ "a\r\n\tb\x01\x1b]0;x\x07\x7f", "a\\x0d\\n\\tb\\x01\\x1b]0;x\\x07\\x7f" },
+		{ "\xc3\xa4 \xe4\xb8\xad \xf0\x9f\x98\x80",
+			"\xc3\xa4 \xe4\xb8\xad \xf0\x9f\x98\x80" }, /* a umlaut, a Han character, a face */
+		{ "\xc2\x9b"
+		  "31m",
+			"\\xc2\\x9b"
+			"31m" }, /* CSI as one character */
+		{ "\xe2\x80\xae"
+		  "x\xe2\x80\xa8",
+			"\\xe2\\x80\\xaex\\xe2\\x80\\xa8" },
+		{ "\x9b\xff\xc3", "\\x9b\\xff\\xc3" },                                                  /* no UTF-8 */
+		{ "\xc0\x9b \xe0\x82\x9b \xed\xa0\x80", "\\xc0\\x9b \\xe0\\x82\\x9b \\xed\\xa0\\x80" }, /* too long, half a pair */
+	};
+	char small[6];
+
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		char *shown = qd_escaped(cases[i][0]);
+		assert_string_equal(shown, cases[i][1]);
+		free(shown);
+	}
+	qd_escape(small, sizeof(small), "abc\xc3\xa4\xc3\xa4");
+	assert_string_equal(small, "abc\xc3\xa4");
+	qd_escape(small, sizeof(small), "abc\033");
+	assert_string_equal(small, "abc");
 }
 
 static void long_messages_are_cut(void **state)
@@ -317,7 +348,7 @@ static void hooks_are_called(void **state)
 	qd_set_log_hook(listen, context);
 	qd_set_progress_hook(follow, context);
 	qd_log(QD_LOG_INFO, "%d\n", 5);
-	assert_string_equal(heard, "here 1 5?");
+	assert_string_equal(heard, "here 1 5\\n");
 	qd_progress("train", 2, 9, "loss 1");
 	assert_string_equal(heard, "here train 2/9 loss 1");
 	qd_set_log_hook(NULL, NULL);
@@ -399,6 +430,7 @@ int main(void)
 		cmocka_unit_test(fail_records_the_message),
 		cmocka_unit_test(message_may_hold_the_message),
 		cmocka_unit_test(message_is_one_printable_line),
+		cmocka_unit_test(text_is_escaped_as_terminals_need),
 		cmocka_unit_test(long_messages_are_cut),
 		cmocka_unit_test(arithmetic_overflows_are_seen),
 		cmocka_unit_test(arena_memory_is_zeroed_aligned_and_apart),

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "export/file/file.h"
@@ -103,6 +104,48 @@ static void expect_tensors(const char *path, const struct qd_tensor *tensors, si
 		if (p[i].bytes > 0)
 			assert_memory_equal(p[i].data, tensors[k].data, p[i].bytes);
 	}
+	/* the program's own reader finds the same */
+	struct qd_adapter_tensors read;
+	assert_int_equal(qd_onnx_adapter_parse(&read, mapping.data, mapping.size), QD_OK);
+	assert_int_equal(read.n, n);
+	for (size_t i = 0; i < n; i++) {
+		assert_string_equal(read.items[i].name, p[i].name);
+		assert_int_equal(qd_dtype_onnx(read.items[i].dtype), p[i].type);
+		assert_true(qd_shape_equal(&read.items[i].shape, &p[i].shape));
+		assert_ptr_equal(read.items[i].data, p[i].data);
+		assert_int_equal(read.items[i].bytes, p[i].bytes);
+	}
+	qd_adapter_tensors_release(&read);
+	qd_mapping_release(&mapping);
+}
+
+/* A file that is cut anywhere, or has any byte changed, is read or refused, but never read past. */
+static void damaged_files_are_refused(void **state)
+{
+	static const float values[6];
+	struct qd_tensor tensors[] = { qd_tensor_view("a.lora_down", QD_F32, QD_SHAPE(2, 3), values),
+		qd_tensor_view("b", QD_I8, QD_SHAPE(5), values) };
+	struct qd_adapter_tensors read;
+	struct qd_mapping mapping;
+
+	(void)state;
+	assert_int_equal(qd_onnx_adapter_write(scratch_path("whole"), tensors, 2, 1, 1, false), QD_OK);
+	assert_int_equal(qd_mapping_open(&mapping, scratch_path("whole")), QD_OK);
+	for (size_t n = 0; n < mapping.size; n++) {
+		unsigned char *copy = malloc(mapping.size);
+		memcpy(copy, mapping.data, mapping.size);
+		unsigned char *cut = malloc(n + 1);
+		memcpy(cut, mapping.data, n);
+		cut = realloc(cut, n > 0 ? n : 1);
+		assert_int_equal(qd_onnx_adapter_parse(&read, cut, n), QD_EINPUT);
+		for (unsigned value = 0; value < 256; value += 5) {
+			copy[n] = (unsigned char)value;
+			if (qd_onnx_adapter_parse(&read, copy, mapping.size) == QD_OK)
+				qd_adapter_tensors_release(&read);
+		}
+		free(cut);
+		free(copy);
+	}
 	qd_mapping_release(&mapping);
 }
 
@@ -195,6 +238,7 @@ int main(void)
 		cmocka_unit_test(refuses_what_the_format_has_not),
 		cmocka_unit_test(keeps_an_existing_file),
 		cmocka_unit_test(equals_golden_files),
+		cmocka_unit_test(damaged_files_are_refused),
 	};
 	return cmocka_run_group_tests_name("onnx_adapter", tests, NULL, NULL);
 }
