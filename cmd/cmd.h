@@ -77,6 +77,8 @@ int qd_finish(const char *command, enum qd_status st);
 void qd_print(const char *fmt, ...) QD_PRINTF(1, 2);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */
 QD_CHECK enum qd_status qd_print_json(json_t *value);
+/* Prints every field of every document (json.c). A field more: its row there. */
+void qd_help_json(void);
 /* A number, or null where it is not finite. */
 json_t *qd_finite_json(double x);
 

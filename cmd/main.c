@@ -34,9 +34,10 @@ static void print_usage(FILE *to)
 		to);
 	for (size_t i = 0; i < QD_COUNT(commands); i++)
 		fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
-	fputs("\nquad help COMMAND says what a command takes. Exit codes: 0 done; 1 a check said no; 2 wrong usage; 3 could not do "
-	      "it.\n"
-	      "Long work reports on a terminal, and elsewhere every 30 seconds (QUAD_PROGRESS_SECONDS), unless -q is given.\n",
+	fputs("\nquad help COMMAND says what a command takes, quad help json what --json prints. Exit codes: 0 done; 1 a check "
+	      "said "
+	      "no;\n2 wrong usage; 3 could not do it. Long work reports on a terminal, and elsewhere every 30 seconds\n"
+	      "(QUAD_PROGRESS_SECONDS), unless -q is given.\n",
 		to);
 }
 
@@ -83,6 +84,10 @@ static int run_command(const struct command *command, int argc, char **argv)
 
 static int run_help(const char *name)
 {
+	if (strcmp(name, "json") == 0) {
+		qd_help_json();
+		return QD_EXIT_DONE;
+	}
 	char self[] = "quad", help[] = "--help", *argv[] = { self, help, NULL };
 	const struct command *command = find_command(name);
 	return command ? run_command(command, 2, argv) : unknown_command(name);
