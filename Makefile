@@ -64,6 +64,8 @@ UNIT_MALLOC := tests/unit/failing_malloc.c
 # Helpers shared by tests: tests/unit/*.c that are no test_*.c.
 UNIT_HELP := $(filter-out $(UNIT_SRC) $(UNIT_MALLOC),$(sort $(wildcard tests/unit/*.c)))
 FUZZ_SRC := $(sort $(wildcard tests/fuzz/fuzz_*.c))
+# What people have, beside the project; skipped where it is not.
+CASES ?= ../shared/cases
 SCRIPTS := $(sort $(wildcard tests/golden/*.sh tests/e2e/*.sh))
 # Everything whose layout .clang-format decides.
 FORMATTED = $(CMD_SRC) $(LIB_SRC) $(SHIM_SRC) $(UNIT_SRC) $(UNIT_HELP) $(UNIT_MALLOC) $(FUZZ_SRC) $(EXAMPLE_SRC) $(BENCH_SRC) tests/fuzz/replay.c $(filter-out build/%,$(sort $(wildcard */*.h */*/*.h)))
@@ -203,7 +205,7 @@ test:
 	@$(MAKE) --no-print-directory $(JOBS) test-run
 
 test-run: tests
-	@tests/run.sh --build $(BUILD) $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ) scripts/check-layers.sh $(SCRIPTS)
+	@tests/run.sh --build $(BUILD) $(TEST_PLAIN) $(TEST_TORCH) $(TEST_FUZZ) scripts/check-layers.sh $(SCRIPTS) $(CASES)
 
 # Only what executes graphs: for trying another libtorch.
 test-torch: $(BUILD)/quad $(BUILD)/scenes $(TEST_TORCH)
