@@ -13,7 +13,6 @@ struct export_args {
 };
 
 #define FIELD(field) QD_FIELD(struct export_args, field)
-enum { GROUP_DEBUG = 1 };
 static const struct qd_option table[] = {
 	{ "adapter-only", QD_OPT_FLAG, FIELD(adapter_only), .untold = true,
 		.help = "add adapters to the export that -o names; its graph stays as it is" },
@@ -28,8 +27,8 @@ static const struct qd_option table[] = {
 	{ "format", QD_OPT_CHOICE, FIELD(options.format), .names = qd_export_format_names, .low = QD_EXPORT_QDQ,
 		.help = "quantized nodes, model_float.onnx to be read with the encodings JSON, or both" },
 	{ "external-data", QD_OPT_FLAG, FIELD(options.external), .help = "weights in model.onnx.data even below 2 GB" },
-	{ "dump-after", QD_OPT_CHOICE, FIELD(options.passes.dump_after), .untold = true, .group = GROUP_DEBUG,
-		.name_at = qd_pipeline_pass_name, .help = "print the graph after a pass to stderr" },
+	{ "dump-after", QD_OPT_CHOICE, FIELD(options.passes.dump_after), .untold = true, .name_at = qd_pipeline_pass_name,
+		.help = "print the graph after a pass to stderr" },
 	{ 0 },
 };
 

@@ -16,8 +16,9 @@ void qd_print_beside(const struct qd_model *model)
 			continue;
 		qd_print("  beside      %s: %s parameters in %zu tensors, %.3f GB", qd_checkpoint_section_name(section),
 			qd_digits(c->parameters, digits), c->tensors, (double)c->bytes / 1e9);
-		qd_print(section == QD_CHECKPOINT_OTHER || section == QD_CHECKPOINT_EMA ? ", not used ('%s', ...)\n" : "\n",
-			c->first);
+		if (section == QD_CHECKPOINT_OTHER || section == QD_CHECKPOINT_EMA)
+			qd_print(", not used");
+		qd_print(section >= QD_CHECKPOINT_SCHEDULE || section == QD_CHECKPOINT_EMA ? " ('%s', ...)\n" : "\n", c->first);
 	}
 }
 

@@ -10,14 +10,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_KEY = 0x200, GROUPS = 10, CHOICE_TEXT = 32, LIST_TEXT = 512 };
+enum { FIRST_KEY = 0x200, CHOICE_TEXT = 32, LIST_TEXT = 512 };
 
 /* A row of this command. */
 struct active {
 	const struct qd_option *row;
 	void *into;
 	bool required, given;
-	int group;
 	const char *said; /* what was given to a `call`, which may change it */
 };
 struct parsing {
@@ -366,6 +365,8 @@ static const char *help_text(struct parsing *p, const struct active *o)
 	char list[LIST_TEXT];
 	const char *text = row->help, *value = o->required || row->absent != NULL ? NULL : default_text(p, o);
 
+	if (text == NULL)
+		return NULL;
 	if (row->kind == QD_OPT_CALL && list_choices(row, ", ", list)[0] != '\0')
 		text = qd_arena_strf(&p->texts, "%s: %s", text, list);
 	if (o->required)
@@ -375,13 +376,22 @@ static const char *help_text(struct parsing *p, const struct active *o)
 	return value != NULL ? qd_arena_strf(&p->texts, "%s (default %s)", text, value) : text;
 }
 
+/* What stands behind the command's name: what it needs, by one name. */
 static const char *arguments_text(struct parsing *p)
 {
-	for (size_t i = 0; i < p->n; i++)
-		if (p->options[i].row->kind == QD_OPT_ARGUMENT)
-			return p->options[i].required ? p->options[i].row->arg
-						      : qd_arena_strf(&p->texts, "[%s]", p->options[i].row->arg);
-	return NULL;
+	const char *text = "", *argument = NULL;
+
+	for (size_t i = 0; i < p->n; i++) {
+		const struct active *o = &p->options[i];
+		bool again = false;
+		for (size_t k = 0; k < i && o->row->kind != QD_OPT_CALL; k++)
+			again |= p->options[k].required && field(&p->options[k]) == field(o);
+		if (o->row->kind == QD_OPT_ARGUMENT)
+			argument = o->required ? o->row->arg : qd_arena_strf(&p->texts, "[%s]", o->row->arg);
+		else if (o->required && !again)
+			text = qd_arena_strf(&p->texts, "%s%s%s", text, text[0] != '\0' ? " " : "", spelled(p, o->row));
+	}
+	return argument != NULL ? qd_arena_strf(&p->texts, "%s%s%s", argument, text[0] != '\0' ? " " : "", text) : text;
 }
 
 /* ---- what the output was made from ---- */
@@ -446,7 +456,7 @@ static enum qd_status collect(struct parsing *p, const struct qd_options *option
 
 	for (size_t i = 0; i < n; i++)
 		for (const struct qd_option *row = options[i].table; row->kind != QD_OPT_END; row++) {
-			struct active o = { .row = row, .into = options[i].into, .group = (int)i * GROUPS + row->group + 1 };
+			struct active o = { .row = row, .into = options[i].into };
 			o.required = row->required || ((row->bit & needs) != 0 && has_value(row));
 			assert((fits[row->kind] >> row->type & 1) != 0);
 			if (row->bit == 0 || (row->bit & takes) != 0)
@@ -456,7 +466,31 @@ out:
 	return st;
 }
 
-/* The same as argp's list, with an empty end. */
+enum qd_status qd_option_texts(const struct qd_options *options, size_t n, unsigned takes, unsigned needs, struct qd_arena *arena,
+	struct qd_option_text **list, size_t *n_list)
+{
+	struct parsing p = { 0 };
+	enum qd_status st;
+
+	*n_list = 0;
+	*list = NULL;
+	QD_TRY(st, collect(&p, options, n, takes, needs));
+	*list = calloc(p.n, sizeof(**list));
+	if (*list == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t i = 0; i < p.n; i++) {
+		const struct active *o = &p.options[i];
+		(*list)[(*n_list)++] = (struct qd_option_text){ o->row, value_text(&p, o->row), help_text(&p, o), o->required };
+	}
+	*arena = p.texts;
+	p.texts = (struct qd_arena){ 0 };
+out:
+	free(p.options);
+	qd_arena_release(&p.texts);
+	return st;
+}
+
+/* The same as argp's list, with an empty end. A group for each keeps their order, which argp would make that of the alphabet. */
 static struct argp_option *list_options(struct parsing *p)
 {
 	struct argp_option *list = calloc(p->n + 1, sizeof(*list));
@@ -464,9 +498,11 @@ static struct argp_option *list_options(struct parsing *p)
 
 	for (size_t i = 0; i < p->n && list != NULL; i++) {
 		const struct active *o = &p->options[i];
-		if (o->row->kind != QD_OPT_ARGUMENT)
-			list[n++] = (struct argp_option){ o->row->name, key_of(p, o), value_text(p, o->row), 0, help_text(p, o),
-				o->group };
+		if (o->row->kind != QD_OPT_ARGUMENT) {
+			list[n] = (struct argp_option){ o->row->name, key_of(p, o), value_text(p, o->row), 0, help_text(p, o),
+				(int)n + 1 };
+			n++;
+		}
 	}
 	return list;
 }

@@ -162,7 +162,7 @@ static enum qd_status run(struct qss *qss)
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_dataset_open(&data, qss->calib.items, qss->calib.n, &opened.model.config, QD_DATA_CALIBRATE));
 	/* of a sampler that this program does not know the steps stay unknown: nothing is sampled here */
-	if (qd_schedule_read(&schedule, opened.model.root, opened.model.pipeline.class_name) != QD_OK)
+	if (qd_model_schedule(&schedule, &opened.model) != QD_OK)
 		schedule.train_steps = 0;
 	QD_TRY(st, qd_dataset_check_timesteps(&data, schedule.train_steps));
 	if (common->dry_run) {

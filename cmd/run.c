@@ -111,7 +111,7 @@ int qd_cmd_run(int argc, char **argv)
 {
 	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
-	const struct qd_options options[] = { { table, &run }, { qd_sampling_table, &run.options } };
+	const struct qd_options options[] = { { qd_sampling_table, &run.options }, { table, &run } };
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, options, QD_COUNT(options),

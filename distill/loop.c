@@ -46,7 +46,7 @@ enum qd_status qd_loop_open(struct qd_loop *loop, const struct qd_objective *obj
 	if (loop->evaluate_every == 0 && objective->keep_best)
 		loop->evaluate_every = (options->steps + 7) / 8;
 	QD_TRY(st, qd_dataset_open(&loop->data, data, n_data, &model->config, QD_DATA_TRAIN));
-	QD_TRY(st, qd_schedule_read(&loop->schedule, model->root, model->pipeline.class_name));
+	QD_TRY(st, qd_model_schedule(&loop->schedule, model));
 	QD_TRY(st, qd_dataset_check_timesteps(&loop->data, loop->schedule.train_steps));
 	QD_TRY(st, qd_batch_init(&loop->batch, &loop->data, options->batch));
 	loop->index = calloc((size_t)options->batch, sizeof(*loop->index));

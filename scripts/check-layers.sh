@@ -29,7 +29,7 @@ lib/adapter      not lib/draw lib/onnx lib/torch lib/ort
 lib/network      not lib/draw lib/onnx lib/torch lib/ort
 lib/tokenizer    only lib/base
 lib/sampler      only lib/base lib/io lib/math
-lib/model        not lib/draw lib/ort lib/tokenizer lib/sampler
+lib/model        not lib/draw lib/ort lib/tokenizer
 lib/data         not lib/draw lib/ort
 quant
 distill

@@ -1,13 +1,14 @@
 #!/bin/bash
 # Runs tests and ends in one line, "N passed, N failed, N skipped"; exits 1 when any failed.
 #
-#   tests/run.sh --build DIR PROGRAM|SCRIPT.sh ...
+#   tests/run.sh --build DIR PROGRAM|SCRIPT.sh|CASES ...
 #
 # A program is a cmocka one, whose cases are counted from its TAP output (a crash, or fewer cases than announced, is one more failure),
 # or a fuzz target (fuzz_NAME), which replays tests/fuzz/corpus/NAME and counts as one case. A script is one case: exit 0 passed, 77
 # skipped, else failed; every line "# SKIP REASON" that it says is one more skipped. Where SCRIPT.out, .err or .exit lie beside it, its
 # output, messages and exit status must equal them (REWRITE=1 writes them anew). QUAD names the program under test. Output is kept in
-# DIR/log.
+# DIR/log. CASES is a folder called so with small inputs that were read wrongly once: every script in CASES/cases is one case, or
+# the whole is skipped where it is not there.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$root/build
@@ -114,8 +115,25 @@ run_script()
 	sed -n 's/^# SKIP /     skipped: /p' "$log"
 }
 
+run_cases()
+{
+	local folder=$1 script name log
+	log=$build/log/cases.log
+	if [ ! -d "$folder/cases" ] || ! command -v python3 >/dev/null; then
+		echo "the folder of cases or a Python to run them is not there" >"$log"
+		settle cases 77 "$log"
+		return
+	fi
+	for script in "$folder"/cases/*.sh; do
+		name=$(basename "$script" .sh) log=$build/log/case_$(basename "$script" .sh).log
+		(cd "$root" && GOLDEN=$QUAD_GOLDEN bash "$script") >"$log" 2>&1
+		settle "case $name" $? "$log"
+	done
+}
+
 for test in "$@"; do
 	case $test in
+	*/cases) run_cases "$test" ;;
 	*.sh) run_script "$(realpath "$test")" ;;
 	*/fuzz_*) run_fuzz "$test" ;;
 	*) run_cmocka "$test" ;;

@@ -11,8 +11,8 @@
 #include "quant/quant.h"
 
 /* ---- encodings JSON (encodings_json.c) ---- */
-/* The document of version 1.0.0 for a graph whose values carry encodings (before qd_pass_qdq). A new reference, for
- * qd_json_write_floats. QD_ENOMEM. */
+/* The document of version 1.0.0 for a graph whose values carry encodings (after qd_pipeline_float). A new reference, for
+ * qd_json_write_floats. QD_EINPUT: a weight is not finite; QD_ENOMEM. */
 QD_CHECK enum qd_status qd_encodings_json(const struct qd_graph *g, const struct qd_quant_options *options, json_t **out);
 
 /* ---- adapter files (adapter_files.c, onnx_adapter.c) ---- */

@@ -132,6 +132,7 @@ static enum qd_status export_graph(struct job *job, json_t **manifest)
 	struct qd_net net = { 0 };
 	struct qd_stored_weights stored = { 0 };
 	QD_TRY(st, build_net(job, &net));
+	QD_TRY(st, qd_pipeline_float(&net.graph, &job->options->passes));
 	QD_TRY(st, write_encodings(job, &net));
 	QD_TRY(st, write_weight_list(job));
 	QD_TRY(st, qd_pipeline_quantized(&net.graph, &job->options->passes, &stored));
@@ -221,20 +222,32 @@ static enum qd_status check_all_adapters(struct job *job, const char *path)
 /* ---- both ways in ---- */
 
 /* Whoever samples from the export needs the schedule it was trained with. */
-static enum qd_status copy_schedule(struct job *job)
+static enum qd_status write_schedule(struct job *job)
 {
-	enum qd_status st;
+	enum qd_status st = QD_OK;
+	struct qd_schedule read = { 0 };
 	struct qd_mapping schedule = { 0 };
+	json_t *document = NULL;
 	const char *from = qd_arena_strf(&job->arena, "%s/scheduler/scheduler_config.json", job->model->root);
 	const char *to = job->folder != NULL ? in_folder(job, "scheduler/scheduler_config.json") : "";
 	if (from == NULL || to == NULL)
 		return QD_ENOMEM;
-	if (job->folder == NULL || !qd_is_file(from))
-		return QD_OK;
+	/* a checkpoint's own tensors may say something, or speak against the file */
+	if (job->model->kind == QD_MODEL_CHECKPOINT)
+		QD_TRY(st, qd_model_schedule(&read, job->model));
+	if (job->folder == NULL || (!qd_is_file(from) && read.prediction == QD_PREDICT_EPSILON))
+		goto out;
 	QD_TRY(st, make_folder(job, "scheduler"));
+	if (!qd_is_file(from)) {
+		document = qd_schedule_default(read.prediction);
+		st = qd_json_write(to, document, true);
+		goto out;
+	}
 	QD_TRY(st, qd_mapping_open(&schedule, from));
 	QD_TRY(st, qd_write_file(to, schedule.data, schedule.size, true));
 out:
+	json_decref(document);
+	qd_schedule_release(&read);
 	qd_mapping_release(&schedule);
 	return st;
 }
@@ -263,10 +276,10 @@ enum qd_status qd_export(const char *path, const struct qd_model *model, const s
 	QD_TRY(st, qd_profile_check_base(profile, model));
 	QD_TRY(st, qd_output_folder_open(&folder, path, options->force));
 	job.folder = options->dry_run ? NULL : folder.temporary;
+	QD_TRY(st, write_schedule(&job));
 	QD_TRY(st, export_graph(&job, &document));
 	QD_TRY(st, export_float(&job));
 	QD_TRY(st, export_all_adapters(&job));
-	QD_TRY(st, copy_schedule(&job));
 	QD_TRY(st, write_manifest(&job, document));
 	if (!options->dry_run)
 		QD_TRY(st, qd_output_folder_commit(&folder));

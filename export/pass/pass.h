@@ -16,14 +16,13 @@ extern const struct qd_pass qd_pass_qdq;
 extern const struct qd_pass qd_pass_share_constants;
 
 /* ---- their order (pipeline.c) ---- */
-/*
- * The passes over a graph whose values carry encodings. `stored` (zeroed; released by the caller) tells the writer which weights
- * are to be made from float. The options say after which pass the graph is dumped.
- */
+/* The passes over a graph whose values carry encodings, which they keep: what the float file holds. The options say after which
+ * pass the graph is dumped. */
+QD_CHECK enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_pass_options *options);
+/* Those that follow for the quantized file: the encodings become nodes. `stored` (zeroed; released by the caller) tells the writer
+ * which weights are to be made from float. */
 QD_CHECK enum qd_status qd_pipeline_quantized(
 	struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored);
-/* The same without the encodings becoming nodes: for the float file. */
-QD_CHECK enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_pass_options *options);
 /* The passes that these run, each once; NULL behind the last. */
 const char *qd_pipeline_pass_name(size_t i);
 

@@ -3,25 +3,25 @@
  *
  *   dead_code         what no output needs is not shipped
  *   share_constants   equal small constants become one, so that they are stored once
+ *
+ * is the float file; the encodings JSON is of this graph, whose names are those of both files. On it, for the quantized file:
+ *
  *   qdq               encodings become QuantizeLinear and DequantizeLinear nodes; from here on they are gone from the values
  *   dead_code         values that only carried an encoding
- *
- * The float file, beside which the encodings JSON is read, stops before qdq.
  */
 #include "export/pass/pass.h"
 
-static const struct qd_pass *const quantized[] = { &qd_pass_dead_code, &qd_pass_share_constants, &qd_pass_qdq, &qd_pass_dead_code };
-static const struct qd_pass *const in_float[] = { &qd_pass_dead_code, &qd_pass_share_constants };
+static const struct qd_pass *const passes[] = { &qd_pass_dead_code, &qd_pass_share_constants, &qd_pass_qdq, &qd_pass_dead_code };
+enum { FIRST_QUANTIZED = 2 };
 
-/* The longer list has them all, some twice. */
 const char *qd_pipeline_pass_name(size_t i)
 {
-	for (size_t k = 0; k < QD_COUNT(quantized); k++) {
+	for (size_t k = 0; k < QD_COUNT(passes); k++) {
 		size_t first = 0;
-		while (quantized[first] != quantized[k])
+		while (passes[first] != passes[k])
 			first++;
 		if (first == k && i-- == 0)
-			return quantized[k]->name;
+			return passes[k]->name;
 	}
 	return NULL;
 }
@@ -30,20 +30,20 @@ static enum qd_status run_list(struct qd_graph *g, const struct qd_pass *const *
 	const struct qd_pass_options *options, struct qd_stored_weights *stored)
 {
 	struct qd_pass_options verified = *options;
-	struct qd_pass passes[QD_COUNT(quantized)];
+	struct qd_pass copies[QD_COUNT(passes)];
 
 	verified.verify = true;
 	for (size_t i = 0; i < n; i++)
-		passes[i] = *list[i];
-	return qd_passes_run(g, passes, n, stored, &verified);
-}
-
-enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored)
-{
-	return run_list(g, quantized, QD_COUNT(quantized), options, stored);
+		copies[i] = *list[i];
+	return qd_passes_run(g, copies, n, stored, &verified);
 }
 
 enum qd_status qd_pipeline_float(struct qd_graph *g, const struct qd_pass_options *options)
 {
-	return run_list(g, in_float, QD_COUNT(in_float), options, NULL);
+	return run_list(g, passes, FIRST_QUANTIZED, options, NULL);
+}
+
+enum qd_status qd_pipeline_quantized(struct qd_graph *g, const struct qd_pass_options *options, struct qd_stored_weights *stored)
+{
+	return run_list(g, passes + FIRST_QUANTIZED, QD_COUNT(passes) - FIRST_QUANTIZED, options, stored);
 }

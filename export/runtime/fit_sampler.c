@@ -136,7 +136,7 @@ enum qd_status qd_fit_sampler(const struct qd_fit_sampler_options *options, stru
 	if (options->steps >= options->reference.steps)
 		QD_TRY(st, qd_fail(QD_EINPUT, "%d steps are to replace %d: needs fewer", options->steps, options->reference.steps));
 	QD_TRY(st, qd_session_open(&f.session, &options->reference));
-	QD_TRY(st, qd_schedule_read(&f.schedule, f.session.runtime.root, f.session.runtime.pipeline));
+	QD_TRY(st, qd_runtime_schedule(&f.session.runtime, &f.schedule));
 	QD_TRY(st, qd_session_spread_condition(&f.session));
 	QD_TRY(st, qd_session_noise(&f.session, &f.latents));
 	QD_TRY(st, fit_recorded(&f));

@@ -80,7 +80,6 @@ static enum qd_status open_net(struct qd_runtime *rt)
 	if (adapter != NULL)
 		QD_TRY(st, qd_prefix(st, "adapter '%s'", adapter->name));
 	rt->root = rt->opened.model.root;
-	rt->pipeline = rt->opened.model.pipeline.class_name;
 	snprintf(rt->name, sizeof(rt->name), "torch%s", o->profile != NULL ? ", simulated" : "");
 out:
 	return st;
@@ -216,7 +215,7 @@ enum qd_status qd_runtime_open(struct qd_runtime *rt, const struct qd_runtime_op
 	const char *onnx;
 	enum qd_status st;
 
-	*rt = (struct qd_runtime){ .options = *options, .pipeline = "" };
+	*rt = (struct qd_runtime){ .options = *options };
 	QD_TRY(st, find_onnx(rt, options->base, &onnx));
 	if (onnx != NULL)
 		st = open_onnx(rt, onnx);
@@ -258,6 +257,12 @@ enum qd_status qd_runtime_feed(struct qd_runtime *rt, const struct qd_safetensor
 	}
 out:
 	return st;
+}
+
+enum qd_status qd_runtime_schedule(const struct qd_runtime *rt, struct qd_schedule *schedule)
+{
+	return rt->net.graph.n_values > 0 ? qd_model_schedule(schedule, &rt->opened.model)
+					  : qd_schedule_read(schedule, rt->root, "");
 }
 
 enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *out)

@@ -29,7 +29,6 @@ struct qd_runtime {
 	struct qd_runner runner;              /* the adapter's tensors are fed */
 	char name[64];                        /* "torch", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
 	const char *root;                     /* the folder with scheduler/: of the pipeline or the export, or that of the file */
-	const char *pipeline;                 /* the class of the model's pipeline, "" where there is none */
 	const char *onnx_path, *adapter_path; /* of an ONNX graph; NULL: none */
 	const char *output_name;              /* NULL, or what an ONNX file of a UNet calls its output "out" */
 	struct qd_arena arena;
@@ -53,6 +52,8 @@ QD_CHECK enum qd_status qd_runtime_open(struct qd_runtime *rt, const struct qd_r
 void qd_runtime_release(struct qd_runtime *rt);
 /* Feeds every input that is no LoRA tensor from the file. */
 QD_CHECK enum qd_status qd_runtime_feed(struct qd_runtime *rt, const struct qd_safetensors *inputs);
+/* The noise schedule of what runs: the model's, or the one that lies in the export. */
+QD_CHECK enum qd_status qd_runtime_schedule(const struct qd_runtime *rt, struct qd_schedule *schedule);
 /* Hash of the float model (struct qd_profile.base_hash), of an export the one it was made from. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *out);
 /* Adds what runs: a model as "base", or the files of an ONNX graph, adapter and profile. */

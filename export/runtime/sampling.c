@@ -121,7 +121,7 @@ enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct 
 	QD_TRY(st, check_olss(options, &s));
 	QD_TRY(st, qd_session_spread_condition(&s));
 	QD_TRY(st, qd_session_noise(&s, latents));
-	QD_TRY(st, qd_schedule_read(&schedule, s.runtime.root, s.runtime.pipeline));
+	QD_TRY(st, qd_runtime_schedule(&s.runtime, &schedule));
 	QD_TRY(st, qd_scheduler_new(&scheduler, &schedule, options->scheduler, steps));
 	if (options->provenance != NULL)
 		QD_TRY(st, note_inputs(&s, &schedule));

@@ -531,7 +531,7 @@ static enum qd_status open_all(struct making *m)
 	const struct qd_prepare_options *o = m->options;
 	enum qd_status st;
 
-	QD_TRY(st, qd_schedule_read(&m->schedule, m->model->root, m->model->pipeline.class_name));
+	QD_TRY(st, qd_model_schedule(&m->schedule, m->model));
 	if (o->trajectory != NULL) {
 		QD_TRY(st, qd_scheduler_new(&m->scheduler, &m->schedule, o->trajectory, o->trajectory_steps));
 		m->steps = m->scheduler.steps;

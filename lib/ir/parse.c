@@ -226,12 +226,17 @@ static enum qd_status parse_element(struct parser *p, struct qd_tensor *t, int64
 	size_t width = qd_dtype_bits(t->dtype) / 8;
 	struct qd_tensor one = { .dtype = t->dtype, .data = (char *)t->data + (size_t)i * width, .bytes = width };
 	int64_t whole = 0;
+	double wide;
 	float real = 0;
 	enum qd_status st;
 
 	if (qd_dtype_is_float(t->dtype)) {
 		QD_TRY(st, parse_float(p, &real));
-		QD_TRY(st, qd_tensor_from_f32(&one, &real));
+		wide = (double)real; /* F64 is stored, and computed with as float32 */
+		if (t->dtype == QD_F64)
+			memcpy(one.data, &wide, width);
+		else
+			QD_TRY(st, qd_tensor_from_f32(&one, &real));
 	} else {
 		QD_TRY(st, parse_int(p, &whole));
 		memcpy(one.data, &whole, width);

@@ -24,7 +24,42 @@ static const struct {
 };
 
 static const char *const section_names[QD_CHECKPOINT_SECTIONS] = { "UNet", "averaged UNet", "VAE", "text encoder",
-	"second text encoder", "other" };
+	"second text encoder", "noise schedule", "other" };
+
+/* Tensors that are there to say something: how the network was trained. Their values, mostly none, do not matter. */
+static const struct {
+	const char *name;
+	const char *refused; /* NULL: it means v-prediction */
+} markers[] = {
+	{ "v_pred", NULL },
+	{ "ztsnr", "betas rescaled to end without signal" },
+	{ "edm_mean", "EDM's noise levels" },
+	{ "edm_std", "EDM's noise levels" },
+	{ "edm_vpred.sigma_max", "EDM's noise levels" },
+};
+
+static bool is_marker(const char *name)
+{
+	for (size_t i = 0; i < QD_COUNT(markers); i++) {
+		if (strcmp(name, markers[i].name) == 0)
+			return true;
+	}
+	return false;
+}
+
+enum qd_status qd_checkpoint_marked_v(const struct qd_safetensors *file, bool *v)
+{
+	*v = false;
+	for (size_t i = 0; i < QD_COUNT(markers); i++) {
+		if (qd_safetensors_find(file, markers[i].name) == NULL)
+			continue;
+		if (markers[i].refused != NULL)
+			return qd_fail(QD_EUNSUPPORTED, "'%s': tensor '%s' says %s, needs a schedule of plain betas", file->path,
+				markers[i].name, markers[i].refused);
+		*v = true;
+	}
+	return QD_OK;
+}
 
 const char *qd_checkpoint_section_name(enum qd_checkpoint_section section)
 {
@@ -48,6 +83,8 @@ bool qd_checkpoint_detect(const struct qd_safetensors *file)
 
 static enum qd_checkpoint_section section_of(const char *name, bool bare)
 {
+	if (is_marker(name))
+		return QD_CHECKPOINT_SCHEDULE;
 	for (size_t i = 0; i < QD_COUNT(prefixes) && !bare; i++) {
 		if (qd_starts_with(name, prefixes[i].prefix))
 			return prefixes[i].section;
@@ -161,10 +198,11 @@ static enum qd_status take(const struct qd_weights *weights, const struct qd_ldm
 static enum qd_status check_left_over(const struct qd_safetensors *file, const char *prefix, const bool *used)
 {
 	for (size_t i = 0; i < file->n; i++) {
-		if (!used[i] && qd_starts_with(file->tensors[i].name, prefix))
+		const char *name = file->tensors[i].name;
+		if (!used[i] && qd_starts_with(name, prefix) && !is_marker(name))
 			return qd_fail(QD_EUNSUPPORTED,
 				"'%s': tensor '%s' has no place in the UNet that the others make: a network of another kind",
-				file->path, file->tensors[i].name);
+				file->path, name);
 	}
 	return QD_OK;
 }

@@ -10,6 +10,10 @@
 /* The configuration of the UNet whose tensors in `file` begin with `prefix`. */
 QD_CHECK enum qd_status qd_checkpoint_infer(struct qd_unet_config *config, const struct qd_safetensors *file, const char *prefix);
 
+/* ---- checkpoint.c ---- */
+/* Whether a tensor of the file says that its network predicts v. QD_EUNSUPPORTED: one says what no schedule here has. */
+QD_CHECK enum qd_status qd_checkpoint_marked_v(const struct qd_safetensors *file, bool *v);
+
 /*
  * ---- onnx_unet.c ----
  * An ONNX file of a UNet2DConditionModel as a model. Its graph is brought into the form that folders give (qd_graph_recognize), its

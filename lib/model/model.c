@@ -176,6 +176,30 @@ struct qd_sizes qd_model_native_sizes(const struct qd_model *model)
 	return allowed_sizes(model, (struct qd_sizes){ .batch = 1, .height = side, .width = side, .tokens = 77 });
 }
 
+/* ---- noise schedule ---- */
+
+enum qd_status qd_model_schedule(struct qd_schedule *schedule, const struct qd_model *model)
+{
+	bool v = false;
+	enum qd_status st;
+
+	*schedule = (struct qd_schedule){ 0 };
+	if (model->kind == QD_MODEL_CHECKPOINT)
+		QD_TRY(st, qd_checkpoint_marked_v(&model->weights.files[0], &v));
+	QD_TRY(st, qd_schedule_read(schedule, model->root, model->pipeline.class_name));
+	if (!v || schedule->prediction == QD_PREDICT_V)
+		goto out;
+	if (qd_has_file(model->root, "scheduler/scheduler_config.json"))
+		st = qd_fail(QD_EINPUT,
+			"'%s' predicts v (tensor 'v_pred'), '%s/scheduler/scheduler_config.json' says %s: needs both alike",
+			model->folder, model->root, qd_prediction_names[schedule->prediction]);
+	schedule->prediction = QD_PREDICT_V;
+out:
+	if (st != QD_OK)
+		qd_schedule_release(schedule);
+	return st;
+}
+
 /* ---- hash ---- */
 
 static int by_name(const void *a, const void *b)

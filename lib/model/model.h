@@ -8,6 +8,7 @@
 #include "lib/adapter/adapter.h"
 #include "lib/network/network.h"
 #include "lib/onnx/onnx.h"
+#include "lib/sampler/sampler.h"
 #include "lib/torch/torch.h"
 
 /* ---- a pipeline's index, model_index.json ---- */
@@ -50,6 +51,12 @@ struct qd_sizes qd_model_least_sizes(const struct qd_model *model);
 struct qd_sizes qd_model_native_sizes(const struct qd_model *model);
 
 /*
+ * The noise schedule it was trained with: the pipeline's (qd_schedule_read), for a checkpoint whose tensor 'v_pred' says so one of
+ * v-prediction. QD_EINPUT where the two say different things; QD_EUNSUPPORTED for tensors like 'ztsnr', which ask for other betas.
+ */
+QD_CHECK enum qd_status qd_model_schedule(struct qd_schedule *schedule, const struct qd_model *model);
+
+/*
  * ---- single-file checkpoints (checkpoint.c) ----
  * Single-file checkpoints: one safetensors file with the UNet under the names of the original latent-diffusion implementation, the
  * VAE and the text encoders beside it. (The UNet's tensors alone, with or without their prefix, are one too.)
@@ -77,11 +84,12 @@ QD_CHECK enum qd_status qd_checkpoint_open(struct qd_unet_config *config, struct
 /* What lies in such a file, by component. */
 enum qd_checkpoint_section {
 	QD_CHECKPOINT_UNET,
-	QD_CHECKPOINT_EMA,    /* averaged copies of the UNet's weights */
-	QD_CHECKPOINT_VAE,    /* first_stage_model. */
-	QD_CHECKPOINT_TEXT,   /* the first text encoder */
-	QD_CHECKPOINT_TEXT_2, /* SDXL's second */
-	QD_CHECKPOINT_OTHER,  /* schedules and whatever else training left */
+	QD_CHECKPOINT_EMA,      /* averaged copies of the UNet's weights */
+	QD_CHECKPOINT_VAE,      /* first_stage_model. */
+	QD_CHECKPOINT_TEXT,     /* the first text encoder */
+	QD_CHECKPOINT_TEXT_2,   /* SDXL's second */
+	QD_CHECKPOINT_SCHEDULE, /* 'v_pred' and its kin (qd_model_schedule) */
+	QD_CHECKPOINT_OTHER,    /* whatever else training left */
 	QD_CHECKPOINT_SECTIONS
 };
 struct qd_checkpoint_content {

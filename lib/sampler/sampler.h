@@ -34,6 +34,8 @@ struct qd_schedule {
  * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */
 QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline);
 void qd_schedule_release(struct qd_schedule *schedule);
+/* What stands for scheduler_config.json where there is none, as a new document, with a prediction. NULL: out of memory. */
+json_t *qd_schedule_default(enum qd_prediction prediction);
 /* A hash over all that the schedule says: of whatever it shapes, part of the identity. `out`: QD_HASH_TEXT bytes. */
 void qd_schedule_hash(const struct qd_schedule *schedule, char *out);
 

@@ -55,14 +55,11 @@ static float beta_at(size_t shape, double start, double end, int n, int i)
 	return root * root;
 }
 
-/* Without a file, Stable Diffusion 1.5's. */
 static void read_betas(struct qd_fields *f, struct qd_schedule *schedule)
 {
 	static const char *const shapes[] = { "linear", "scaled_linear", "squaredcos_cap_v2", NULL };
-	bool given = f->json != NULL;
-	double start = qd_field_number(f, "beta_start", 0, 1, given ? 1e-4 : 0.00085),
-	       end = qd_field_number(f, "beta_end", 0, 1, given ? 0.02 : 0.012);
-	size_t shape = qd_field_choice(f, "beta_schedule", shapes, given ? 0 : 1);
+	double start = qd_field_number(f, "beta_start", 0, 1, 1e-4), end = qd_field_number(f, "beta_end", 0, 1, 0.02);
+	size_t shape = qd_field_choice(f, "beta_schedule", shapes, 0);
 	double product = 1, *abar = schedule->alphas_cumprod;
 	bool trained = qd_field_numbers(f, "trained_betas", (size_t)schedule->train_steps, abar);
 
@@ -134,7 +131,7 @@ static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_
 	s->steps_offset = stable_diffusion ? 1 : (int)qd_field_number(f, "steps_offset", 0, 1e6, 0);
 	s->clip_sample = !stable_diffusion && qd_field_bool(f, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
 	s->clip_range = qd_field_number(f, "clip_sample_range", 0, 1e6, 1);
-	s->set_alpha_to_one = qd_field_bool(f, "set_alpha_to_one", f->json != NULL);
+	s->set_alpha_to_one = qd_field_bool(f, "set_alpha_to_one", true);
 	s->karras = qd_field_bool(f, "use_karras_sigmas", false);
 	s->original_steps = (int)qd_field_number(f, "original_inference_steps", 1, 1e6, 50);
 	s->timestep_scaling = qd_field_number(f, "timestep_scaling", 1e-6, 1e6, 10);
@@ -150,6 +147,13 @@ static bool is_stable_diffusion(const char *pipeline)
 	       !qd_starts_with(pipeline, "StableDiffusion3");
 }
 
+json_t *qd_schedule_default(enum qd_prediction prediction)
+{
+	return json_pack("{s:s,s:i,s:f,s:f,s:s,s:s,s:i,s:b,s:b,s:b}", "_class_name", "PNDMScheduler", "num_train_timesteps", 1000,
+		"beta_start", 0.00085, "beta_end", 0.012, "beta_schedule", "scaled_linear", "prediction_type",
+		qd_prediction_names[prediction], "steps_offset", 1, "clip_sample", 0, "set_alpha_to_one", 0, "skip_prk_steps", 1);
+}
+
 enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline)
 {
 	char path[QD_PATH_BYTES];
@@ -159,10 +163,14 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, 
 
 	*schedule = (struct qd_schedule){ 0 };
 	QD_TRY(st, qd_path_join(path, root, "scheduler/scheduler_config.json"));
-	if (qd_is_file(path))
+	if (qd_is_file(path)) {
 		QD_TRY(st, qd_json_read(path, &json));
-	else
+	} else {
 		qd_log(QD_LOG_INFO, "no '%s': the noise schedule is Stable Diffusion 1.5's", path);
+		json = qd_schedule_default(QD_PREDICT_EPSILON);
+		if (json == NULL)
+			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	}
 	f.json = json;
 	schedule->train_steps = (int)qd_field_number(&f, "num_train_timesteps", 1, 1e6, 1000);
 	schedule->alphas_cumprod = calloc((size_t)schedule->train_steps, sizeof(*schedule->alphas_cumprod));
@@ -172,7 +180,7 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, 
 	}
 	refuse_fields(&f);
 	read_betas(&f, schedule);
-	read_fields(&f, schedule, json == NULL || is_stable_diffusion(pipeline));
+	read_fields(&f, schedule, is_stable_diffusion(pipeline));
 	st = f.status;
 out:
 	json_decref(json);

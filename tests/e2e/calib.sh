@@ -27,23 +27,7 @@ pipeline() # NAME UNET.json
 	expect 0 "" "$QUAD" init --config "$2" --seed 1 -o "$1"
 	expect 0 "" "$QUAD" init --config vae.json --seed 2 -o "$1/vae"
 	expect 0 "" "$QUAD" init --config text.json --seed 3 -o "$1/text_encoder"
-	mkdir "$1/tokenizer"
-	# the 512 byte symbols of GPT-2's table and the two special strings
-	LC_ALL=C awk 'BEGIN {
-		printf "{"
-		for (end = 0; end < 2; end++)
-			for (b = n = 0; b < 256; b++) {
-				self = b >= 33 && b <= 126 || b >= 161 && b <= 172 || b >= 174
-				point = self ? b : 256 + n++
-				text = point < 128 ? sprintf("%c", point) : sprintf("%c%c", 192 + int(point / 64), 128 + point % 64)
-				if (text == "\"" || text == "\\")
-					text = "\\" text
-				printf "\"%s%s\": %d, ", text, end ? "</w>" : "", id++
-			}
-		printf "\"<|startoftext|>\": 512, \"<|endoftext|>\": 513}"
-	}' >"$1/tokenizer/vocab.json"
-	echo "#version: 0.2" >"$1/tokenizer/merges.txt"
-	echo '{"model_max_length": 16}' >"$1/tokenizer/tokenizer_config.json"
+	byte_tokenizer "$1/tokenizer" 16
 }
 pipeline m unet.json
 pipeline inpaint inpaint.json

@@ -84,6 +84,27 @@ small_config()
 JSON
 }
 
+# byte_tokenizer DIR LENGTH: a tokenizer of the 512 byte symbols of GPT-2's table and the two special strings.
+byte_tokenizer()
+{
+	mkdir "$1"
+	LC_ALL=C awk 'BEGIN {
+		printf "{"
+		for (end = 0; end < 2; end++)
+			for (b = n = 0; b < 256; b++) {
+				self = b >= 33 && b <= 126 || b >= 161 && b <= 172 || b >= 174
+				point = self ? b : 256 + n++
+				text = point < 128 ? sprintf("%c", point) : sprintf("%c%c", 192 + int(point / 64), 128 + point % 64)
+				if (text == "\"" || text == "\\")
+					text = "\\" text
+				printf "\"%s%s\": %d, ", text, end ? "</w>" : "", id++
+			}
+		printf "\"<|startoftext|>\": 512, \"<|endoftext|>\": 513}"
+	}' >"$1/vocab.json"
+	echo "#version: 0.2" >"$1/merges.txt"
+	echo "{\"model_max_length\": $2}" >"$1/tokenizer_config.json"
+}
+
 finish()
 {
 	[ $failures -eq 0 ] || exit 1

@@ -180,6 +180,66 @@ static void tells_the_contents(void **state)
 	free(names);
 }
 
+/* ---- what tensors say of the noise schedule ---- */
+
+static void markers_say_the_prediction(void **state)
+{
+	static const char v[] = "{\"prediction_type\": \"v_prediction\"}", epsilon[] = "{\"_class_name\": \"DDIMScheduler\"}";
+	static const struct {
+		const char *prefix, *marker, *schedule; /* NULL: none */
+		enum qd_status status;
+		enum qd_prediction prediction;
+		const char *message;
+	} cases[] = {
+		{ prefix, NULL, NULL, QD_OK, QD_PREDICT_EPSILON, NULL },
+		{ prefix, NULL, v, QD_OK, QD_PREDICT_V, NULL },
+		{ prefix, "v_pred", NULL, QD_OK, QD_PREDICT_V, NULL },
+		{ "", "v_pred", NULL, QD_OK, QD_PREDICT_V, NULL },
+		{ prefix, "v_pred", v, QD_OK, QD_PREDICT_V, NULL },
+		{ prefix, "v_pred", epsilon, QD_EINPUT, 0, "scheduler_config.json' says epsilon: needs both alike" },
+		{ prefix, "ztsnr", NULL, QD_EUNSUPPORTED, 0,
+			"marked.safetensors': tensor 'ztsnr' says betas rescaled to end without signal, needs a schedule of plain "
+			"betas" },
+		{ "", "edm_mean", v, QD_EUNSUPPORTED, 0, "tensor 'edm_mean' says EDM's noise levels" },
+		{ prefix, "edm_vpred.sigma_max", NULL, QD_EUNSUPPORTED, 0, "tensor 'edm_vpred.sigma_max' says EDM's noise levels" },
+	};
+	const struct help_ldm net = help_ldm_of("sd15");
+	struct help_names *names = help_ldm_names(&net);
+
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		const struct help_edit edit = { .with = cases[i].marker, .shape = QD_SHAPE(0) };
+		const char *config = scratch_path("scheduler/scheduler_config.json");
+		struct qd_schedule schedule, plain;
+		struct qd_model model;
+
+		remove(config);
+		mkdir(scratch_path("scheduler"), 0777);
+		if (cases[i].schedule != NULL)
+			OK(qd_write_file(config, cases[i].schedule, strlen(cases[i].schedule), true));
+		OK(qd_model_open(&model, help_ldm_hole("marked.safetensors", names, cases[i].prefix, &edit)));
+		assert_int_equal(model.weights.n, names->n);
+		assert_int_equal(qd_model_schedule(&schedule, &model), cases[i].status);
+		if (cases[i].status == QD_OK) {
+			assert_int_equal(schedule.prediction, cases[i].prediction);
+			/* all else is as it was */
+			OK(qd_schedule_read(&plain, scratch_dir(), ""));
+			assert_int_equal(schedule.train_steps, plain.train_steps);
+			assert_memory_equal(
+				schedule.alphas_cumprod, plain.alphas_cumprod, (size_t)plain.train_steps * sizeof(double));
+			assert_int_equal(schedule.steps_offset, plain.steps_offset);
+			qd_schedule_release(&plain);
+		} else {
+			assert_non_null(strstr(qd_message(), cases[i].message));
+			assert_null(schedule.alphas_cumprod);
+		}
+		qd_schedule_release(&schedule);
+		qd_model_release(&model);
+	}
+	remove(scratch_path("scheduler/scheduler_config.json"));
+	free(names);
+}
+
 /* ---- what is refused ---- */
 
 static void refuses(const char *path, enum qd_status status, const char *message)
@@ -324,6 +384,7 @@ int main(void)
 		cmocka_unit_test(infers_depths_by_layer),
 		cmocka_unit_test(equals_the_folder),
 		cmocka_unit_test(tells_the_contents),
+		cmocka_unit_test(markers_say_the_prediction),
 		cmocka_unit_test(refuses_tensors_that_do_not_fit),
 		cmocka_unit_test(takes_matrices_for_small_kernels),
 		cmocka_unit_test(refuses_networks_it_cannot_know),

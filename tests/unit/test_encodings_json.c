@@ -8,6 +8,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
+#include <math.h>
 #include <string.h>
 
 #include "export/file/file.h"
@@ -239,6 +240,91 @@ static void the_list_is_complete(void **state)
 	qd_graph_release(&g);
 }
 
+/*
+ * Weights of norms and constants to compute with: what the simulator keeps exact and readers quantize, by its range. Of what stays
+ * float the entry is a float one; a bias has none; Resize's output repeats its source's.
+ */
+static void constants_that_readers_quantize_have_entries(void **state)
+{
+	static const char norms[] = "graph norms\n"
+				    "input %x f32[1,4,2,2]\n"
+				    "input %t f32[1]\n"
+				    "weight %group.weight f32[4] {0.5, -0.25, 1, 2}\n"
+				    "weight %layer.weight f32[2] {0.5, 3}\n"
+				    "weight %instance.weight f32[4] {1, 1, 1, 1.5}\n"
+				    "weight %plain.weight f32[2] {1, 2}\n"
+				    "weight %bias f32[4] {1, 2, 3, 4}\n"
+				    "weight %scale f32[] {0.125}\n"
+				    "weight %freqs f32[1] {3}\n"
+				    "weight %scales f32[4] {1, 1, 2, 2}\n"
+				    "%angle = Mul(%t, %freqs)\n"
+				    "%group = GroupNormalization(%x, %group.weight, %bias) {num_groups=2}\n"
+				    "%instance = InstanceNormalization(%group, %instance.weight, %bias)\n"
+				    "%scaled = Mul(%instance, %scale)\n"
+				    "%layer = LayerNormalization(%scaled, %layer.weight)\n"
+				    "%plain = LayerNormalization(%layer, %plain.weight)\n"
+				    "%up = Resize(%layer, _, %scales) "
+				    "{mode=\"nearest\",coordinate_transformation_mode=\"asymmetric\",nearest_mode=\"floor\"}\n"
+				    "output %plain\n"
+				    "output %up\n"
+				    "output %angle\n";
+	static const struct {
+		const char *list, *name;
+		int bits; /* 0: float */
+		double low, high;
+	} cases[] = {
+		{ "param_encodings", "group.weight", 16, -0.25, 2 },
+		{ "param_encodings", "instance.weight", 16, 0, 1.5 },
+		{ "param_encodings", "layer.weight", 8, 0, 3 },
+		{ "param_encodings", "plain.weight", 0, 0, 0 },
+		{ "activation_encodings", "scale", 16, 0, 0.125 },
+		{ "activation_encodings", "freqs", 0, 0, 0 },
+		{ "activation_encodings", "angle", 0, 0, 0 },
+		{ "activation_encodings", "layer", 16, -0.0, 0.1 * 65535 },
+		{ "activation_encodings", "up", 16, -0.0, 0.1 * 65535 },
+	};
+	static const char *const encoded[] = { "x", "group", "instance", "scaled", "layer" };
+	struct qd_quant_options options = qd_quant_options_default();
+	struct qd_graph g;
+	json_t *d;
+
+	(void)state;
+	ir_parse(&g, norms);
+	for (size_t i = 0; i < QD_COUNT(encoded); i++)
+		encode(&g, encoded[i], 16, false, -1, 1, 0);
+	assert_int_equal(qd_encodings_json(&g, &options, &d), QD_OK);
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		const json_t *e = find(d, cases[i].list, cases[i].name);
+		double scale, steps = (double)(1 << cases[i].bits) - 1;
+		assert_non_null(e);
+		assert_string_equal(json_string_value(json_object_get(e, "enc_type")), "PER_TENSOR");
+		assert_string_equal(json_string_value(json_object_get(e, "dtype")), cases[i].bits > 0 ? "INT" : "FLOAT");
+		if (cases[i].bits == 0)
+			continue;
+		scale = json_real_value(json_array_get(json_object_get(e, "scale"), 0));
+		assert_int_equal(json_integer_value(json_object_get(e, "bw")), cases[i].bits);
+		assert_true(json_is_false(json_object_get(e, "is_sym")));
+		assert_float_equal(scale, (cases[i].high - cases[i].low) / steps, 1e-7 * scale);
+		assert_int_equal(offset_of(e, 0), lrint(cases[i].low / scale));
+	}
+	assert_null(find(d, "param_encodings", "bias"));
+	assert_null(find(d, "activation_encodings", "bias"));
+	json_decref(d);
+
+	/* float activations leave norms of channels float */
+	options.act_bits = 0;
+	assert_int_equal(qd_encodings_json(&g, &options, &d), QD_OK);
+	assert_string_equal(json_string_value(json_object_get(find(d, "param_encodings", "group.weight"), "dtype")), "FLOAT");
+	json_decref(d);
+
+	options = qd_quant_options_default();
+	((float *)g.values[qd_graph_find(&g, "group.weight")].data.data)[1] = NAN;
+	assert_int_equal(qd_encodings_json(&g, &options, &d), QD_EINPUT);
+	assert_string_equal(qd_message(), "tensor 'group.weight' holds a value that is not finite");
+	assert_null(d);
+	qd_graph_release(&g);
+}
+
 /* Every name of the document is a tensor of the file that the quantizing pass makes of the same graph. */
 static void names_survive_quantization(void **state)
 {
@@ -296,6 +382,7 @@ int main(void)
 		cmocka_unit_test(weights_are_per_channel_without_an_axis),
 		cmocka_unit_test(scales_are_written_as_short_as_they_are),
 		cmocka_unit_test(the_list_is_complete),
+		cmocka_unit_test(constants_that_readers_quantize_have_entries),
 		cmocka_unit_test(names_survive_quantization),
 		cmocka_unit_test(entries_look_like_golden_ones),
 	};

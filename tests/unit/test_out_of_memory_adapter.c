@@ -388,14 +388,45 @@ static enum qd_status export_more(const void *folder)
 	return st;
 }
 
+static struct qd_safetensors marked;
+
+/* A checkpoint whose tensor says that it predicts v, and no file: the export has one that says so. */
+static enum qd_status export_of_v(const void *folder)
+{
+	const struct qd_export_options options = export_options();
+	const struct qd_adapter *list[] = { &adapter };
+	struct qd_model model = all.model;
+	struct qd_schedule schedule = { 0 };
+	char root[4096];
+	enum qd_status st;
+
+	snprintf(root, sizeof(root), "%s", scratch_path("no-schedule"));
+	model.kind = QD_MODEL_CHECKPOINT;
+	model.root = root;
+	model.weights.files = &marked;
+	QD_TRY(st, qd_export(folder, &model, &profile, list, 1, &options, NULL));
+	QD_TRY(st, qd_schedule_read(&schedule, folder, ""));
+	assert_int_equal(schedule.prediction, QD_PREDICT_V);
+	see_export(folder);
+out:
+	qd_schedule_release(&schedule);
+	return st;
+}
+
 static void profiles_and_exports(void **state)
 {
+	const struct qd_tensor marker = qd_tensor_view("v_pred", QD_F32, QD_SHAPE(0), NULL);
+
 	(void)state;
 	make_profile();
 	failing_each_on("writing a profile", write_profile, scratch_path("profile.json"));
 	failing_each_on("a profile", read_profile, scratch_path("profile.json"));
 	failing_each("fitting an adapter", fit, NULL);
 	failing_each_on("an export", export, scratch_path("export"));
+	OK(qd_safetensors_write(scratch_path("marked.safetensors"), &marker, 1, NULL, 0, true, NULL, NULL));
+	OK(qd_safetensors_open(&marked, scratch_path("marked.safetensors")));
+	failing_each_on("an export of a checkpoint", export_of_v, scratch_path("marked"));
+	qd_safetensors_release(&marked);
 	failing_each_on("an adapter for an export", export_more, scratch_path("export"));
 	qd_adapter_release(&adapter);
 	qd_profile_release(&profile);

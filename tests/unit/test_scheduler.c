@@ -63,6 +63,29 @@ static void has_the_reference_schedule(void **state)
 	qd_schedule_release(&schedule);
 }
 
+/* What stands for a file is one that reads as nothing does, but for the prediction. */
+static void the_default_is_a_file(void **state)
+{
+	struct qd_schedule none, read;
+	json_t *document = qd_schedule_default(QD_PREDICT_V);
+	char *text = json_dumps(document, 0);
+
+	(void)state;
+	assert_int_equal(qd_schedule_read(&none, "/nowhere", ""), QD_OK);
+	read_text(&read, text);
+	assert_int_equal(read.prediction, QD_PREDICT_V);
+	assert_memory_equal(read.alphas_cumprod, none.alphas_cumprod, (size_t)none.train_steps * sizeof(double));
+	assert_string_equal(read.spacing, none.spacing);
+	assert_int_equal(read.train_steps, none.train_steps);
+	assert_int_equal(read.steps_offset, 1);
+	assert_int_equal(none.steps_offset, 1);
+	assert_false(read.clip_sample || none.clip_sample || read.set_alpha_to_one || none.set_alpha_to_one);
+	qd_schedule_release(&none);
+	qd_schedule_release(&read);
+	json_decref(document);
+	free(text);
+}
+
 static void assert_timesteps(const char *spacing, const char *kind, int steps, size_t n, const double *expected)
 {
 	char text[400];
@@ -474,6 +497,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(has_the_reference_schedule),
+		cmocka_unit_test(the_default_is_a_file),
 		cmocka_unit_test(spaces_timesteps),
 		cmocka_unit_test(cuts_trailing_lists),
 		cmocka_unit_test(follows_the_reference_trailing),
