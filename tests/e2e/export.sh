@@ -40,6 +40,23 @@ for file in model.onnx.data model_float.onnx model_float.onnx.data adapters_floa
 	[ -s "o/ext/$file" ] || fault "no $file"
 done
 
+# What a pipeline of Stable Diffusion 1 or 2 overrides in its schedule is in the export's: it samples as the model does.
+cp -r m sd
+sed -i 's/"_class_name": *"[^"]*"/"_class_name": "StableDiffusionPipeline"/' sd/model_index.json
+cat >sd/scheduler/scheduler_config.json <<'JSON'
+{ "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+  "prediction_type": "v_prediction", "clip_sample": true, "set_alpha_to_one": false, "mine": "kept" }
+JSON
+expect 0 "" "$QUAD" export --base sd --profile profile.json --adapter a=a.safetensors --batch 2 --tokens 8 -o o/sd
+expect 0 "" "$QUAD" run --base sd --adapter a.safetensors --profile profile.json --inputs data.safetensors --scheduler ddim --steps 2 --batch 2 -o o/of-model
+expect 0 "" "$QUAD" run --base o/sd --adapter a --inputs data.safetensors --scheduler ddim --steps 2 -o o/of-export
+cmp -s <(tensors o/of-model) <(tensors o/of-export) || fault "an export samples by another schedule than its pipeline"
+grep -q '"mine": "kept"' o/sd/scheduler/scheduler_config.json || fault "fields of the schedule are lost"
+cmp -s m/scheduler/scheduler_config.json o/x/scheduler/scheduler_config.json || fault "a schedule that nothing overrides is written anew"
+rm sd/model_index.json
+expect 0 "" "$QUAD" run --base sd/unet --adapter a.safetensors --profile profile.json --inputs data.safetensors --scheduler ddim --steps 2 --batch 2 -o o/other
+cmp -s <(tensors o/of-model) <(tensors o/other) && fault "the overridden fields make no difference"
+
 # Another adapter joins; the graph is not touched, the adapter is what a whole export would have made of it.
 before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
 expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
