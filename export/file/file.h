@@ -41,6 +41,7 @@ struct qd_export_options {
 	struct qd_sizes sizes; /* 0: the model's native one */
 	enum qd_export_format format;
 	bool external, force, dry_run;
+	bool refit;                             /* as qd_fit_adapter has it */
 	const char *profile_path;               /* hashed into the manifest */
 	const struct qd_provenance *provenance; /* goes into the manifest */
 	const char *version;                    /* of the program */

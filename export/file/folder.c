@@ -171,7 +171,7 @@ static enum qd_status export_adapter(struct job *job, const struct qd_adapter *a
 	enum qd_status st;
 	struct qd_fitted fitted = { 0 };
 	*done = (struct qd_exported_adapter){ .name = adapter->name, .hash = adapter->hash, .slots = adapter->n };
-	QD_TRY(st, qd_fit_adapter(&fitted, adapter, job->profile, job->profile->options.align));
+	QD_TRY(st, qd_fit_adapter(&fitted, adapter, job->profile, job->profile->options.align, job->options->refit));
 	QD_TRY(st, qd_update_sqnr(adapter, &fitted, job->profile, &done->sqnr_db));
 	if (job->folder == NULL)
 		goto out;
