@@ -116,6 +116,44 @@ for name in a b; do
 	[ -s o/sheet.png ] || fault "no contact sheet"
 done
 
+# What is not as it was exported: a check of all says it, and so does a run of what it reads.
+expect 0 "  verified    " "$QUAD" inspect o/x --verify
+expect 0 '"kind": "export"' "$QUAD" inspect o/ext --verify --json
+refused "'m' is no export: --verify checks the files that a manifest.json lists" "$QUAD" inspect m --verify
+damaged() # FILE COMMAND...: another byte at its end, said by the check and by the command, which may be none
+{
+	local file=$1
+	shift
+	rm -rf bad
+	cp -r o/ext bad
+	printf x | dd of="bad/$file" bs=1 seek=$(($(stat -c %s "bad/$file") - 1)) conv=notrunc 2>/dev/null
+	expect 1 "'bad/$file' is not the file that was exported: its hash is xxh3-128:" "$QUAD" inspect bad --verify
+	[ $# -eq 0 ] || refused "'bad/$file' is not the file that was exported: its hash is xxh3-128:" "$@"
+}
+damaged model.onnx.data "$QUAD" run --base bad "${common[@]}" -o o/n
+damaged adapters/a.safetensors "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+damaged adapters/a.onnx_adapter "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+damaged scheduler/scheduler_config.json "$QUAD" eval --base bad --inputs calib.safetensors -o o/n
+damaged model.encodings.json
+rm bad/adapters/a.onnx_adapter
+expect 1 "'bad/adapters/a.onnx_adapter' is missing, 'bad/manifest.json' lists it; and 1 more" "$QUAD" inspect bad --verify
+refused "'bad/adapters/a.onnx_adapter' is missing, 'bad/manifest.json' lists it" "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+cp o/x/adapters/b.* bad/adapters
+refused "'bad/adapters/b.safetensors' is not among the files that 'bad/manifest.json' lists" "$QUAD" run --base bad --adapter b "${common[@]}" -o o/n
+# both as the manifest says, but not of one adapter
+rm -rf bad
+cp -r o/x bad
+cp bad/adapters/b.onnx_adapter bad/adapters/a.onnx_adapter
+swap() # PATH: its entry in the manifest, on three lines, becomes that of the file
+{
+	local hash
+	hash=$(sed -n "\\|\"path\": \"adapters/b.onnx_adapter\"|,/hash/p" bad/manifest.json | sed -n 's/.*"hash": "\(.*\)".*/\1/p')
+	sed -i "\\|\"path\": \"$1\"|,/hash/s/\"hash\": \"[^\"]*\"/\"hash\": \"$hash\"/" bad/manifest.json
+}
+swap adapters/a.onnx_adapter
+expect 1 "'bad/adapters/a.safetensors' and 'bad/adapters/a.onnx_adapter' differ in tensor '" "$QUAD" inspect bad --verify
+refused "'bad/adapters/a.safetensors' and 'bad/adapters/a.onnx_adapter' differ in tensor '" "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+
 # What does not fit says so in one line.
 refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n
 refused "ONNX Runtime executes exports" "$QUAD" run --base m --engine ort "${common[@]}" -o o/n
