@@ -104,6 +104,7 @@ struct qd_common {
 	bool json, force, dry_run, quiet;
 	int verbose, threads;
 	uint64_t seed;
+	struct qd_provenance provenance; /* of what is written: the options; whoever opens an input adds it */
 };
 /*
  * Parses argv by the command's own `n` tables (at most QD_MOST_TABLES) and the common options in `takes`, of which those in `needs`

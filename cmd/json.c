@@ -274,7 +274,15 @@ static const struct row rows[] = {
 
 	DOCUMENT("export", "the manifest, which is also manifest.json")
 	{ "program", "text", "name and version" },
-	{ "command", "text", "the command line" },
+	{ "provenance", "object", "what the graph was made from" },
+	{ "provenance.program", "text", "name and version" },
+	{ "provenance.command", "text", "the command" },
+	{ "provenance.options", "object", "options that shape the output, as they are spelled" },
+	{ "provenance.options.*", "text", "one of them" },
+	{ "provenance.inputs", "list", "each input" },
+	{ "provenance.inputs[]", "object", "one of them" },
+	{ "provenance.inputs[].role", "text", "what it is for" },
+	{ "provenance.inputs[].hash", "text", "of what it holds" },
 	{ "base", "text", "hash of the model" },
 	{ "profile", "object", "the profile" },
 	{ "profile.hash", "text", "of the profile" },

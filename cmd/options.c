@@ -17,6 +17,7 @@ struct active {
 	const struct qd_option *row;
 	void *into;
 	bool required, given;
+	const char *said; /* what was given to a `call`, which may change it */
 };
 struct parsing {
 	struct active *options;
@@ -286,10 +287,16 @@ static void check_required(struct parsing *p)
 		qd_usage("needs %s", missing);
 }
 
-static error_t take_given(struct active *o, char *arg)
+static error_t take_given(struct parsing *p, struct active *o, char *arg)
 {
-	enum qd_status st = take(o, arg);
+	enum qd_status st = QD_OK;
 
+	if (o->row->kind == QD_OPT_CALL) {
+		o->said = qd_arena_strdup(&p->texts, arg);
+		st = o->said != NULL ? QD_OK : QD_ENOMEM;
+	}
+	if (st == QD_OK)
+		st = take(o, arg);
 	o->given = true;
 	if (st != QD_OK && st != QD_ENOMEM)
 		qd_usage("%s", qd_message());
@@ -307,7 +314,7 @@ static error_t take_argument(struct parsing *p, char *arg)
 		qd_usage("unexpected argument '%s'", arg);
 	if (o->given)
 		qd_usage("unexpected argument '%s', needs one %s%s", arg, o->row->arg, o->required ? "" : " at most");
-	return take_given(o, arg);
+	return take_given(p, o, arg);
 }
 
 static error_t parse_key(int key, char *arg, struct argp_state *state)
@@ -318,7 +325,7 @@ static error_t parse_key(int key, char *arg, struct argp_state *state)
 		return take_argument(p, arg);
 	for (size_t i = 0; i < p->n; i++)
 		if (key == key_of(p, &p->options[i]))
-			return take_given(&p->options[i], arg);
+			return take_given(p, &p->options[i], arg);
 	if (key == ARGP_KEY_END)
 		check_required(p);
 	return key == ARGP_KEY_END ? 0 : ARGP_ERR_UNKNOWN;
@@ -385,6 +392,44 @@ static const char *arguments_text(struct parsing *p)
 			text = qd_arena_strf(&p->texts, "%s%s%s", text, text[0] != '\0' ? " " : "", spelled(p, o->row));
 	}
 	return argument != NULL ? qd_arena_strf(&p->texts, "%s%s%s", argument, text[0] != '\0' ? " " : "", text) : text;
+}
+
+/* ---- what the output was made from ---- */
+
+/* What is told of an option; NULL: nothing. "olss:FILE" is "olss", another text than the choices a file. */
+static const char *told_text(struct parsing *p, const struct active *o)
+{
+	const struct qd_option *row = o->row;
+	char buffer[CHOICE_TEXT];
+	const char *name, *text;
+	bool is_choice = false;
+
+	if (row->untold || (row->absent != NULL && !is_given(p, o)))
+		return NULL;
+	if (row->kind == QD_OPT_FLAG)
+		return *(const bool *)field(o) ? "true" : NULL;
+	text = row->kind == QD_OPT_CALL ? o->said : default_text(p, o);
+	for (size_t i = 0; text != NULL && (name = choice(row, i, buffer)) != NULL; i++) {
+		const char *colon = strchr(name, ':');
+
+		if (colon != NULL && strncmp(text, name, (size_t)(colon + 1 - name)) == 0)
+			return qd_arena_strf(&p->texts, "%.*s", (int)(colon - name), name);
+		is_choice |= strcmp(text, name) == 0;
+	}
+	return row->kind == QD_OPT_TEXT && choice(row, 0, buffer) != NULL && !is_choice ? NULL : text;
+}
+
+static enum qd_status tell(struct parsing *p, struct qd_provenance *made)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; st == QD_OK && i < p->n; i++) {
+		const char *text = told_text(p, &p->options[i]);
+
+		if (text != NULL)
+			st = qd_provenance_option(made, p->options[i].row->name, text);
+	}
+	return st;
 }
 
 /* ---- all of it ---- */
@@ -462,8 +507,8 @@ static struct argp_option *list_options(struct parsing *p)
 	return list;
 }
 
-void qd_options_parse(
-	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs)
+void qd_options_parse(int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes,
+	unsigned needs, struct qd_provenance *made)
 {
 	struct parsing p = { 0 };
 	struct argp argp = { .parser = parse_key, .doc = doc };
@@ -476,6 +521,8 @@ void qd_options_parse(
 	argp.args_doc = arguments_text(&p);
 	if (list != NULL)
 		error = argp_parse(&argp, argc, argv, 0, NULL, &p);
+	if (error == 0 && made != NULL && tell(&p, made) != QD_OK)
+		error = ENOMEM;
 	if (error != 0) {
 		fprintf(stderr, "%s: %s\n", argv[0], strerror(error));
 		exit(QD_EXIT_FAILED);

@@ -63,6 +63,7 @@ struct qd_option {
 	enum qd_field_type type; /* both are QD_FIELD(struct, field) */
 	char letter;             /* the short option, or 0 */
 	bool required;           /* two rows that share a field stand in for each other */
+	bool untold;             /* left out of the output's provenance: names a file, or shapes no byte */
 	unsigned bit;            /* in a table of which commands take a part */
 	int64_t low, high;
 	double from, to;
@@ -96,10 +97,11 @@ QD_CHECK enum qd_status qd_option_texts(const struct qd_options *options, size_t
 /*
  * Parses the command line, or exits with QD_EXIT_USAGE and a message. Of rows with a bit only those in `takes` belong to the
  * command, and those in `needs` that take a value are required. The help shows the tables and their rows in their order, and `doc`:
- * what stands before and, after a \v, behind the options.
+ * what stands before and, after a \v, behind the options. What shapes the output is added to `made` (may be NULL), each as it is in
+ * the end, given or not; of a text or choice that names a file, which is an input, no more than its kind.
  */
-void qd_options_parse(
-	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs);
+void qd_options_parse(int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes,
+	unsigned needs, struct qd_provenance *made);
 /* Exits as the parser does: "quad COMMAND: MESSAGE" and where help is. For what one row cannot say. */
 _Noreturn void qd_usage(const char *fmt, ...) QD_PRINTF(1, 2);
 

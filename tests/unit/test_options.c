@@ -93,7 +93,7 @@ static void parse(struct settings *s, const char *words, unsigned takes, unsigne
 	for (char *word; (word = strtok_r(rest, " ", &rest)) != NULL; argc++)
 		argv[argc] = word;
 	argp_err_exit_status = QD_EXIT_USAGE;
-	qd_options_parse(argc, argv, "Try options.\vThat is all.", options, QD_COUNT(options), takes, needs);
+	qd_options_parse(argc, argv, "Try options.\vThat is all.", options, QD_COUNT(options), takes, needs, NULL);
 }
 
 /* What a process that parses them says on stdout and stderr, and how it ends. */
