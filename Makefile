@@ -3,7 +3,8 @@
 #   make                    the program, in $(BUILD)/quad
 #   make test               installs what is missing, builds, runs every test; ends in one line of counts
 #   make check              the same sources with warnings as errors, layer check, format check
-#   make install PREFIX=    copies the program and its library; honours DESTDIR
+#   make install PREFIX=    copies the program, its library, man pages and completion; honours DESTDIR
+#   make man                man pages and completion alone, in $(BUILD)/share
 #   make demo               the whole tool on the committed example
 #   make V=1                with whole commands shown
 #   make LIBTORCH=DIR       against an unpacked libtorch or a Python `torch` package instead of Debian's (own build folder)
@@ -241,11 +242,27 @@ demo:
 	@$(MAKE) --no-print-directory $(JOBS) all
 	@QUAD=$(BUILD)/quad scripts/demo.sh
 
-install: all
+# ---- what the program says of itself: man pages and completion, where they are installed ----
+COMMANDS := $(shell sed -nE 's/^\tX.([a-z]*), .*/\1/p' cmd/cmd.h)
+SHARE := $(COMMANDS:%=man/man1/quad-%.1) man/man1/quad.1 man/man5/quad-json.5 bash-completion/completions/quad zsh/site-functions/_quad
+man: $(SHARE:%=$(BUILD)/share/%)
+.PHONY: man
+$(BUILD)/share/man/man1/quad.1: WORDS = man
+$(BUILD)/share/man/man1/quad-%.1: WORDS = man $(patsubst quad-%.1,%,$(@F))
+$(BUILD)/share/man/man5/quad-json.5: WORDS = man json
+$(BUILD)/share/bash-completion/completions/quad: WORDS = bash
+$(BUILD)/share/zsh/site-functions/_quad: WORDS = zsh
+$(SHARE:%=$(BUILD)/share/%): $(BUILD)/quad
+	@mkdir -p $(@D)
+	$(call say,GEN,$@)
+	$(Q)$(BUILD)/quad help $(WORDS) >$@
+
+install: all man
 	install -D -m 755 $(BUILD)/quad $(DESTDIR)$(PREFIX)/bin/quad
 	install -D -m 644 $(BUILD)/libquad-torch.so $(DESTDIR)$(PREFIX)/lib/quad/libquad-torch.so
+	for file in $(SHARE); do install -D -m 644 $(BUILD)/share/$$file $(DESTDIR)$(PREFIX)/share/$$file || exit 1; done
 uninstall:
-	rm -f $(DESTDIR)$(PREFIX)/bin/quad $(DESTDIR)$(PREFIX)/lib/quad/libquad-torch.so
+	rm -f $(DESTDIR)$(PREFIX)/bin/quad $(DESTDIR)$(PREFIX)/lib/quad/libquad-torch.so $(SHARE:%=$(DESTDIR)$(PREFIX)/share/%)
 	-rmdir $(DESTDIR)$(PREFIX)/lib/quad
 clean:
 	rm -rf $(BUILD)

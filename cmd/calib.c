@@ -44,8 +44,9 @@ static enum qd_status parse_trajectory(void *into, const struct qd_option *optio
 #define FIELD(field) QD_FIELD(struct calib, field)
 static const int dtypes[] = { QD_F32, QD_F16, QD_VALUES_END };
 static const struct qd_option table[] = {
-	{ "model", QD_OPT_TEXT, FIELD(common.base), .required = true, .arg = "DIR", .help = "pipeline folder, as --base" },
-	{ "data", QD_OPT_TEXT, FIELD(options.data), .required = true, .arg = "FOLDER|FILE",
+	{ "model", QD_OPT_TEXT, FIELD(common.base), .untold = true, .required = true, .arg = "DIR",
+		.help = "pipeline folder, as --base" },
+	{ "data", QD_OPT_TEXT, FIELD(options.data), .untold = true, .required = true, .arg = "FOLDER|FILE",
 		.help = "images with metadata.jsonl, or arrays" },
 	{ "count", QD_OPT_INT, FIELD(options.count), .low = 1, .high = INT32_MAX, .arg = "N", .help = "samples; more go round",
 		.absent = "one per image" },
@@ -112,6 +113,7 @@ int qd_cmd_calib(int argc, char **argv)
 	calib.options.force = common->force;
 	calib.options.dry_run = common->dry_run;
 	calib.options.seed = common->seed;
+	calib.options.provenance = &common->provenance;
 	st = run(&calib.options, common);
 	qd_common_release(common);
 	return qd_finish("calib", st);

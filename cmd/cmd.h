@@ -5,7 +5,7 @@
  * Exit codes: 0 done; 1 the check the command exists to make said no; 2 wrong usage; 3 could not do it (one line saying why).
  *
  * A command more: its file, its row in QD_COMMANDS, and its line in README.md. An option more: its row in its command's table
- * (options.h), nothing else.
+ * (options.h), nothing else: help, man pages and completion are made from the rows.
  */
 #ifndef QUAD_CMD_CMD_H
 #define QUAD_CMD_CMD_H
@@ -17,24 +17,73 @@
 
 enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 };
 
-/* X(name, one-line summary): the one place that declares a command. Each has `int qd_cmd_<name>(int argc, char **argv)` in
- * cmd/<name>.c. */
+/*
+ * X(name, one-line summary, two examples: what stands behind "quad NAME"): the one place that declares a command. Each has `int
+ * qd_cmd_<name>(int argc, char **argv)` in cmd/<name>.c. The examples are one story, in the order of tests/e2e/help.sh, which runs it.
+ */
 #define QD_COMMANDS(X)                                                                                                             \
-	X(inspect, "show what a model or adapter file holds")                                                                      \
-	X(eval, "run a graph on given inputs, float or simulated, and check the result")                                           \
-	X(calib, "make calibration data from images with captions, or from arrays")                                                \
-	X(qss, "score adapters, choose the shared encodings, write profile.json")                                                  \
-	X(export, "write one ONNX graph, encodings JSON and adapter files")                                                        \
-	X(run, "sample images with an adapter, float, simulated or from an export")                                                \
-	X(olss, "fit a sampler of a few steps to a model's own runs of many")                                                      \
-	X(distill, "fine-tune one adapter against the profile's fixed encodings")                                                  \
-	X(train, "train a model or a fresh LoRA on clean latents")                                                                 \
-	X(init, "make a random-weight model of a given architecture")                                                              \
-	X(tokenize, "print the token ids of prompts")                                                                              \
-	X(report, "compare sampled outputs: PSNR table and contact sheet")
-#define QD_COMMAND_DECLARE(name, summary) int qd_cmd_##name(int argc, char **argv);
+	X(inspect, "show what a model, an adapter or any other file of quad holds", "removal.safetensors --base sd15",             \
+		"sd15 --adapter removal.safetensors --adapter sketch.safetensors")                                                 \
+	X(eval, "run a graph on given inputs, float or simulated, and check the result",                                           \
+		"--base sd15 --adapter removal.safetensors --inputs calib.safetensors -o out.safetensors",                         \
+		"--base sd15 --adapter removal.safetensors --inputs out.safetensors --check 1e-4")                                 \
+	X(calib, "make calibration data from images with captions, or from arrays",                                                \
+		"--base sd15 --data images --count 128 -o calib.safetensors",                                                      \
+		"--base sd15 --adapter removal.safetensors --data images --count 128 --trajectory euler:8 -o states.safetensors")  \
+	X(qss, "score adapters, choose the shared encodings, write profile.json",                                                  \
+		"--base sd15 --adapter removal=removal.safetensors --adapter sketch=sketch.safetensors@0.8 "                       \
+		"--calib calib.safetensors -o profile.json",                                                                       \
+		"--base sd15 --adapter removal=removal.safetensors --calib calib.safetensors --align none")                        \
+	X(export, "write one ONNX graph, encodings JSON and adapter files",                                                        \
+		"--base sd15 --adapter removal=removal.safetensors --profile profile.json -o export",                              \
+		"--base sd15 --adapter sketch=sketch.safetensors@0.8 --profile profile.json --adapter-only -o export")             \
+	X(run, "sample images with an adapter, float, simulated or from an export",                                                \
+		"--base sd15 --adapter removal.safetensors --inputs calib.safetensors --limit 8 -o float.safetensors",             \
+		"--base export --adapter removal --inputs calib.safetensors --limit 8 -o exported.safetensors")                    \
+	X(olss, "fit a sampler of a few steps to a model's own runs of many",                                                      \
+		"--base sd15 --inputs calib.safetensors --limit 12 --steps 4 -o sampler.safetensors",                              \
+		"--base sd15 --adapter removal.safetensors --inputs calib.safetensors --limit 12 --reference-steps 50 "            \
+		"--steps 8 -o removal-sampler.safetensors")                                                                        \
+	X(distill, "fine-tune one adapter against the profile's fixed encodings",                                                  \
+		"--base sd15 --adapter sketch=sketch.safetensors@0.8 --profile profile.json --data calib.safetensors "             \
+		"-o sketch-distilled.safetensors",                                                                                 \
+		"--base sd15 --adapter removal=removal.safetensors --profile profile.json --data calib.safetensors "               \
+		"--steps 300 --trajectory euler:8 --checkpoint-every 50 -o removal-distilled.safetensors")                         \
+	X(train, "train a model or a fresh LoRA on clean latents",                                                                 \
+		"--base sd15 --data calib.safetensors --lora 8 --steps 2000 -o sticker.safetensors",                               \
+		"--base sd15 --data calib.safetensors --init-adapter sticker.safetensors --lr 1e-4 -o sticker-2.safetensors")      \
+	X(init, "make a random-weight model of a given architecture", "--arch sd15 --dry-run -o random",                           \
+		"--config sd15/unet/config.json --lora 4 -o random.safetensors")                                                   \
+	X(tokenize, "print the token ids of prompts", "--tokenizer sd15 prompts.jsonl",                                            \
+		"--tokenizer sd15/tokenizer <prompts.jsonl >ids.jsonl")                                                            \
+	X(report, "compare sampled outputs: PSNR table and contact sheet",                                                         \
+		"--task removal --reference float.safetensors --column exported=exported.safetensors",                             \
+		"--task removal --reference float.safetensors --column exported=exported.safetensors --sheet sheet.png")
+#define QD_COMMAND_DECLARE(name, ...) int qd_cmd_##name(int argc, char **argv);
 QD_COMMANDS(QD_COMMAND_DECLARE)
 #undef QD_COMMAND_DECLARE
+
+struct qd_command {
+	const char *name, *summary, *examples[2];
+	int (*run)(int argc, char **argv);
+};
+/* NULL: there is no command of that name. */
+const struct qd_command *qd_command_find(const char *name);
+/* Runs a command as if it had been called. */
+int qd_command_run(const struct qd_command *command, int argc, char **argv);
+
+/* ---- help (help.c) ---- */
+/* How quad is called, and the commands. */
+void qd_help_usage(FILE *to);
+/* Says that there is no such command; returns the exit code. */
+int qd_help_unknown(const char *name);
+/* quad help `topic` [`of`, or NULL]. */
+int qd_help(const char *topic, const char *of);
+/* "quad NAME ..." and a line's end; long ones go on behind `fold`. */
+void qd_print_example(FILE *to, const struct qd_command *command, size_t i, const char *fold);
+/* The fields of every document of --json (json.c); a field more: its row there. `document` begins one, `field` tells of one. */
+void qd_json_fields(
+	void (*document)(const char *name, const char *text), void (*field)(const char *path, const char *type, const char *text));
 
 /* Options that mean the same in every command; each says which it takes. */
 enum {
@@ -54,6 +103,7 @@ struct qd_common {
 	bool json, force, dry_run, quiet;
 	int verbose, threads;
 	uint64_t seed;
+	struct qd_provenance provenance; /* of what is written: the options; whoever opens an input adds it */
 };
 /*
  * Parses argv by the command's own `n` tables (at most QD_MOST_TABLES) and the common options in `takes`, of which those in `needs`
@@ -63,6 +113,8 @@ enum { QD_MOST_TABLES = 3 };
 void qd_parse(int argc, char **argv, const char *doc, const struct qd_options *own, size_t n, unsigned takes, unsigned needs,
 	struct qd_common *common);
 void qd_common_release(struct qd_common *common);
+/* From now on qd_parse tells `fn` of the command's options and exits. */
+void qd_describe_instead(void (*fn)(const char *doc, const struct qd_option_text *list, size_t n));
 /* For `call` of an option: "NAME:STEPS" or "NAME" (`*steps` stays), NAME among the option's choices; those with a file bring their
  * steps, which are 0 then. `arg` is cut at the colon. */
 QD_CHECK enum qd_status qd_parse_trajectory(const struct qd_option *option, char *arg, const char **name, int *steps);
@@ -77,8 +129,6 @@ int qd_finish(const char *command, enum qd_status st);
 void qd_print(const char *fmt, ...) QD_PRINTF(1, 2);
 /* Prints a JSON document to stdout (two-space indentation, newline) and drops the reference. QD_EIO when stdout fails. */
 QD_CHECK enum qd_status qd_print_json(json_t *value);
-/* Prints every field of every document (json.c). A field more: its row there. */
-void qd_help_json(void);
 /* A number, or null where it is not finite. */
 json_t *qd_finite_json(double x);
 

@@ -2,8 +2,10 @@
  * What commands have in common: their options, and how they end.
  */
 #include "cmd/cmd.h"
+#include "version.h"
 
 #include <assert.h>
+#include <errno.h>
 #include <malloc.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,25 +15,32 @@ enum { MAX_THREADS = 1024 };
 static const char *const devices[] = { "cpu", "cuda", "cuda:I", NULL };
 
 #define FIELD(field) QD_FIELD(struct qd_common, field)
-static const struct qd_option table[] = {
-	{ "base", QD_OPT_TEXT, FIELD(base), .bit = QD_COMMON_BASE, .arg = "PATH",
+/* What a command reads, before its own options in the help. */
+static const struct qd_option first[] = {
+	{ "base", QD_OPT_TEXT, FIELD(base), .untold = true, .bit = QD_COMMON_BASE, .arg = "PATH",
 		.help = "model: a diffusers folder, a checkpoint or an ONNX file" },
-	{ "adapter", QD_OPT_TEXTS, FIELD(adapters), .bit = QD_COMMON_ADAPTER, .arg = "[NAME=]PATH[@SCALE]",
+	{ "adapter", QD_OPT_TEXTS, FIELD(adapters), .untold = true, .bit = QD_COMMON_ADAPTER, .arg = "[NAME=]PATH[@SCALE]",
 		.help = "adapter file or folder and its strength; may be repeated" },
-	{ "profile", QD_OPT_TEXT, FIELD(profile), .bit = QD_COMMON_PROFILE, .arg = "FILE",
+	{ "profile", QD_OPT_TEXT, FIELD(profile), .untold = true, .bit = QD_COMMON_PROFILE, .arg = "FILE",
 		.help = "profile.json with the shared encodings" },
-	{ "output", QD_OPT_TEXT, FIELD(output), .letter = 'o', .bit = QD_COMMON_OUTPUT, .arg = "PATH",
+	{ 0 },
+};
+/* What it writes and how, behind them. */
+static const struct qd_option last[] = {
+	{ "output", QD_OPT_TEXT, FIELD(output), .letter = 'o', .untold = true, .bit = QD_COMMON_OUTPUT, .arg = "PATH",
 		.help = "where the result goes" },
-	{ "force", QD_OPT_FLAG, FIELD(force), .bit = QD_COMMON_OUTPUT | QD_COMMON_FORCE, .help = "replace an existing result" },
-	{ "json", QD_OPT_FLAG, FIELD(json), .bit = QD_COMMON_JSON, .help = "print one JSON document" },
+	{ "force", QD_OPT_FLAG, FIELD(force), .untold = true, .bit = QD_COMMON_OUTPUT | QD_COMMON_FORCE,
+		.help = "replace an existing result" },
+	{ "dry-run", QD_OPT_FLAG, FIELD(dry_run), .untold = true, .bit = QD_COMMON_DRY_RUN,
+		.help = "check everything, write nothing" },
+	{ "json", QD_OPT_FLAG, FIELD(json), .untold = true, .bit = QD_COMMON_JSON, .help = "print one JSON document" },
 	{ "seed", QD_OPT_INT, FIELD(seed), .bit = QD_COMMON_SEED, .high = INT64_MAX, .arg = "N", .help = "seed of random numbers" },
-	{ "threads", QD_OPT_INT, FIELD(threads), .bit = QD_COMMON_THREADS, .low = 1, .high = MAX_THREADS, .arg = "N",
-		.help = "threads to compute with", .absent = "one per processor that this process may use" },
+	{ "threads", QD_OPT_INT, FIELD(threads), .untold = true, .bit = QD_COMMON_THREADS, .low = 1, .high = MAX_THREADS,
+		.arg = "N", .help = "threads to compute with", .absent = "one per processor that this process may use" },
 	{ "device", QD_OPT_CHOICE, FIELD(device), .bit = QD_COMMON_THREADS, .names = devices, .help = "where to compute",
 		.absent = "cpu" },
-	{ "dry-run", QD_OPT_FLAG, FIELD(dry_run), .bit = QD_COMMON_DRY_RUN, .help = "check everything, write nothing" },
-	{ "quiet", QD_OPT_FLAG, FIELD(quiet), .letter = 'q', .help = "no progress, no warnings" },
-	{ "verbose", QD_OPT_REPEAT, FIELD(verbose), .letter = 'v', .help = "say more; twice for still more" },
+	{ "quiet", QD_OPT_FLAG, FIELD(quiet), .letter = 'q', .untold = true, .help = "no progress, no warnings" },
+	{ "verbose", QD_OPT_REPEAT, FIELD(verbose), .letter = 'v', .untold = true, .help = "say more; twice for still more" },
 	{ 0 },
 };
 #undef FIELD
@@ -59,16 +68,63 @@ static enum qd_status apply(const struct qd_common *common, bool computes)
 	return st == QD_OK && common->device != NULL ? qt_set_device(common->device) : st;
 }
 
+static void (*describe)(const char *doc, const struct qd_option_text *list, size_t n);
+
+void qd_describe_instead(void (*fn)(const char *doc, const struct qd_option_text *list, size_t n))
+{
+	describe = fn;
+}
+
+static void run_description(const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs)
+{
+	struct qd_arena texts = { 0 };
+	struct qd_option_text *list;
+	size_t n_list;
+	enum qd_status st = qd_option_texts(options, n, takes, needs, &texts, &list, &n_list);
+
+	if (st == QD_OK)
+		describe(doc, list, n_list);
+	if (st == QD_OK && fflush(stdout) != 0)
+		st = qd_fail(QD_EIO, "cannot write to standard output: %s", strerror(errno));
+	free(list);
+	qd_arena_release(&texts);
+	exit(qd_finish("help", st));
+}
+
+/* The command's own text, and examples below. */
+static enum qd_status write_doc(struct qd_text *text, const char *doc, const struct qd_command *command)
+{
+	enum qd_status st = qd_text_open(text);
+
+	if (st != QD_OK)
+		return st;
+	fprintf(text->stream, "%s%sExamples:\n", doc, strchr(doc, '\v') != NULL ? "\n\n" : "\v");
+	for (size_t i = 0; i < QD_COUNT(command->examples); i++) {
+		fputs("  ", text->stream);
+		qd_print_example(text->stream, command, i, " \\\n      ");
+	}
+	return qd_text_end(text);
+}
+
 void qd_parse(int argc, char **argv, const char *doc, const struct qd_options *own, size_t n, unsigned takes, unsigned needs,
 	struct qd_common *common)
 {
-	struct qd_options options[QD_MOST_TABLES + 1];
+	struct qd_options options[QD_MOST_TABLES + 2] = { { first, common } };
+	struct qd_text text = { 0 };
+	enum qd_status st;
 
 	assert(n <= QD_MOST_TABLES);
-	memcpy(options, own, n * sizeof(*options));
-	options[n] = (struct qd_options){ table, common };
-	qd_options_parse(argc, argv, doc, options, n + 1, takes, needs);
-	if (apply(common, (takes & QD_COMMON_THREADS) != 0) != QD_OK) {
+	memcpy(options + 1, own, n * sizeof(*options));
+	options[n + 1] = (struct qd_options){ last, common };
+	common->provenance = (struct qd_provenance){ .program = "quad " QUAD_VERSION, .command = strrchr(argv[0], ' ') + 1 };
+	if (describe != NULL)
+		run_description(doc, options, n + 2, takes, needs);
+	QD_TRY(st, write_doc(&text, doc, qd_command_find(common->provenance.command)));
+	qd_options_parse(argc, argv, text.bytes, options, n + 2, takes, needs, &common->provenance);
+	st = apply(common, (takes & QD_COMMON_THREADS) != 0);
+out:
+	qd_text_release(&text);
+	if (st != QD_OK) {
 		fprintf(stderr, "%s: %s\n", argv[0], qd_message());
 		exit(QD_EXIT_FAILED);
 	}
@@ -77,6 +133,7 @@ void qd_parse(int argc, char **argv, const char *doc, const struct qd_options *o
 void qd_common_release(struct qd_common *common)
 {
 	qd_texts_release(&common->adapters);
+	qd_provenance_release(&common->provenance);
 	*common = (struct qd_common){ 0 };
 }
 

@@ -6,8 +6,6 @@
 #include "version.h"
 
 #include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 
 struct export_args {
 	struct qd_export_options options;
@@ -15,9 +13,8 @@ struct export_args {
 };
 
 #define FIELD(field) QD_FIELD(struct export_args, field)
-enum { GROUP_DEBUG = 1 };
 static const struct qd_option table[] = {
-	{ "adapter-only", QD_OPT_FLAG, FIELD(adapter_only),
+	{ "adapter-only", QD_OPT_FLAG, FIELD(adapter_only), .untold = true,
 		.help = "add adapters to the export that -o names; its graph stays as it is" },
 	{ "batch", QD_OPT_INT, FIELD(options.sizes.batch), .low = 1, .high = 4096, .arg = "N", .help = "samples per call",
 		.absent = "1" },
@@ -30,7 +27,7 @@ static const struct qd_option table[] = {
 	{ "format", QD_OPT_CHOICE, FIELD(options.format), .names = qd_export_format_names, .low = QD_EXPORT_QDQ,
 		.help = "quantized nodes, model_float.onnx to be read with the encodings JSON, or both" },
 	{ "external-data", QD_OPT_FLAG, FIELD(options.external), .help = "weights in model.onnx.data even below 2 GB" },
-	{ "dump-after", QD_OPT_CHOICE, FIELD(options.passes.dump_after), .group = GROUP_DEBUG, .name_at = qd_pipeline_pass_name,
+	{ "dump-after", QD_OPT_CHOICE, FIELD(options.passes.dump_after), .untold = true, .name_at = qd_pipeline_pass_name,
 		.help = "print the graph after a pass to stderr" },
 	{ 0 },
 };
@@ -66,7 +63,7 @@ static void print_summary(const char *path, const json_t *manifest, bool dry_run
 	}
 }
 
-static enum qd_status run(struct export_args *args, const struct qd_common *common)
+static enum qd_status run(struct export_args *args, struct qd_common *common)
 {
 	enum qd_status st;
 	struct qd_opened opened = { 0 };
@@ -75,6 +72,9 @@ static enum qd_status run(struct export_args *args, const struct qd_common *comm
 	QD_TRY(st, qd_check_apart(common, common->output, NULL, 0));
 	QD_TRY(st, qd_open_all(&opened, common));
 	QD_TRY(st, qd_profile_read(&profile, common->profile));
+	/* adapters may come and go: the manifest names the source of each */
+	QD_TRY(st, qd_provenance_input(&common->provenance, "base", NULL, profile.base_hash));
+	QD_TRY(st, qd_provenance_file(&common->provenance, "profile", common->profile));
 	if (args->adapter_only) {
 		QD_TRY(st, qd_profile_check_base(&profile, &opened.model));
 		QD_TRY(st, qd_export_adapters(
@@ -94,37 +94,21 @@ out:
 	return st;
 }
 
-/* The command line as one text. */
-static char *join(int argc, char **argv)
-{
-	char *text = NULL;
-	size_t size;
-	FILE *out = open_memstream(&text, &size);
-	if (out == NULL)
-		return NULL;
-	for (int i = 0; i < argc; i++)
-		fprintf(out, i > 0 ? " %s" : "%s", argv[i]);
-	fclose(out);
-	return text;
-}
-
 int qd_cmd_export(int argc, char **argv)
 {
 	struct export_args args = { .options = { .format = QD_EXPORT_QDQ, .version = QUAD_VERSION, .passes = { .dump = dump } } };
 	struct qd_common common = { 0 };
-	char *command = join(argc, argv);
 	enum qd_status st;
 
 	qd_parse(argc, argv, "Write one ONNX graph for all adapters, its encodings, and the adapters' files.",
 		&(struct qd_options){ table, &args }, 1,
 		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_DRY_RUN,
 		QD_COMMON_BASE | QD_COMMON_PROFILE | QD_COMMON_OUTPUT, &common);
-	args.options.command = command != NULL ? command : "";
+	args.options.provenance = &common.provenance;
 	args.options.profile_path = common.profile;
 	args.options.force = common.force;
 	args.options.dry_run = common.dry_run;
 	st = run(&args, &common);
-	free(command);
 	qd_common_release(&common);
 	return qd_finish("export", st);
 }

@@ -7,8 +7,6 @@
  */
 #include "cmd/cmd.h"
 
-#include <string.h>
-
 struct row {
 	const char *path, *type, *text; /* type NULL: a document begins, `path` is its name */
 };
@@ -272,7 +270,15 @@ static const struct row rows[] = {
 
 	DOCUMENT("export", "the manifest, which is also manifest.json")
 	{ "program", "text", "name and version" },
-	{ "command", "text", "the command line" },
+	{ "provenance", "object", "what the graph was made from" },
+	{ "provenance.program", "text", "name and version" },
+	{ "provenance.command", "text", "the command" },
+	{ "provenance.options", "object", "options that shape the output, as they are spelled" },
+	{ "provenance.options.*", "text", "one of them" },
+	{ "provenance.inputs", "list", "each input" },
+	{ "provenance.inputs[]", "object", "one of them" },
+	{ "provenance.inputs[].role", "text", "what it is for" },
+	{ "provenance.inputs[].hash", "text", "of what it holds" },
 	{ "base", "text", "hash of the model" },
 	{ "profile", "object", "the profile" },
 	{ "profile.hash", "text", "of the profile" },
@@ -380,19 +386,12 @@ static const struct row rows[] = {
 };
 /* clang-format on */
 
-void qd_help_json(void)
+void qd_json_fields(
+	void (*document)(const char *name, const char *text), void (*field)(const char *path, const char *type, const char *text))
 {
-	int path = 0, type = 0;
-
-	for (size_t i = 0; i < QD_COUNT(rows); i++)
-		if (rows[i].type != NULL) {
-			path = (int)strlen(rows[i].path) > path ? (int)strlen(rows[i].path) : path;
-			type = (int)strlen(rows[i].type) > type ? (int)strlen(rows[i].type) : type;
-		}
-	qd_print("What --json prints: one document, with these fields. Numbers that are not finite are null.\n");
 	for (size_t i = 0; i < QD_COUNT(rows); i++)
 		if (rows[i].type == NULL)
-			qd_print("\nquad %s: %s\n", rows[i].path, rows[i].text);
+			document(rows[i].path, rows[i].text);
 		else
-			qd_print("  %-*s  %-*s  %s\n", path, rows[i].path, type, rows[i].type, rows[i].text);
+			field(rows[i].path, rows[i].type, rows[i].text);
 }

@@ -9,47 +9,6 @@
 #include <string.h>
 #include <unistd.h>
 
-static const struct command {
-	const char *name, *summary;
-	int (*run)(int argc, char **argv);
-} commands[] = {
-#define COMMAND_ROW(name, summary) { #name, summary, qd_cmd_##name },
-	QD_COMMANDS(COMMAND_ROW)
-#undef COMMAND_ROW
-};
-
-static const struct command *find_command(const char *name)
-{
-	for (size_t i = 0; i < QD_COUNT(commands); i++) {
-		if (strcmp(commands[i].name, name) == 0)
-			return &commands[i];
-	}
-	return NULL;
-}
-
-static void print_usage(FILE *to)
-{
-	fputs("Usage: quad COMMAND [OPTION...]\n"
-	      "Quantize one diffusion model with several LoRA adapters as one graph.\n\n",
-		to);
-	for (size_t i = 0; i < QD_COUNT(commands); i++)
-		fprintf(to, "  %-9s %s\n", commands[i].name, commands[i].summary);
-	fputs("\nquad help COMMAND says what a command takes, quad help json what --json prints. Exit codes: 0 done; 1 a check "
-	      "said "
-	      "no;\n2 wrong usage; 3 could not do it. Long work reports on a terminal, and elsewhere every 30 seconds\n"
-	      "(QUAD_PROGRESS_SECONDS), unless -q is given.\n",
-		to);
-}
-
-static int unknown_command(const char *name)
-{
-	char shown[256];
-
-	qd_escape(shown, sizeof(shown), name);
-	fprintf(stderr, "quad: there is no command '%s'; see 'quad --help'\n", shown);
-	return QD_EXIT_USAGE;
-}
-
 /*
  * How threads wait, which the libraries take from the environment when they are loaded. A thread of OpenMP's spins before it sleeps:
  * where the processors are shared, or a quota counts the time, it keeps the others from what it waits for (a training step took 37
@@ -72,31 +31,10 @@ static void wait_asleep(char **argv)
 	execv(self, argv); /* returns only where it cannot, and then threads spin */
 }
 
-/* argp takes the name that messages and usage lines begin with from argv[0]. */
-static int run_command(const struct command *command, int argc, char **argv)
-{
-	char name[64];
-	snprintf(name, sizeof(name), "quad %s", command->name);
-	argv[0] = name;
-	program_invocation_name = program_invocation_short_name = name;
-	return command->run(argc, argv);
-}
-
-static int run_help(const char *name)
-{
-	if (strcmp(name, "json") == 0) {
-		qd_help_json();
-		return QD_EXIT_DONE;
-	}
-	char self[] = "quad", help[] = "--help", *argv[] = { self, help, NULL };
-	const struct command *command = find_command(name);
-	return command ? run_command(command, 2, argv) : unknown_command(name);
-}
-
 static int dispatch(int argc, char **argv)
 {
 	if (argc < 2) {
-		print_usage(stderr);
+		qd_help_usage(stderr);
 		return QD_EXIT_USAGE;
 	}
 	const char *name = argv[1];
@@ -106,13 +44,13 @@ static int dispatch(int argc, char **argv)
 		return QD_EXIT_DONE;
 	}
 	if (strcmp(name, "help") == 0 && argc > 2)
-		return run_help(argv[2]);
+		return qd_help(argv[2], argc > 3 ? argv[3] : NULL);
 	if (strcmp(name, "help") == 0 || strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0) {
-		print_usage(stdout);
+		qd_help_usage(stdout);
 		return QD_EXIT_DONE;
 	}
-	const struct command *command = find_command(name);
-	return command ? run_command(command, argc - 1, argv + 1) : unknown_command(name);
+	const struct qd_command *command = qd_command_find(name);
+	return command != NULL ? qd_command_run(command, argc - 1, argv + 1) : qd_help_unknown(name);
 }
 
 /* Leaves no half-written output behind, then dies of the same signal so that the caller sees it. */

@@ -33,7 +33,7 @@ int qd_cmd_olss(int argc, char **argv)
 	struct qd_fit_sampler_options fit = { .reference = { .scheduler = "ddim", .steps = 100, .guidance = 1 }, .steps = 8 };
 	struct qd_fit_sampler_result result;
 	struct qd_common common = { 0 };
-	const struct qd_options options[] = { { table, &fit }, { qd_sampling_table, &fit.reference } };
+	const struct qd_options options[] = { { qd_sampling_table, &fit.reference }, { table, &fit } };
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, options, QD_COUNT(options),

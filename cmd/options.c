@@ -10,14 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { FIRST_KEY = 0x200, GROUPS = 10, CHOICE_TEXT = 32, LIST_TEXT = 512 };
+enum { FIRST_KEY = 0x200, CHOICE_TEXT = 32, LIST_TEXT = 512 };
 
 /* A row of this command. */
 struct active {
 	const struct qd_option *row;
 	void *into;
 	bool required, given;
-	int group;
+	const char *said; /* what was given to a `call`, which may change it */
 };
 struct parsing {
 	struct active *options;
@@ -287,10 +287,16 @@ static void check_required(struct parsing *p)
 		qd_usage("needs %s", missing);
 }
 
-static error_t take_given(struct active *o, char *arg)
+static error_t take_given(struct parsing *p, struct active *o, char *arg)
 {
-	enum qd_status st = take(o, arg);
+	enum qd_status st = QD_OK;
 
+	if (o->row->kind == QD_OPT_CALL) {
+		o->said = qd_arena_strdup(&p->texts, arg);
+		st = o->said != NULL ? QD_OK : QD_ENOMEM;
+	}
+	if (st == QD_OK)
+		st = take(o, arg);
 	o->given = true;
 	if (st != QD_OK && st != QD_ENOMEM)
 		qd_usage("%s", qd_message());
@@ -308,7 +314,7 @@ static error_t take_argument(struct parsing *p, char *arg)
 		qd_usage("unexpected argument '%s'", arg);
 	if (o->given)
 		qd_usage("unexpected argument '%s', needs one %s%s", arg, o->row->arg, o->required ? "" : " at most");
-	return take_given(o, arg);
+	return take_given(p, o, arg);
 }
 
 static error_t parse_key(int key, char *arg, struct argp_state *state)
@@ -319,7 +325,7 @@ static error_t parse_key(int key, char *arg, struct argp_state *state)
 		return take_argument(p, arg);
 	for (size_t i = 0; i < p->n; i++)
 		if (key == key_of(p, &p->options[i]))
-			return take_given(&p->options[i], arg);
+			return take_given(p, &p->options[i], arg);
 	if (key == ARGP_KEY_END)
 		check_required(p);
 	return key == ARGP_KEY_END ? 0 : ARGP_ERR_UNKNOWN;
@@ -359,6 +365,8 @@ static const char *help_text(struct parsing *p, const struct active *o)
 	char list[LIST_TEXT];
 	const char *text = row->help, *value = o->required || row->absent != NULL ? NULL : default_text(p, o);
 
+	if (text == NULL)
+		return NULL;
 	if (row->kind == QD_OPT_CALL && list_choices(row, ", ", list)[0] != '\0')
 		text = qd_arena_strf(&p->texts, "%s: %s", text, list);
 	if (o->required)
@@ -368,13 +376,60 @@ static const char *help_text(struct parsing *p, const struct active *o)
 	return value != NULL ? qd_arena_strf(&p->texts, "%s (default %s)", text, value) : text;
 }
 
+/* What stands behind the command's name: what it needs, by one name. */
 static const char *arguments_text(struct parsing *p)
 {
-	for (size_t i = 0; i < p->n; i++)
-		if (p->options[i].row->kind == QD_OPT_ARGUMENT)
-			return p->options[i].required ? p->options[i].row->arg
-						      : qd_arena_strf(&p->texts, "[%s]", p->options[i].row->arg);
-	return NULL;
+	const char *text = "", *argument = NULL;
+
+	for (size_t i = 0; i < p->n; i++) {
+		const struct active *o = &p->options[i];
+		bool again = false;
+		for (size_t k = 0; k < i && o->row->kind != QD_OPT_CALL; k++)
+			again |= p->options[k].required && field(&p->options[k]) == field(o);
+		if (o->row->kind == QD_OPT_ARGUMENT)
+			argument = o->required ? o->row->arg : qd_arena_strf(&p->texts, "[%s]", o->row->arg);
+		else if (o->required && !again)
+			text = qd_arena_strf(&p->texts, "%s%s%s", text, text[0] != '\0' ? " " : "", spelled(p, o->row));
+	}
+	return argument != NULL ? qd_arena_strf(&p->texts, "%s%s%s", argument, text[0] != '\0' ? " " : "", text) : text;
+}
+
+/* ---- what the output was made from ---- */
+
+/* What is told of an option; NULL: nothing. "olss:FILE" is "olss", another text than the choices a file. */
+static const char *told_text(struct parsing *p, const struct active *o)
+{
+	const struct qd_option *row = o->row;
+	char buffer[CHOICE_TEXT];
+	const char *name, *text;
+	bool is_choice = false;
+
+	if (row->untold || (row->absent != NULL && !is_given(p, o)))
+		return NULL;
+	if (row->kind == QD_OPT_FLAG)
+		return *(const bool *)field(o) ? "true" : NULL;
+	text = row->kind == QD_OPT_CALL ? o->said : default_text(p, o);
+	for (size_t i = 0; text != NULL && (name = choice(row, i, buffer)) != NULL; i++) {
+		const char *colon = strchr(name, ':');
+
+		if (colon != NULL && strncmp(text, name, (size_t)(colon + 1 - name)) == 0)
+			return qd_arena_strf(&p->texts, "%.*s", (int)(colon - name), name);
+		is_choice |= strcmp(text, name) == 0;
+	}
+	return row->kind == QD_OPT_TEXT && choice(row, 0, buffer) != NULL && !is_choice ? NULL : text;
+}
+
+static enum qd_status tell(struct parsing *p, struct qd_provenance *made)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; st == QD_OK && i < p->n; i++) {
+		const char *text = told_text(p, &p->options[i]);
+
+		if (text != NULL)
+			st = qd_provenance_option(made, p->options[i].row->name, text);
+	}
+	return st;
 }
 
 /* ---- all of it ---- */
@@ -401,7 +456,7 @@ static enum qd_status collect(struct parsing *p, const struct qd_options *option
 
 	for (size_t i = 0; i < n; i++)
 		for (const struct qd_option *row = options[i].table; row->kind != QD_OPT_END; row++) {
-			struct active o = { .row = row, .into = options[i].into, .group = (int)i * GROUPS + row->group + 1 };
+			struct active o = { .row = row, .into = options[i].into };
 			o.required = row->required || ((row->bit & needs) != 0 && has_value(row));
 			assert((fits[row->kind] >> row->type & 1) != 0);
 			if (row->bit == 0 || (row->bit & takes) != 0)
@@ -411,7 +466,31 @@ out:
 	return st;
 }
 
-/* The same as argp's list, with an empty end. */
+enum qd_status qd_option_texts(const struct qd_options *options, size_t n, unsigned takes, unsigned needs, struct qd_arena *arena,
+	struct qd_option_text **list, size_t *n_list)
+{
+	struct parsing p = { 0 };
+	enum qd_status st;
+
+	*n_list = 0;
+	*list = NULL;
+	QD_TRY(st, collect(&p, options, n, takes, needs));
+	*list = calloc(p.n, sizeof(**list));
+	if (*list == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+	for (size_t i = 0; i < p.n; i++) {
+		const struct active *o = &p.options[i];
+		(*list)[(*n_list)++] = (struct qd_option_text){ o->row, value_text(&p, o->row), help_text(&p, o), o->required };
+	}
+	*arena = p.texts;
+	p.texts = (struct qd_arena){ 0 };
+out:
+	free(p.options);
+	qd_arena_release(&p.texts);
+	return st;
+}
+
+/* The same as argp's list, with an empty end. A group for each keeps their order, which argp would make that of the alphabet. */
 static struct argp_option *list_options(struct parsing *p)
 {
 	struct argp_option *list = calloc(p->n + 1, sizeof(*list));
@@ -419,15 +498,17 @@ static struct argp_option *list_options(struct parsing *p)
 
 	for (size_t i = 0; i < p->n && list != NULL; i++) {
 		const struct active *o = &p->options[i];
-		if (o->row->kind != QD_OPT_ARGUMENT)
-			list[n++] = (struct argp_option){ o->row->name, key_of(p, o), value_text(p, o->row), 0, help_text(p, o),
-				o->group };
+		if (o->row->kind != QD_OPT_ARGUMENT) {
+			list[n] = (struct argp_option){ o->row->name, key_of(p, o), value_text(p, o->row), 0, help_text(p, o),
+				(int)n + 1 };
+			n++;
+		}
 	}
 	return list;
 }
 
-void qd_options_parse(
-	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs)
+void qd_options_parse(int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes,
+	unsigned needs, struct qd_provenance *made)
 {
 	struct parsing p = { 0 };
 	struct argp argp = { .parser = parse_key, .doc = doc };
@@ -440,6 +521,8 @@ void qd_options_parse(
 	argp.args_doc = arguments_text(&p);
 	if (list != NULL)
 		error = argp_parse(&argp, argc, argv, 0, NULL, &p);
+	if (error == 0 && made != NULL && tell(&p, made) != QD_OK)
+		error = ENOMEM;
 	if (error != 0) {
 		fprintf(stderr, "%s: %s\n", argv[0], strerror(error));
 		exit(QD_EXIT_FAILED);

@@ -63,7 +63,7 @@ struct qd_option {
 	enum qd_field_type type; /* both are QD_FIELD(struct, field) */
 	char letter;             /* the short option, or 0 */
 	bool required;           /* two rows that share a field stand in for each other */
-	int group;               /* in the help, after the table's lower ones */
+	bool untold;             /* left out of the output's provenance: names a file, or shapes no byte */
 	unsigned bit;            /* in a table of which commands take a part */
 	int64_t low, high;
 	double from, to;
@@ -84,13 +84,24 @@ struct qd_options {
 	const struct qd_option *table;
 	void *into;
 };
+/* What is told about an option; texts live in the arena that they were made in. */
+struct qd_option_text {
+	const struct qd_option *row;
+	const char *value; /* what it takes: choices and names of anything else, between '|'; NULL: nothing */
+	const char *help;  /* with what holds without it */
+	bool required;
+};
+/* The rows of a command in the order of its tables, with the fields' defaults: QD_ENOMEM. The caller frees the list. */
+QD_CHECK enum qd_status qd_option_texts(const struct qd_options *options, size_t n, unsigned takes, unsigned needs,
+	struct qd_arena *arena, struct qd_option_text **list, size_t *n_list);
 /*
  * Parses the command line, or exits with QD_EXIT_USAGE and a message. Of rows with a bit only those in `takes` belong to the
- * command, and those in `needs` that take a value are required. The help shows the tables in their order, and `doc`: what stands
- * before and, after a \v, behind the options.
+ * command, and those in `needs` that take a value are required. The help shows the tables and their rows in their order, and `doc`:
+ * what stands before and, after a \v, behind the options. What shapes the output is added to `made` (may be NULL), each as it is in
+ * the end, given or not; of a text or choice that names a file, which is an input, no more than its kind.
  */
-void qd_options_parse(
-	int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes, unsigned needs);
+void qd_options_parse(int argc, char **argv, const char *doc, const struct qd_options *options, size_t n, unsigned takes,
+	unsigned needs, struct qd_provenance *made);
 /* Exits as the parser does: "quad COMMAND: MESSAGE" and where help is. For what one row cannot say. */
 _Noreturn void qd_usage(const char *fmt, ...) QD_PRINTF(1, 2);
 

@@ -26,7 +26,7 @@ struct qss {
 
 #define FIELD(field) QD_FIELD(struct qss, field)
 static const struct qd_option data_table[] = {
-	{ "calib", QD_OPT_TEXTS, FIELD(calib), .required = true, .arg = "FILE",
+	{ "calib", QD_OPT_TEXTS, FIELD(calib), .untold = true, .required = true, .arg = "FILE",
 		.help = "calibration data: safetensors, .npz or a folder of .npy; may be repeated" },
 	{ 0 },
 };
@@ -119,7 +119,35 @@ static enum qd_status print_json(const struct qd_profile *p)
 
 /* ---- the command ---- */
 
-static enum qd_status run(const struct qss *qss)
+/* A policy's name is an option, a file of layers an input. */
+static enum qd_status note_slots(struct qd_provenance *made, const char *slots)
+{
+	for (size_t i = 0; qd_slots_policy_name(i) != NULL; i++)
+		if (slots == NULL || strcmp(slots, qd_slots_policy_name(i)) == 0)
+			return QD_OK;
+	return qd_provenance_file(made, "slots", slots);
+}
+
+/* Everything that shaped the profile; it takes the command's provenance. */
+static enum qd_status note_inputs(struct qss *qss, const struct qd_dataset *data, struct qd_profile *profile)
+{
+	struct qd_provenance *made = &profile->provenance;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st;
+
+	*made = qss->common.provenance;
+	qss->common.provenance = (struct qd_provenance){ 0 };
+	QD_TRY(st, qd_provenance_input(made, "base", NULL, profile->base_hash));
+	for (size_t i = 0; i < profile->n_adapters; i++)
+		QD_TRY(st, qd_provenance_input(made, "adapter", profile->adapters[i].name, profile->adapters[i].hash));
+	QD_TRY(st, qd_dataset_hash(data, hash));
+	QD_TRY(st, qd_provenance_input(made, "calib", NULL, hash));
+	st = note_slots(made, qss->quant.slots);
+out:
+	return st;
+}
+
+static enum qd_status run(struct qss *qss)
 {
 	const struct qd_common *common = &qss->common;
 	struct qd_opened opened = { 0 };
@@ -144,6 +172,7 @@ static enum qd_status run(const struct qss *qss)
 	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &qss->quant));
 	if (common->output != NULL) {
 		QD_TRY(st, qd_profile_calibrate(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data));
+		QD_TRY(st, note_inputs(qss, &data, &profile));
 		QD_TRY(st, qd_profile_write(&profile, common->output, common->force));
 	}
 	qd_progress_clear();

@@ -63,7 +63,6 @@ out:
 
 #define FIELD(field) QD_FIELD(struct report_args, field)
 #define OF_TASK(field) QD_FIELD(struct qd_report_task, field)
-enum { GROUP_WHOLE = 1 };
 static const struct qd_option table[] = {
 	{ "task", QD_OPT_CALL, .call = add_task, .required = true, .arg = "NAME",
 		.help = "begins a task: --reference, --input, --truth and --column belong to the last one" },
@@ -74,13 +73,11 @@ static const struct qd_option table[] = {
 	{ "truth", QD_OPT_CALL, OF_TASK(truth), .call = set_in_task, .arg = "FILE",
 		.help = "the wanted latents: everything is measured against them too" },
 	{ "column", QD_OPT_CALL, .call = add_column, .arg = "NAME=FILE", .help = "samples to compare (repeat)" },
-	{ "pack", QD_OPT_INT, FIELD(report.pack), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
+	{ "pack", QD_OPT_INT, FIELD(report.pack), .low = 1, .high = 16, .arg = "N",
 		.help = "latent channels are N x N blocks of pixels" },
-	{ "sheet", QD_OPT_TEXT, FIELD(sheet), .group = GROUP_WHOLE, .arg = "FILE.png", .help = "draw a contact sheet" },
-	{ "show", QD_OPT_INT, FIELD(report.show), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
-		.help = "samples of each task on the sheet" },
-	{ "zoom", QD_OPT_INT, FIELD(report.zoom), .group = GROUP_WHOLE, .low = 1, .high = 16, .arg = "N",
-		.help = "enlargement on the sheet" },
+	{ "sheet", QD_OPT_TEXT, FIELD(sheet), .arg = "FILE.png", .help = "draw a contact sheet" },
+	{ "show", QD_OPT_INT, FIELD(report.show), .low = 1, .high = 16, .arg = "N", .help = "samples of each task on the sheet" },
+	{ "zoom", QD_OPT_INT, FIELD(report.zoom), .low = 1, .high = 16, .arg = "N", .help = "enlargement on the sheet" },
 	{ 0 },
 };
 

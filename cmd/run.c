@@ -24,14 +24,15 @@ static const struct qd_option table[] = {
 	{ "steps", QD_OPT_INT, FIELD(options.steps), .low = 1, .high = 999, .arg = "N", .help = "steps",
 		.absent = "8, or those of the FILE" },
 	{ "engine", QD_OPT_CHOICE, FIELD(options.engine.ort), .names = engines, .help = "what executes an export" },
-	{ "ort-lib", QD_OPT_TEXT, FIELD(options.engine.ort_library), .arg = "FILE", .help = "the ONNX Runtime library",
-		.absent = "$QUAD_ORT_LIB, the system's, or beside the program" },
-	{ "profile-ort", QD_OPT_TEXT, FIELD(options.engine.ort_profile), .arg = "PREFIX",
+	{ "ort-lib", QD_OPT_TEXT, FIELD(options.engine.ort_library), .untold = true, .arg = "FILE",
+		.help = "the ONNX Runtime library", .absent = "$QUAD_ORT_LIB, the system's, or beside the program" },
+	{ "profile-ort", QD_OPT_TEXT, FIELD(options.engine.ort_profile), .untold = true, .arg = "PREFIX",
 		.help = "let ONNX Runtime write operator times to PREFIX_*.json" },
-	{ "trace", QD_OPT_TEXT, FIELD(options.trace), .arg = "FILE", .help = "store every step's model input and output" },
-	{ "check-trace", QD_OPT_TEXT, FIELD(check_trace), .arg = "FILE",
+	{ "trace", QD_OPT_TEXT, FIELD(options.trace), .untold = true, .arg = "FILE",
+		.help = "store every step's model input and output" },
+	{ "check-trace", QD_OPT_TEXT, FIELD(check_trace), .untold = true, .arg = "FILE",
 		.help = "instead of sampling, feed the inputs of a stored trace and compare the outputs" },
-	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .to = 1e9, .arg = "TOL",
+	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .untold = true, .to = 1e9, .arg = "TOL",
 		.help = "largest difference allowed, as a part of the output's range, which is its encoding's where the trace was "
 			"simulated" },
 	{ 0 },
@@ -43,6 +44,8 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 	struct qd_tensor latents = { 0 };
 	double begin = qd_now();
 	int steps = 0;
+	char *made = NULL;
+	const char *metadata[] = { QD_PROVENANCE_KEY, NULL };
 	const char *file = strchr(options->scheduler, ':'), *inputs[] = { options->inputs, file != NULL ? file + 1 : NULL };
 	QD_TRY(st, qd_check_apart(common, common->output, inputs, QD_COUNT(inputs)));
 	QD_TRY(st, qd_check_apart(common, options->trace, inputs, QD_COUNT(inputs)));
@@ -50,7 +53,9 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 	QD_TRY(st, qd_check_output(common, options->trace));
 	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
-	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, NULL, 0, common->force, NULL, NULL));
+	QD_TRY(st, qd_provenance_text(options->provenance, &made));
+	metadata[1] = made;
+	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, metadata, 1, common->force, NULL, NULL));
 	double seconds = qd_now() - begin;
 	if (common->json) {
 		QD_TRY(st, qd_print_json(json_pack("{s:i,s:s,s:I,s:s,s:i,s:f}", "schema", 1, "output", common->output, "samples",
@@ -61,6 +66,7 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 			seconds, common->output);
 	}
 out:
+	free(made);
 	qd_tensor_release(&latents);
 	return st;
 }
@@ -105,7 +111,7 @@ int qd_cmd_run(int argc, char **argv)
 {
 	struct run run = { .options = { .scheduler = "euler", .guidance = 1 }, .tolerance = 1e-3 };
 	struct qd_common common = { 0 };
-	const struct qd_options options[] = { { table, &run }, { qd_sampling_table, &run.options } };
+	const struct qd_options options[] = { { qd_sampling_table, &run.options }, { table, &run } };
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, options, QD_COUNT(options),
@@ -115,6 +121,7 @@ int qd_cmd_run(int argc, char **argv)
 	if (run.check_trace == NULL && common.output == NULL)
 		qd_usage("needs -o PATH, or --check-trace FILE");
 	run.options.engine.profile = common.profile;
+	run.options.provenance = &common.provenance;
 	qd_sampling_take(&run.options, &common);
 	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);
 	qd_common_release(&common);

@@ -3,7 +3,7 @@
 
 #define FIELD(field) QD_FIELD(struct qd_sampling_options, field)
 const struct qd_option qd_sampling_table[] = {
-	{ "inputs", QD_OPT_TEXT, FIELD(inputs), .required = true, .arg = "FILE",
+	{ "inputs", QD_OPT_TEXT, FIELD(inputs), .untold = true, .required = true, .arg = "FILE",
 		.help = "safetensors, .npz or folder of .npy: condition [N,Cc,H,W], encoder_hidden_states [N,L,D], noise "
 			"[N,Cl,H,W], which is drawn otherwise" },
 	{ "guidance", QD_OPT_NUMBER, FIELD(guidance), .to = 1000, .arg = "G",

@@ -19,11 +19,18 @@ static const char *slots_name(size_t i)
 #define FIELD(field) QD_FIELD(struct train, field)
 static const int dtypes[] = { QD_F32, QD_F16, QD_VALUES_END };
 static const char *const precisions[] = { "f32", "bf16", NULL }; /* by options.bfloat16 */
-enum { GROUP_ADAPTER = 1 };
 static const struct qd_option table[] = {
 	{ "data", QD_OPT_TEXTS, FIELD(data), .required = true, .arg = "FILE",
 		.help = "safetensors: latents [N,C,H,W], encoder_hidden_states [N,L,D], condition [N,C,H,W] where the model takes "
 			"more channels; repeat for more" },
+	{ "lora", QD_OPT_INT, FIELD(options.lora), .low = 1, .high = 4096, .arg = "RANK",
+		.help = "train an adapter of this rank on the frozen model", .absent = "" },
+	{ "alpha", QD_OPT_NUMBER, FIELD(options.alpha), .from = 1e-6, .to = 1e6, .arg = "A",
+		.help = "the adapter's gain is A / RANK", .absent = "RANK" },
+	{ "slots", QD_OPT_TEXT, FIELD(options.slots), .name_at = slots_name, .arg = "FILE",
+		.help = "layers of the adapter; FILE has module paths" },
+	{ "init-adapter", QD_OPT_TEXT, FIELD(options.init_adapter), .arg = "PATH",
+		.help = "go on from this adapter, its layers and ranks" },
 	{ "steps", QD_OPT_INT, FIELD(options.loop.steps), .low = 1, .high = INT32_MAX, .arg = "N", .help = "updates" },
 	{ "batch", QD_OPT_INT, FIELD(options.loop.batch), .low = 1, .high = 65536, .arg = "N", .help = "samples per update" },
 	{ "lr", QD_OPT_NUMBER, FIELD(options.loop.lr), .to = 1e3, .arg = "X", .help = "learning rate" },
@@ -51,14 +58,6 @@ static const struct qd_option table[] = {
 	{ "checkpoint-every", QD_OPT_INT, FIELD(options.loop.checkpoint_every), .low = 1, .high = INT32_MAX, .arg = "N",
 		.help = "updates between checkpoints, OUTPUT.ckpt, from which the same command goes on", .absent = "none" },
 	{ "dtype", QD_OPT_DTYPE, FIELD(options.dtype), .values = dtypes, .help = "of what is written" },
-	{ "lora", QD_OPT_INT, FIELD(options.lora), .group = GROUP_ADAPTER, .low = 1, .high = 4096, .arg = "RANK",
-		.help = "train an adapter of this rank on the frozen model", .absent = "" },
-	{ "alpha", QD_OPT_NUMBER, FIELD(options.alpha), .group = GROUP_ADAPTER, .from = 1e-6, .to = 1e6, .arg = "A",
-		.help = "the adapter's gain is A / RANK", .absent = "RANK" },
-	{ "slots", QD_OPT_TEXT, FIELD(options.slots), .group = GROUP_ADAPTER, .name_at = slots_name, .arg = "FILE",
-		.help = "layers of the adapter; FILE has module paths" },
-	{ "init-adapter", QD_OPT_TEXT, FIELD(options.init_adapter), .group = GROUP_ADAPTER, .arg = "PATH",
-		.help = "go on from this adapter, its layers and ranks" },
 	{ 0 },
 };
 

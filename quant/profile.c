@@ -92,6 +92,7 @@ void qd_profile_release(struct qd_profile *profile)
 {
 	qd_strmap_release(&profile->by_name);
 	qd_slots_release(&profile->slots);
+	qd_provenance_release(&profile->provenance);
 	qd_arena_release(&profile->arena);
 	memset(profile, 0, sizeof(*profile));
 }

@@ -1,8 +1,9 @@
 /*
- * profile.json, schema 1: what distilling trains against and exporting ships. Keys always in this order; one line per adapter, slot
+ * profile.json, schema 2: what distilling trains against and exporting ships. Keys always in this order; one line per adapter, slot
  * and entry; numbers with as many digits as bring the same float back.
  *
- *   { "schema": 1, "base_hash": "xxh3-128:...", "method": "anchor"|"unified", "anchor": NAME|null, "reason": TEXT,
+ *   { "schema": 2, "base_hash": "xxh3-128:...", "method": "anchor"|"unified", "anchor": NAME|null, "reason": TEXT,
+ *     "provenance": as in lib/base/provenance.c, null where it is not known; schema 1 has none
  *     "options": { a key for each row of options.def that is marked with its schema },
  *     "adapters": [ { "name", "hash", "rank", "slots", "qss", "standard_error", "output_sqnr_db",
  *                     "update_sqnr_db": { "own", "shared", "aligned" }, "per_sample": [...] } ],
@@ -109,6 +110,31 @@ static enum qd_status read_zero_point(const struct qd_members_in *in, const stru
 	return QD_OK;
 }
 
+/* ---- what it was made from ---- */
+
+static enum qd_status write_provenance(const struct qd_members_out *out, const void *base)
+{
+	const struct qd_provenance *made = &((const struct qd_profile *)base)->provenance;
+	char *text = NULL;
+	enum qd_status st;
+
+	if (made->program == NULL)
+		return qd_member_print(out, "null");
+	st = qd_provenance_text(made, &text);
+	if (st == QD_OK)
+		st = qd_member_print(out, "%s", text);
+	free(text);
+	return st;
+}
+
+static enum qd_status read_provenance(const struct qd_members_in *in, const struct qd_member *m, json_t *value, void *base)
+{
+	(void)in;
+	if (value == NULL)
+		return qd_member_refused(m, value, "an object or null");
+	return json_is_null(value) ? QD_OK : qd_provenance_read(&((struct qd_profile *)base)->provenance, value);
+}
+
 /* ---- the tables ---- */
 
 #define RUN (QD_SINCE(1) | QD_IN_RUN)
@@ -190,6 +216,7 @@ static const struct qd_member profile_members[] = {
 		.names = qd_method_names },
 	{ "anchor", QD_MEMBER_OPTIONAL_TEXT, AT(anchor), .in = QD_SINCE(1) | QD_IN_MANIFEST },
 	{ "reason", QD_MEMBER_TEXT, AT(reason), .in = QD_SINCE(1) },
+	{ "provenance", QD_MEMBER_OWN, .in = QD_SINCE(2), .write = write_provenance, .read = read_provenance },
 	{ "options", QD_MEMBER_OBJECT, AT(options), .in = RUN, .members = qd_quant_members },
 	{ "adapters", QD_MEMBER_LIST, LIST(adapters, n_adapters, qd_adapter_score, adapter_members), .in = QD_SINCE(1) },
 	{ "slots", QD_MEMBER_LIST, LIST(slots.items, slots.n, qd_slot, slot_members), .in = RUN, .added = slot_added },

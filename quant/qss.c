@@ -123,6 +123,9 @@ static void hang_encodings(struct scoring *s, size_t i)
 	}
 }
 
+/* A change of a weight that no strength in use makes: weights are below 100. */
+static const double too_much = 1e3;
+
 /* Says of outputs that are not finite where to look: a strength that is too high shows in the layer that it changes most. */
 static enum qd_status blame_strength(enum qd_status st, const struct qd_adapter *adapter)
 {
@@ -133,6 +136,8 @@ static enum qd_status blame_strength(enum qd_status st, const struct qd_adapter 
 	for (size_t i = 1; i < adapter->n; i++)
 		if (qd_lora_bound(&adapter->loras[i]) > qd_lora_bound(most))
 			most = &adapter->loras[i];
+	if (qd_lora_bound(most) < too_much)
+		return st;
 	return qd_prefix(st, "its strength may be too high, it changes layer '%s' by up to %g", most->path, qd_lora_bound(most));
 }
 

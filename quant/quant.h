@@ -72,7 +72,7 @@ extern const char *const qd_scope_names[];
 extern const char *const qd_entry_names[];
 
 /* The options and what each means: options.def. Where they are written, as bits; a profile.json since a schema. */
-enum { QD_PROFILE_SCHEMA = 1 };
+enum { QD_PROFILE_SCHEMA = 2 };
 #define QD_IN_RUN 1u
 #define QD_IN_MANIFEST 2u
 #define QD_IN_SCHEMA(n) (4u << (n))
@@ -138,6 +138,7 @@ struct qd_profile {
 	const char *anchor; /* NULL for unified */
 	const char *reason; /* why, one line */
 	char base_hash[QD_HASH_TEXT];
+	struct qd_provenance provenance; /* zeros: none is known */
 	struct qd_adapter_score *adapters;
 	size_t n_adapters;
 	struct qd_slots slots; /* paths and ranks; ids QD_NONE */

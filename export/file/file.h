@@ -41,10 +41,10 @@ struct qd_export_options {
 	struct qd_sizes sizes; /* 0: the model's native one */
 	enum qd_export_format format;
 	bool external, force, dry_run;
-	const char *profile_path;      /* hashed into the manifest */
-	const char *command;           /* the command line, recorded */
-	const char *version;           /* of the program */
-	struct qd_pass_options passes; /* after which pass the graph is dumped, and to whom */
+	const char *profile_path;               /* hashed into the manifest */
+	const struct qd_provenance *provenance; /* goes into the manifest */
+	const char *version;                    /* of the program */
+	struct qd_pass_options passes;          /* after which pass the graph is dumped, and to whom */
 };
 /*
  * Writes the folder `path`: model.onnx (QDQ), model_float.onnx (FLOAT), model.encodings.json, adapters/NAME.safetensors and

@@ -1,7 +1,7 @@
 /*
  * manifest.json: what an export holds.
  *
- *   schema 1, program, command, base (hash of the model)
+ *   schema 1, program (as of every index of files, lib/base/owned.c), provenance (lib/base/provenance.c), base (hash of the model)
  *   profile    { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
  *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain; x 4 with a bias] }]
@@ -191,9 +191,9 @@ enum qd_status qd_manifest_make(const char *folder, const struct qd_graph *codes
 	QD_TRY(st, qd_profile_describe(profile, described));
 	for (size_t i = 0; i < profile->slots.n; i++)
 		QD_TRY(st, add_slot(codes, &profile->slots.items[i], &slots));
-	manifest = json_pack("{s:i,s:s+,s:s,s:s,s:O,s:o,s:O,s:[]}", "schema", 1, "program", "quad ", options->version, "command",
-		options->command, "base", profile->base_hash, "profile", described, "graph", graph_json(codes), "slots", slots,
-		"adapters");
+	manifest = json_pack("{s:i,s:s,s:o,s:s,s:O,s:o,s:O,s:[]}", "schema", 1, "program", options->provenance->program,
+		"provenance", qd_provenance_json(options->provenance), "base", profile->base_hash, "profile", described, "graph",
+		graph_json(codes), "slots", slots, "adapters");
 	if (manifest == NULL) {
 		st = qd_fail(QD_ENOMEM, "cannot write the manifest");
 		goto out;

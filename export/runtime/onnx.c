@@ -99,12 +99,11 @@ static enum qd_status feed_adapter_file(struct qd_runtime *rt)
 {
 	const struct qd_graph *g = rt->runner.graph;
 	struct qd_safetensors file = { 0 };
-	const char *path;
 	enum qd_status st = QD_OK;
 
 	if (rt->options.adapter != NULL) {
-		QD_TRY(st, find_adapter(rt, rt->options.adapter, &path));
-		QD_TRY(st, qd_safetensors_open(&file, path));
+		QD_TRY(st, find_adapter(rt, rt->options.adapter, &rt->adapter_path));
+		QD_TRY(st, qd_safetensors_open(&file, rt->adapter_path));
 	}
 	for (size_t i = 0; i < file.n; i++)
 		if (!takes_lora(g, file.tensors[i].name))
@@ -158,6 +157,7 @@ enum qd_status qd_runtime_open_onnx(struct qd_runtime *rt, const char *path)
 	bool has_lora;
 	enum qd_status st;
 
+	rt->onnx_path = path;
 	QD_TRY(st, folder_of(rt, path));
 	QD_TRY(st, qd_output_update_settle(rt->root));
 	if (o->profile != NULL && qd_is_export(rt->root))

@@ -284,3 +284,28 @@ out:
 	json_decref(manifest);
 	return st;
 }
+
+enum qd_status qd_runtime_note(const struct qd_runtime *rt, struct qd_provenance *made)
+{
+	char hash[QD_HASH_TEXT], weights[QD_PATH_BYTES];
+	const char *parts[] = { rt->onnx_path, weights };
+	enum qd_status st = QD_OK;
+
+	if (rt->net.graph.n_values > 0) {
+		QD_TRY(st, qd_model_hash(&rt->opened.model, hash));
+		QD_TRY(st, qd_provenance_input(made, "base", NULL, hash));
+	} else {
+		snprintf(weights, sizeof(weights), "%s.data", rt->onnx_path);
+		for (size_t i = 0; i < QD_COUNT(parts); i++)
+			if (qd_is_file(parts[i]))
+				QD_TRY(st, qd_provenance_file(made, "graph", parts[i]));
+	}
+	for (size_t i = 0; i < rt->opened.n_adapters; i++)
+		QD_TRY(st, qd_provenance_input(made, "adapter", NULL, rt->opened.adapter_list[i]->hash));
+	if (rt->adapter_path != NULL)
+		QD_TRY(st, qd_provenance_file(made, "adapter", rt->adapter_path));
+	if (rt->options.profile != NULL)
+		st = qd_provenance_file(made, "profile", rt->options.profile);
+out:
+	return st;
+}

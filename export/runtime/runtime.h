@@ -25,11 +25,12 @@ struct qd_runtime_options {
 };
 /* Stays where it was opened: its parts point at each other. */
 struct qd_runtime {
-	struct qd_runtime_options options; /* what they point at must stay */
-	struct qd_runner runner;           /* the adapter's tensors are fed */
-	char name[64];                     /* "torch", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
-	const char *root;                  /* the folder with scheduler/: of the pipeline or the export, or that of the file */
-	const char *output_name;           /* NULL, or what an ONNX file of a UNet calls its output "out" */
+	struct qd_runtime_options options;    /* what they point at must stay */
+	struct qd_runner runner;              /* the adapter's tensors are fed */
+	char name[64];                        /* "torch", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
+	const char *root;                     /* the folder with scheduler/: of the pipeline or the export, or that of the file */
+	const char *onnx_path, *adapter_path; /* of an ONNX graph; NULL: none */
+	const char *output_name;              /* NULL, or what an ONNX file of a UNet calls its output "out" */
 	struct qd_arena arena;
 	/* what the runner stands on: a UNet ... */
 	struct qd_opened opened;
@@ -55,6 +56,8 @@ QD_CHECK enum qd_status qd_runtime_feed(struct qd_runtime *rt, const struct qd_s
 QD_CHECK enum qd_status qd_runtime_schedule(const struct qd_runtime *rt, struct qd_schedule *schedule);
 /* Hash of the float model (struct qd_profile.base_hash), of an export the one it was made from. `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *out);
+/* Adds what runs: a model as "base", or the files of an ONNX graph, adapter and profile. */
+QD_CHECK enum qd_status qd_runtime_note(const struct qd_runtime *rt, struct qd_provenance *made);
 
 /* ---- sampling from files (sampling.c) ---- */
 struct qd_sampling_options {
@@ -67,6 +70,7 @@ struct qd_sampling_options {
 	uint64_t seed;
 	int64_t limit, batch, height, width; /* 0: all samples, at most 8, from the inputs */
 	const char *trace;                   /* to be written: what went into the model and came out, each step */
+	struct qd_provenance *provenance; /* goes into the trace; what shapes the samples is added. NULL, without a trace: none */
 };
 /* The number of steps that will be taken. */
 QD_CHECK enum qd_status qd_sampling_steps(const struct qd_sampling_options *options, int *steps);

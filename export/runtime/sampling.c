@@ -69,11 +69,41 @@ static enum qd_status write_trace(const struct qd_session *s)
 {
 	const struct qd_encoding *e = output_encoding(s->runtime.runner.graph);
 	char range[32];
-	const char *const metadata[] = { QD_TRACE_RANGE, range };
+	char *made = NULL;
+	const char *metadata[] = { QD_PROVENANCE_KEY, NULL, QD_TRACE_RANGE, range };
+	enum qd_status st;
+
 	if (e != NULL)
 		snprintf(range, sizeof(range), "%.9g", (double)((qd_encoding_high(e) - qd_encoding_low(e)) * e->scale[0]));
-	return qd_safetensors_write(
-		s->options->trace, s->traced, s->n_traced, e != NULL ? metadata : NULL, e != NULL, true, NULL, NULL);
+	QD_TRY(st, qd_provenance_text(s->options->provenance, &made));
+	metadata[1] = made;
+	st = qd_safetensors_write(s->options->trace, s->traced, s->n_traced, metadata, e != NULL ? 2 : 1, true, NULL, NULL);
+out:
+	free(made);
+	return st;
+}
+
+/* Everything that shapes the samples beside the options. */
+static enum qd_status note_inputs(const struct qd_session *s, const struct qd_schedule *schedule)
+{
+	struct qd_provenance *made = s->options->provenance;
+	struct qd_text inputs;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st;
+
+	QD_TRY(st, qd_text_open(&inputs));
+	qd_tensor_set_print(&s->file, inputs.stream);
+	QD_TRY(st, qd_text_end(&inputs));
+	qd_hash_bytes(inputs.bytes, inputs.n, hash);
+	QD_TRY(st, qd_provenance_input(made, "inputs", NULL, hash));
+	QD_TRY(st, qd_runtime_note(&s->runtime, made));
+	qd_schedule_hash(schedule, hash);
+	QD_TRY(st, qd_provenance_input(made, "schedule", NULL, hash));
+	if (olss_path(s->options) != NULL)
+		st = qd_provenance_file(made, "sampler", olss_path(s->options));
+out:
+	qd_text_release(&inputs);
+	return st;
 }
 
 enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct qd_tensor *latents)
@@ -93,6 +123,8 @@ enum qd_status qd_sample_file(const struct qd_sampling_options *options, struct 
 	QD_TRY(st, qd_session_noise(&s, latents));
 	QD_TRY(st, qd_runtime_schedule(&s.runtime, &schedule));
 	QD_TRY(st, qd_scheduler_new(&scheduler, &schedule, options->scheduler, steps));
+	if (options->provenance != NULL)
+		QD_TRY(st, note_inputs(&s, &schedule));
 	sampling = qd_session_sampling(&s, &scheduler);
 	QD_TRY(st, qd_sample(&sampling, qd_session_denoise, &s, latents->data));
 	if (options->trace != NULL)

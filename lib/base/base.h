@@ -179,6 +179,39 @@ QD_CHECK enum qd_status qd_hash_file(const char *path, char *out);
 void qd_hash_bytes(const void *data, size_t bytes, char *out);
 
 /*
+ * ---- what an output was made from (provenance.c, which has the layout) ----
+ * Neither paths nor times: the same inputs give the same bytes, wherever they lie and wherever the output goes.
+ */
+#define QD_PROVENANCE_KEY "quad.provenance" /* in a safetensors file's metadata */
+struct qd_made_option {
+	const char *name, *value;
+};
+struct qd_made_input {
+	const char *role; /* "base", "adapter", "calib", ... */
+	const char *name; /* NULL: none */
+	const char *hash;
+};
+struct qd_provenance {
+	const char *program, *command; /* "quad 1.0", "calib"; not copied */
+	struct qd_made_option *options;
+	struct qd_made_input *inputs;
+	size_t n_options, cap_options, n_inputs, cap_inputs;
+	struct qd_arena arena;
+};
+/* Each adds one, copied. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_provenance_option(struct qd_provenance *p, const char *name, const char *value);
+QD_CHECK enum qd_status qd_provenance_input(struct qd_provenance *p, const char *role, const char *name, const char *hash);
+/* The same with the hash of a file's bytes. QD_EIO. */
+QD_CHECK enum qd_status qd_provenance_file(struct qd_provenance *p, const char *role, const char *path);
+/* The object; NULL: a text is not UTF-8, or memory is out. */
+json_t *qd_provenance_json(const struct qd_provenance *p);
+/* The same as one line, the caller's to free. QD_EINPUT, QD_ENOMEM. */
+QD_CHECK enum qd_status qd_provenance_text(const struct qd_provenance *p, char **text);
+/* Fills `p`, zeroed before. QD_EINPUT. */
+QD_CHECK enum qd_status qd_provenance_read(struct qd_provenance *p, const json_t *json);
+void qd_provenance_release(struct qd_provenance *p);
+
+/*
  * ---- files out ----
  * Bytes go to a temporary name in the target's folder; commit flushes (fsync) and renames. Until then the target, which is what a
  * symbolic link leads to, is untouched; a release without commit removes the temporary file. Open outputs are also removed by qd_outputs_abandon().

@@ -119,6 +119,7 @@ struct qd_prepare_options {
 	double guidance;     /* of trajectories */
 	enum qd_dtype dtype; /* of what is written: F32 or F16 */
 	uint64_t seed;
+	struct qd_provenance *provenance; /* goes into the output; what shapes that is added, unless the run is dry */
 };
 struct qd_prepare_result {
 	int64_t rows, samples;         /* images or rows of the data; samples written */

@@ -292,8 +292,7 @@ enum qd_status qd_dataset_hash(const struct qd_dataset *data, char *out)
 
 	QD_TRY(st, qd_text_open(&text));
 	for (size_t i = 0; i < data->n_files; i++)
-		for (size_t k = 0; k < data->files[i].n; k++)
-			qd_tensor_print(&data->files[i].tensors[k], text.stream);
+		qd_tensor_set_print(&data->files[i], text.stream);
 	QD_TRY(st, qd_text_end(&text));
 	qd_hash_bytes(text.bytes, text.n, out);
 out:

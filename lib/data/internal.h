@@ -84,6 +84,8 @@ QD_CHECK enum qd_status qd_prepare_images_open(struct qd_prepare_images *images,
 /* Decodes every picture that would be encoded, and drops it: what a dry run can tell of them. */
 QD_CHECK enum qd_status qd_prepare_images_check(const struct qd_prepare_images *images);
 void qd_prepare_images_release(struct qd_prepare_images *images);
+/* A hash over the pictures that are used, and their captions. `out`: QD_HASH_TEXT bytes. */
+QD_CHECK enum qd_status qd_prepare_images_hash(const struct qd_prepare_images *images, char *out);
 /* Encodes those that are not in the store: record "image-I": latents [Z,h,w], condition [Cc,h,w], time_ids [I]. */
 QD_CHECK enum qd_status qd_prepare_images_encode(struct qd_prepare_images *images, struct qd_prepare_store *store);
 

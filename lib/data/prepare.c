@@ -365,57 +365,82 @@ out:
 static enum qd_status write_samples(const struct making *m)
 {
 	struct writing w = { .making = m };
+	char *made = NULL;
+	const char *metadata[] = { QD_PROVENANCE_KEY, NULL };
 	enum qd_status st = QD_OK;
 
 	for (int f = 0; f < QD_FIELD_COUNT; f++)
 		if (is_written(m, (enum qd_data_field)f))
 			QD_TRY(st, add_tensor(&w, (enum qd_data_field)f));
-	st = qd_safetensors_write(m->options->output, w.tensors, w.n, NULL, 0, m->options->force, fill_samples, &w);
+	QD_TRY(st, qd_provenance_text(m->options->provenance, &made));
+	metadata[1] = made;
+	st = qd_safetensors_write(m->options->output, w.tensors, w.n, metadata, 1, m->options->force, fill_samples, &w);
 out:
+	free(made);
 	return st;
 }
 
 /* ---- which run this is ---- */
 
-static enum qd_status print_components(const struct making *m, FILE *f)
+static enum qd_status note_components(const struct making *m, struct qd_provenance *made)
 {
 	char hash[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
 
 	if (m->is_folder) {
 		QD_TRY(st, qd_prepare_network_hash(&m->images.vae, hash));
-		fprintf(f, "vae %s\n", hash);
+		QD_TRY(st, qd_provenance_input(made, "vae", NULL, hash));
 	}
 	for (size_t i = 0; i < m->texts.n_encoders; i++) {
 		QD_TRY(st, qd_prepare_network_hash(&m->texts.encoders[i], hash));
-		fprintf(f, "text_encoder %s\n", hash);
+		QD_TRY(st, qd_provenance_input(made, "text_encoder", NULL, hash));
 		QD_TRY(st, qd_tokenizer_hash(m->texts.folders[i], hash));
-		fprintf(f, "tokenizer %s\n", hash);
+		QD_TRY(st, qd_provenance_input(made, "tokenizer", NULL, hash));
 	}
 out:
 	return st;
 }
 
-static enum qd_status print_sampler(const struct making *m, FILE *f)
+static enum qd_status note_sampler(const struct making *m, struct qd_provenance *made)
 {
-	const struct qd_prepare_options *o = m->options;
-	const char *file = strchr(o->trajectory, ':');
+	const char *file = strchr(m->options->trajectory, ':');
 	char hash[QD_HASH_TEXT];
 	enum qd_status st = QD_OK;
 
-	qd_schedule_hash(&m->schedule, hash);
-	fprintf(f, "samples %" PRId64 "\nschedule %s\ntrajectory %s %d\nguidance %a %" PRId64 "\n", m->n, hash, o->trajectory,
-		m->steps, o->guidance, m->negative);
-	if (file != NULL) {
-		QD_TRY(st, qd_hash_file(file + 1, hash));
-		fprintf(f, "sampler %s\n", hash);
-	}
+	if (file != NULL)
+		QD_TRY(st, qd_provenance_file(made, "sampler", file + 1));
 	QD_TRY(st, qd_model_hash(m->model, hash));
-	fprintf(f, "unet %s\n", hash);
+	QD_TRY(st, qd_provenance_input(made, "base", NULL, hash));
 	for (size_t i = 0; i < m->n_adapters; i++)
-		fprintf(f, "adapter %s %s\n", m->adapters[i]->name, m->adapters[i]->hash);
+		QD_TRY(st, qd_provenance_input(made, "adapter", NULL, m->adapters[i]->hash));
 out:
 	return st;
+}
+
+/* Everything beside the data that shapes the samples. */
+static enum qd_status note_inputs(const struct making *m)
+{
+	struct qd_provenance *made = m->options->provenance;
+	char hash[QD_HASH_TEXT];
+	enum qd_status st;
+
+	QD_TRY(st, note_components(m, made));
+	if (m->steps > 0 || m->source.has[QD_FIELD_LATENTS]) {
+		qd_schedule_hash(&m->schedule, hash);
+		QD_TRY(st, qd_provenance_input(made, "schedule", NULL, hash));
+	}
+	if (m->steps > 0)
+		st = note_sampler(m, made);
+out:
+	return st;
+}
+
+static enum qd_status note_data(const struct making *m)
+{
+	char hash[QD_HASH_TEXT];
+	enum qd_status st = m->is_folder ? qd_prepare_images_hash(&m->images, hash) : qd_dataset_hash(&m->arrays, hash);
+
+	return st == QD_OK ? qd_provenance_input(m->options->provenance, "data", NULL, hash) : st;
 }
 
 /* Lines of "key value" over everything that shapes all records, beside what each is made from; heap memory. */
@@ -428,13 +453,17 @@ static enum qd_status identify(const struct making *m, char **run)
 
 	QD_TRY(st, qd_text_open(&text));
 	fprintf(text.stream,
-		"calib 2\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\nchannels %" PRId64 " %" PRId64 " %" PRId64 "\n",
+		"calib 3\nseed %" PRIu64 "\nsize %" PRId64 " %" PRId64 "\nmode %d\nchannels %" PRId64 " %" PRId64 " %" PRId64 "\n",
 		o->seed, m->images.height, m->images.width, o->mode, unet->in_channels, unet->out_channels,
 		unet->text_time ? unet->time_ids : 0);
-	fprintf(text.stream, "kind %s\n", m->steps > 0 ? "trajectory" : "noised");
-	QD_TRY(st, print_components(m, text.stream));
 	if (m->steps > 0)
-		QD_TRY(st, print_sampler(m, text.stream));
+		fprintf(text.stream, "trajectory %.*s %d\nsamples %" PRId64 "\nguidance %a %" PRId64 "\n",
+			(int)strcspn(o->trajectory, ":"), o->trajectory, m->steps, m->n, o->guidance, m->negative);
+	for (size_t i = 0; i < o->provenance->n_inputs; i++) {
+		const struct qd_made_input *input = &o->provenance->inputs[i];
+
+		fprintf(text.stream, "%s %s %s\n", input->role, input->hash, input->name != NULL ? input->name : "");
+	}
 	QD_TRY(st, qd_text_end(&text));
 	*run = qd_text_take(&text);
 out:
@@ -590,7 +619,9 @@ enum qd_status qd_prepare_data(const struct qd_model *model, const struct qd_mod
 	QD_TRY(st, open_all(&m));
 	if (options->dry_run)
 		goto out;
+	QD_TRY(st, note_inputs(&m));
 	QD_TRY(st, make_records(&m));
+	QD_TRY(st, note_data(&m));
 	QD_TRY(st, write_samples(&m));
 	if (m.store.folder != NULL)
 		qd_prepare_store_remove(&m.store);

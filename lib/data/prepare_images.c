@@ -254,6 +254,24 @@ out:
 	return st;
 }
 
+enum qd_status qd_prepare_images_hash(const struct qd_prepare_images *m, char *out)
+{
+	char of[3 * QD_HASH_TEXT];
+	struct qd_text text;
+	enum qd_status st;
+
+	QD_TRY(st, qd_text_open(&text));
+	for (int64_t i = 0; i < m->n; i++) {
+		QD_TRY(st, hash_row(m, i, of));
+		fprintf(text.stream, "%s %s\n", of, m->rows[i].text);
+	}
+	QD_TRY(st, qd_text_end(&text));
+	qd_hash_bytes(text.bytes, text.n, out);
+out:
+	qd_text_release(&text);
+	return st;
+}
+
 static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const char *of, const struct qd_prepare_store *store)
 {
 	struct row_tensors p = { 0 };

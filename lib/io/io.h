@@ -203,6 +203,8 @@ QD_CHECK enum qd_status qd_tensor_set_open(struct qd_tensor_set *set, const char
 const struct qd_tensor *qd_tensor_set_find(const struct qd_tensor_set *set, const char *name);
 /* The tensor, or QD_EINPUT "'PATH' has no tensor 'NAME'". */
 QD_CHECK enum qd_status qd_tensor_set_get(const struct qd_tensor_set *set, const char *name, const struct qd_tensor **out);
+/* A line for each tensor, with its hash: what identifies them. */
+void qd_tensor_set_print(const struct qd_tensor_set *set, FILE *text);
 void qd_tensor_set_release(struct qd_tensor_set *set);
 
 /* ---- pictures (picture.c; png.c over libpng, jpeg.c over libjpeg-turbo, webp.c over libwebp) ---- */

@@ -206,6 +206,12 @@ enum qd_status qd_tensor_set_get(const struct qd_tensor_set *set, const char *na
 	return *out != NULL ? QD_OK : qd_fail(QD_EINPUT, "'%s' has no tensor '%s'", set->path, name);
 }
 
+void qd_tensor_set_print(const struct qd_tensor_set *set, FILE *text)
+{
+	for (size_t i = 0; i < set->n; i++)
+		qd_tensor_print(&set->tensors[i], text);
+}
+
 void qd_tensor_set_release(struct qd_tensor_set *set)
 {
 	qd_safetensors_release(&set->safetensors);

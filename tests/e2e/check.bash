@@ -42,6 +42,15 @@ $(cat "$work/err")"
 	[ "$before" = "$after" ] || fault "leaves '$after' behind: $*"
 }
 
+# tensors FILE...: what safetensors files hold beside their header, which says what each was made from.
+tensors()
+{
+	local file
+	for file; do
+		tail -c +$(($(od -An -tu8 -N8 "$file") + 9)) "$file"
+	done
+}
+
 # skip REASON: something of this script cannot be tried here; tests/run.sh counts it.
 skip()
 {

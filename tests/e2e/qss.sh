@@ -43,8 +43,8 @@ expect 0 "" "${qss[@]}" -o o/again.json
 cmp o/p.json o/again.json || fault "the same command gives another profile"
 expect 0 "" "$QUAD" eval --base m --adapter a.safetensors --profile o/p.json --inputs calib.safetensors
 refused "the profile was made for" "$QUAD" eval --base other --adapter a.safetensors --profile o/p.json --inputs calib.safetensors
-sed 's/"schema": 1/"schema": 9/' o/p.json >bad.json
-refused "cannot use profile 'bad.json': 'schema' is 9, needs a whole number from 1 to 1" "$QUAD" eval --base m --profile bad.json --inputs calib.safetensors
+sed 's/"schema": 2/"schema": 9/' o/p.json >bad.json
+refused "cannot use profile 'bad.json': 'schema' is 9, needs a whole number from 1 to 2" "$QUAD" eval --base m --profile bad.json --inputs calib.safetensors
 sed '0,/"scale": [0-9.e-]*/s//"scale": 0/' o/p.json >bad.json
 refused "'scale' is 0, needs finite numbers above 0" "$QUAD" eval --base m --profile bad.json --inputs calib.safetensors
 expect 0 "" "${qss[@]}" --slots all --rank 4 --share layer -o o/all.json

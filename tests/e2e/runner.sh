@@ -59,7 +59,7 @@ same()
 	shift
 	both o/y "$@"
 	cmp -s "$name.eval" o/y.eval || fault "eval $* gives something else than '$name'"
-	cmp -s "$name.run" o/y.run || fault "run $* gives something else than '$name'"
+	cmp -s <(tensors "$name.run") <(tensors o/y.run) || fault "run $* gives something else than '$name'"
 }
 
 # neither TEXT ARG...: both commands refuse, and say TEXT.
@@ -76,8 +76,8 @@ simulated=(--base m --profile profile.json)
 both sim "${simulated[@]}" --adapter a.safetensors
 both other "${simulated[@]}" --adapter b.safetensors
 both base "${simulated[@]}"
-cmp -s sim.run other.run && fault "the adapters make no difference"
-cmp -s sim.run base.run && fault "the adapter makes no difference"
+cmp -s <(tensors sim.run) <(tensors other.run) && fault "the adapters make no difference"
+cmp -s <(tensors sim.run) <(tensors base.run) && fault "the adapter makes no difference"
 for path in x x/model.onnx "$work/x/"; do
 	same sim --base "$path" --adapter a
 done
@@ -96,7 +96,7 @@ expect 0 "" "$QUAD" olss --base x --adapter x/adapters/a.safetensors --inputs da
 expect 0 "" "$QUAD" olss --base x/model.onnx --adapter a --inputs data.safetensors --steps 1 --reference-steps 2 -o two
 expect 0 "" "$QUAD" run --base x --adapter a --scheduler olss:one --inputs data.safetensors -o o/one
 expect 0 "" "$QUAD" run --base x --adapter a --scheduler olss:two --inputs data.safetensors -o o/two
-cmp -s o/one o/two || fault "a sampler depends on how its model was called"
+cmp -s <(tensors o/one) <(tensors o/two) || fault "a sampler depends on how its model was called"
 
 # ---- what does not fit is said alike ----
 neither "'c' is no file and no adapter of 'x', which has a, b" --base x --adapter c

@@ -34,6 +34,7 @@ options()
 				print name, value, text ~ /\(required\)/ ? "yes" : "no"
 			name = ""
 		}
+		/^Examples:/ { exit }
 		/^(  -., |      )--/ {
 			flush()
 			match($0, /--[a-z0-9-]+/)

@@ -187,6 +187,51 @@ static void what_cannot_be_made_leaves_no_part(void **state)
 	assert_null(json_pack("{s:o,s:o}", "a", json_integer(1), "b", list));
 }
 
+/* What was written is read back to the same text; of what is not there the reader says what. */
+static void provenance_is_read_as_it_was_written(void **state)
+{
+	static const struct {
+		const char *text, *message;
+	} bad[] = {
+		{ "{\"program\":\"q\"}", "the provenance: has no text 'command'" },
+		{ "{\"program\":\"q\",\"command\":\"c\",\"options\":{}}",
+			"the provenance: has no object 'options', or no list 'inputs'" },
+		{ "{\"program\":\"q\",\"command\":\"c\",\"options\":{\"n\":1},\"inputs\":[]}",
+			"the provenance: option 'n' is no text" },
+		{ "{\"program\":\"q\",\"command\":\"c\",\"options\":{},\"inputs\":[{\"role\":\"r\"}]}",
+			"the provenance: inputs[0]: has no text 'hash'" },
+	};
+	struct qd_provenance made = { .program = "quad 1", .command = "calib" }, again = { 0 };
+	char *text, *copy;
+	json_t *json;
+
+	(void)state;
+	assert_int_equal(qd_provenance_option(&made, "seed", "3"), QD_OK);
+	assert_int_equal(qd_provenance_input(&made, "base", NULL, "h1"), QD_OK);
+	assert_int_equal(qd_provenance_input(&made, "adapter", "a b", "h2"), QD_OK);
+	assert_int_equal(qd_provenance_text(&made, &text), QD_OK);
+	assert_string_equal(text, "{\"program\":\"quad 1\",\"command\":\"calib\",\"options\":{\"seed\":\"3\"},\"inputs\":["
+				  "{\"role\":\"base\",\"hash\":\"h1\"},{\"role\":\"adapter\",\"name\":\"a b\",\"hash\":\"h2\"}]}");
+	assert_int_equal(qd_json_parse("text", text, strlen(text), &json), QD_OK);
+	assert_int_equal(qd_provenance_read(&again, json), QD_OK);
+	assert_int_equal(qd_provenance_text(&again, &copy), QD_OK);
+	assert_string_equal(copy, text);
+	json_decref(json);
+	free(copy);
+	free(text);
+	assert_int_equal(qd_provenance_option(&made, "name", "\xff"), QD_OK);
+	assert_int_equal(qd_provenance_text(&made, &text), QD_EINPUT);
+	qd_provenance_release(&again);
+	qd_provenance_release(&made);
+	for (size_t i = 0; i < QD_COUNT(bad); i++) {
+		assert_int_equal(qd_json_parse("text", bad[i].text, strlen(bad[i].text), &json), QD_OK);
+		assert_int_equal(qd_provenance_read(&again, json), QD_EINPUT);
+		assert_string_equal(qd_message(), bad[i].message);
+		qd_provenance_release(&again);
+		json_decref(json);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -200,6 +245,7 @@ int main(void)
 		cmocka_unit_test(numbers_have_their_shortest_text),
 		cmocka_unit_test(floats_are_written_with_their_digits),
 		cmocka_unit_test(what_cannot_be_made_leaves_no_part),
+		cmocka_unit_test(provenance_is_read_as_it_was_written),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }

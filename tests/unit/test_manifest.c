@@ -32,6 +32,8 @@ struct fixture {
 	json_t *manifest;
 };
 
+static const struct qd_provenance made = { .program = "quad 9.9", .command = "export" };
+
 static void make(struct fixture *f)
 {
 	memset(f, 0, sizeof(*f));
@@ -43,7 +45,7 @@ static void make(struct fixture *f)
 	f->profile.options = qd_quant_options_default();
 	snprintf(f->profile.base_hash, sizeof(f->profile.base_hash), "xxh3-128:00");
 	snprintf(f->profile_path, sizeof(f->profile_path), "%s", scratch_file("profile.json", "{}", 2));
-	f->options = (struct qd_export_options){ .profile_path = f->profile_path, .command = "quad export", .version = "9.9" };
+	f->options = (struct qd_export_options){ .profile_path = f->profile_path, .provenance = &made, .version = "9.9" };
 	if (qd_manifest_make(NULL, &f->g, &f->profile, &f->options, &f->manifest) != QD_OK)
 		fail_msg("%s", qd_message());
 }
@@ -68,8 +70,8 @@ static void describes_graph_and_slots(void **state)
 	const json_t *slot = json_array_get(json_object_get(f.manifest, "slots"), 0),
 		     *up = json_array_get(json_object_get(slot, "inputs"), 1);
 	assert_int_equal(json_integer_value(json_object_get(f.manifest, "schema")), 1);
-	assert_string_equal(text_at(f.manifest, "program"), "quad 9.9");
-	assert_string_equal(text_at(f.manifest, "command"), "quad export");
+	assert_string_equal(text_at(json_object_get(f.manifest, "provenance"), "program"), "quad 9.9");
+	assert_string_equal(text_at(json_object_get(f.manifest, "provenance"), "command"), "export");
 	assert_int_equal(json_array_size(inputs), 1); /* LoRA inputs belong to slots */
 	assert_string_equal(text_at(json_array_get(inputs, 0), "name"), "sample");
 	assert_string_equal(text_at(slot, "path"), "a");

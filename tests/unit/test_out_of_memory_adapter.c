@@ -355,6 +355,7 @@ static void see_export(const char *folder)
 
 static struct qd_export_options export_options(void)
 {
+	static const struct qd_provenance made = { .program = "quad 1", .command = "export" };
 	static char path[4096];
 
 	snprintf(path, sizeof(path), "%s", scratch_path("profile.json"));
@@ -362,7 +363,7 @@ static struct qd_export_options export_options(void)
 		.format = QD_EXPORT_BOTH,
 		.force = true,
 		.profile_path = path,
-		.command = "quad export",
+		.provenance = &made,
 		.version = "1" };
 }
 

@@ -285,7 +285,7 @@ static const char good[] =
 static const struct refusal {
 	const char *from, *to, *message; /* the first `from` becomes `to`; the message is what follows the file's name */
 } refusals[] = {
-	{ "\"schema\": 1", "\"schema\": 2", "'schema' is 2, needs a whole number from 1 to 1" },
+	{ "\"schema\": 1", "\"schema\": 3", "'schema' is 3, needs a whole number from 1 to 2" },
 	{ "\"schema\": 1, ", "", "there is no 'schema'" },
 	{ "\"schema\": 1", "\"schema\": 1, \"x\": 0", "unknown key 'x'" },
 	{ "\"base_hash\": \"h\"", "\"base_hash\": 7", "'base_hash' is 7, needs a hash" },

@@ -186,10 +186,14 @@ static struct qd_prepare_options options_for(const char *output)
 	};
 }
 
-static void make(struct made *m, const struct qd_prepare_options *options)
+static void make(struct made *m, struct qd_prepare_options *options)
 {
+	struct qd_provenance provenance = { .program = "quad", .command = "calib" };
+
+	options->provenance = &provenance;
 	qd_safetensors_release(&m->file);
 	OK(qd_prepare_data(&m->model, &m->modules, m->list, m->n, options, &m->result));
+	qd_provenance_release(&provenance);
 	OK(qd_safetensors_open(&m->file, options->output));
 }
 

@@ -184,9 +184,13 @@ static void a_trace_is_compared_step_by_step(void **state)
 	size_t n;
 	(void)state;
 	struct qd_sampling_options o = options_for(write_inputs("traced", N, 0, N, CC), "one");
+	struct qd_provenance made = { .program = "quad", .command = "run" };
 	o.trace = in_folder("trace");
+	o.provenance = &made;
 	sample_or_fail(&o, &latents);
 	qd_tensor_release(&latents);
+	assert_string_equal(made.inputs[0].role, "inputs");
+	qd_provenance_release(&made);
 	char *trace = strdup(o.trace);
 	o.trace = NULL;
 	assert_int_equal(qd_trace_check(&o, trace, &steps, &n), QD_OK);
