@@ -33,7 +33,8 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 	X(qss, "score adapters, choose the shared encodings, write profile.json",                                                  \
 		"--base sd15 --adapter removal=removal.safetensors --adapter sketch=sketch.safetensors@0.8 "                       \
 		"--calib calib.safetensors -o profile.json",                                                                       \
-		"--base sd15 --adapter removal=removal.safetensors --calib calib.safetensors --align none")                        \
+		"--base sd15 --adapter removal=removal.safetensors --adapter sketch=sketch.safetensors --calib calib.safetensors " \
+		"--compare")                                                                                                       \
 	X(export, "write one ONNX graph, encodings JSON and adapter files",                                                        \
 		"--base sd15 --adapter removal=removal.safetensors --profile profile.json -o export",                              \
 		"--base sd15 --adapter sketch=sketch.safetensors@0.8 --profile profile.json --adapter-only -o export")             \

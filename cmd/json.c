@@ -265,6 +265,10 @@ static const struct row rows[] = {
 	{ "adapters[].update_sqnr_db.own", "number|null", "under its own encodings; null: exact" },
 	{ "adapters[].update_sqnr_db.shared", "number|null", "under the shared ones; null: exact" },
 	{ "adapters[].update_sqnr_db.aligned", "number|null", "aligned to the shared ones; null: exact" },
+	{ "adapters[].simulated_sqnr_db", "object", "with --compare: the simulated model's output against the float one, in dB" },
+	{ "adapters[].simulated_sqnr_db.own", "number|null", "a graph for this adapter alone, under its own encodings" },
+	{ "adapters[].simulated_sqnr_db.shared", "number|null", "one graph for all, under the shared ones, not aligned" },
+	{ "adapters[].simulated_sqnr_db.aligned", "number|null", "the same, aligned" },
 	{ "adapters[].per_sample", "list", "the score of each sample" },
 	{ "adapters[].per_sample[]", "number", "one of them" },
 

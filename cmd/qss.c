@@ -6,21 +6,27 @@
 
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
-static const char doc[] = "Score adapters, choose the shared encodings, write profile.json.\v"
-			  "FILE (safetensors, .npz, a folder of .npy; several are joined) holds samples under the names of the "
-			  "model's inputs. The table gives each adapter's Quantization "
-			  "Sensitivity Score with its "
-			  "standard error, the output's SQNR under the adapter's own encodings, and the SQNR of its update (up "
-			  "diag(gain) down) under its own, "
-			  "under the shared and under the shared encodings after alignment. The adapter marked with * is the "
-			  "anchor. Without -o no activation "
-			  "is calibrated and only the table is made.";
+static const char doc[] =
+	"Score adapters, choose the shared encodings, write profile.json.\v"
+	"FILE (safetensors, .npz, a folder of .npy; several are joined) holds samples under the names of the "
+	"model's inputs. The table gives each adapter's Quantization "
+	"Sensitivity Score with its "
+	"standard error, the output's SQNR under the adapter's own encodings, and the SQNR of its update (up "
+	"diag(gain) down) under its own, "
+	"under the shared and under the shared encodings after alignment. The adapter marked with * is the "
+	"anchor. Without -o no activation "
+	"is calibrated and only the table is made.\n\n"
+	"With --compare the table shows instead what each choice costs the output of the simulated model, W8A16 or "
+	"as the options say: own, a graph for each adapter under its own encodings; shared, one graph for all under "
+	"the encodings chosen, adapters as they are; aligned, the profile that -o writes. In dB, 6 are one bit.";
 
 struct qss {
 	struct qd_quant_options quant;
 	struct qd_texts calib;
+	bool compare;
 	struct qd_common common;
 };
 
@@ -28,6 +34,8 @@ struct qss {
 static const struct qd_option data_table[] = {
 	{ "calib", QD_OPT_TEXTS, FIELD(calib), .untold = true, .required = true, .arg = "FILE",
 		.help = "calibration data: safetensors, .npz or a folder of .npy; may be repeated" },
+	{ "compare", QD_OPT_FLAG, FIELD(compare), .untold = true,
+		.help = "show the simulated model's output under own, shared and aligned encodings" },
 	{ 0 },
 };
 
@@ -60,13 +68,16 @@ static const struct qd_option quant_table[] = {
 
 static const char *db_text(double db, char *buffer, size_t size)
 {
-	snprintf(buffer, size, isfinite(db) ? "%.1f" : "inf", db);
+	snprintf(buffer, size, isfinite(db) ? "%.1f" : isnan(db) ? "-" : "inf", db);
 	return buffer;
 }
 
-static void print_row(const struct qd_profile *p, const struct qd_adapter_score *a, int width)
+/* `compared` NULL: not asked for. */
+static void print_row(const struct qd_profile *p, const struct qd_adapter_score *a, const struct qd_comparison *compared, int width)
 {
-	const double db[] = { a->output_sqnr_db, a->update_own_db, a->update_shared_db, a->update_aligned_db };
+	const double db[] = { a->output_sqnr_db, compared != NULL ? compared->own : a->update_own_db,
+		compared != NULL ? compared->shared : a->update_shared_db,
+		compared != NULL ? compared->aligned : a->update_aligned_db };
 	bool anchor = p->anchor != NULL && strcmp(p->anchor, a->name) == 0;
 	char text[32];
 
@@ -77,41 +88,51 @@ static void print_row(const struct qd_profile *p, const struct qd_adapter_score 
 	qd_print("\n");
 }
 
-static void print_table(const struct qd_profile *p)
+static void print_table(const struct qd_profile *p, const struct qd_comparison *compared)
 {
 	int width = 7;
 
 	for (size_t i = 0; i < p->n_adapters; i++)
 		width = (int)strlen(p->adapters[i].name) > width ? (int)strlen(p->adapters[i].name) : width;
-	qd_print("%-*s                                        output  ----- update, dB -----\n", width, "");
+	qd_print("%-*s                                        output  %s\n", width, "",
+		compared != NULL ? "- simulated output, dB -" : "----- update, dB -----");
 	qd_print("%-*s   %4s %5s  %20s  %7s  %7s  %7s  %7s\n", width, "adapter", "rank", "slots", "QSS +- s.e.", "dB", "own",
 		"shared", "aligned");
 	for (size_t i = 0; i < p->n_adapters; i++)
-		print_row(p, &p->adapters[i], width);
+		print_row(p, &p->adapters[i], compared != NULL ? &compared[i] : NULL, width);
 	if (p->anchor != NULL)
 		qd_print("anchor: %s (%s)\n", p->anchor, p->reason);
 	else
 		qd_print("unified encodings (%s)\n", p->reason);
 }
 
-static json_t *row_json(const struct qd_adapter_score *a)
+static json_t *choices_json(double own, double shared, double aligned)
 {
-	json_t *samples = json_array();
+	return json_pack(
+		"{s:o,s:o,s:o}", "own", qd_finite_json(own), "shared", qd_finite_json(shared), "aligned", qd_finite_json(aligned));
+}
+
+static json_t *row_json(const struct qd_adapter_score *a, const struct qd_comparison *compared)
+{
+	json_t *samples = json_array(), *row;
 
 	for (size_t i = 0; i < a->n_samples; i++)
 		json_array_append_new(samples, json_real(a->per_sample[i]));
-	return json_pack("{s:s,s:I,s:I,s:f,s:f,s:o,s:{s:o,s:o,s:o},s:o}", "name", a->name, "rank", (json_int_t)a->rank, "slots",
+	row = json_pack("{s:s,s:I,s:I,s:f,s:f,s:o,s:o,s:o}", "name", a->name, "rank", (json_int_t)a->rank, "slots",
 		(json_int_t)a->n_slots, "qss", a->qss, "standard_error", a->standard_error, "output_sqnr_db",
-		qd_finite_json(a->output_sqnr_db), "update_sqnr_db", "own", qd_finite_json(a->update_own_db), "shared",
-		qd_finite_json(a->update_shared_db), "aligned", qd_finite_json(a->update_aligned_db), "per_sample", samples);
+		qd_finite_json(a->output_sqnr_db), "update_sqnr_db",
+		choices_json(a->update_own_db, a->update_shared_db, a->update_aligned_db), "per_sample", samples);
+	if (compared != NULL)
+		json_object_set_new(row, "simulated_sqnr_db", choices_json(compared->own, compared->shared, compared->aligned));
+	return row;
 }
 
-static enum qd_status print_json(const struct qd_profile *p)
+static enum qd_status print_json(const struct qd_profile *p, const struct qd_comparison *compared)
 {
 	json_t *adapters = json_array(), *all;
 
 	for (size_t i = 0; i < p->n_adapters; i++)
-		json_array_append_new(adapters, row_json(&p->adapters[i]));
+		json_array_append_new(adapters, row_json(&p->adapters[i], compared != NULL ? &compared[i] : NULL));
 	all = json_pack("{s:i,s:s,s:s?,s:s,s:o}", "schema", 1, "method", p->method, "anchor", p->anchor, "reason", p->reason,
 		"adapters", adapters);
 	return all != NULL ? qd_print_json(all) : qd_fail(QD_ENOMEM, "out of memory");
@@ -154,6 +175,7 @@ static enum qd_status run(struct qss *qss)
 	struct qd_dataset data = { 0 };
 	struct qd_schedule schedule = { 0 };
 	struct qd_profile profile = { 0 };
+	struct qd_comparison *compared = NULL;
 	enum qd_status st;
 
 	QD_TRY(st, qd_check_apart(common, common->output, qss->calib.items, qss->calib.n));
@@ -170,17 +192,25 @@ static enum qd_status run(struct qss *qss)
 		goto out;
 	}
 	QD_TRY(st, qd_profile_score(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, &qss->quant));
-	if (common->output != NULL) {
+	if (common->output != NULL || qss->compare)
 		QD_TRY(st, qd_profile_calibrate(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data));
+	if (common->output != NULL) {
 		QD_TRY(st, note_inputs(qss, &data, &profile));
 		QD_TRY(st, qd_profile_write(&profile, common->output, common->force));
 	}
+	if (qss->compare) {
+		compared = calloc(opened.n_adapters, sizeof(*compared));
+		if (compared == NULL)
+			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
+		QD_TRY(st, qd_profile_compare(&profile, &opened.model, opened.adapter_list, opened.n_adapters, &data, compared));
+	}
 	qd_progress_clear();
 	if (common->json)
-		QD_TRY(st, print_json(&profile));
+		QD_TRY(st, print_json(&profile, compared));
 	else
-		print_table(&profile);
+		print_table(&profile, compared);
 out:
+	free(compared);
 	qd_profile_release(&profile);
 	qd_schedule_release(&schedule);
 	qd_dataset_release(&data);
@@ -197,6 +227,8 @@ int qd_cmd_qss(int argc, char **argv)
 	qd_parse(argc, argv, doc, options, QD_COUNT(options),
 		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_THREADS | QD_COMMON_DRY_RUN,
 		QD_COMMON_BASE | QD_COMMON_ADAPTER, &qss.common);
+	if (qss.compare && qss.quant.align == QD_ALIGN_NONE)
+		qd_usage("--compare shows what alignment brings: needs --align gauge or gain");
 	st = run(&qss);
 	qd_texts_release(&qss.calib);
 	qd_common_release(&qss.common);

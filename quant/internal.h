@@ -56,6 +56,12 @@ QD_CHECK enum qd_status qd_fit_slots(struct qd_fitted *fitted, const struct qd_a
 QD_CHECK enum qd_status qd_slots_update_sqnr(const struct qd_adapter *adapter, const struct qd_fitted *fitted,
 	const struct qd_slots *slots, const struct qd_slot_encodings *encodings, double *db);
 
+/* ---- scoring (qss.c) ---- */
+/* As qd_profile_score, with the scores of another profile over the same samples, which has all these adapters; NULL: runs. */
+QD_CHECK enum qd_status qd_profile_score_as(struct qd_profile *profile, const struct qd_profile *scored,
+	const struct qd_model *model, const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
+	const struct qd_quant_options *options);
+
 /* ---- choice (choice.c) ---- */
 /* The index of options.anchor, which is not NULL, among profile->adapters. QD_EINPUT when it is none. */
 QD_CHECK enum qd_status qd_anchor_asked_for(const struct qd_profile *profile, size_t *index);

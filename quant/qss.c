@@ -218,6 +218,25 @@ out:
 	return st;
 }
 
+/* The scores of a profile over the same samples, by name. */
+static enum qd_status take_scores(struct scoring *s, const struct qd_profile *scored)
+{
+	struct qd_profile *p = s->profile;
+
+	for (size_t i = 0; i < p->n_adapters; i++)
+		for (size_t k = 0; k < scored->n_adapters; k++) {
+			const struct qd_adapter_score *a = &scored->adapters[k];
+
+			if (strcmp(a->name, p->adapters[i].name) != 0)
+				continue;
+			p->adapters[i].qss = a->qss;
+			p->adapters[i].standard_error = a->standard_error;
+			p->adapters[i].output_sqnr_db = a->output_sqnr_db;
+			memcpy(p->adapters[i].per_sample, a->per_sample, a->n_samples * sizeof(*a->per_sample));
+		}
+	return QD_OK;
+}
+
 /* ---- the rows of the table ---- */
 
 static enum qd_status start_rows(struct scoring *s)
@@ -316,8 +335,9 @@ out:
 	return st;
 }
 
-enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
-	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
+enum qd_status qd_profile_score_as(struct qd_profile *profile, const struct qd_profile *scored, const struct qd_model *model,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration,
+	const struct qd_quant_options *options)
 {
 #define ROW(id, name, score) [QD_##id] = score,
 	static enum qd_status (*const scopes[])(struct scoring * s) = { QD_SCOPE_LIST(ROW) };
@@ -332,7 +352,7 @@ enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_mode
 	if (options->anchor != NULL)
 		QD_TRY(st, qd_anchor_asked_for(profile, &anchor));
 	QD_TRY(st, prepare_scoring(&s));
-	QD_TRY(st, scopes[options->scope](&s));
+	QD_TRY(st, scored != NULL ? take_scores(&s, scored) : scopes[options->scope](&s));
 	QD_TRY(st, share_encodings(&s));
 out:
 	qd_runner_release(&s.runner);
@@ -342,4 +362,10 @@ out:
 	if (st != QD_OK)
 		qd_profile_release(profile);
 	return st;
+}
+
+enum qd_status qd_profile_score(struct qd_profile *profile, const struct qd_model *model, const struct qd_adapter *const *adapters,
+	size_t n, const struct qd_dataset *calibration, const struct qd_quant_options *options)
+{
+	return qd_profile_score_as(profile, NULL, model, adapters, n, calibration, options);
 }

@@ -232,5 +232,17 @@ QD_CHECK enum qd_status qd_profile_score(struct qd_profile *profile, const struc
  * model's hash. */
 QD_CHECK enum qd_status qd_profile_calibrate(struct qd_profile *profile, const struct qd_model *model,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration);
+/*
+ * What each way to quantize costs an adapter: SQNR in dB of the simulated model's output, over all samples, against the float
+ * model's (compare.c). INFINITY: nothing; NAN: an adapter that changes nothing has no encodings of its own.
+ */
+struct qd_comparison {
+	double own;     /* a graph for this adapter alone, under its own encodings */
+	double shared;  /* one graph for all, under the profile's choice, adapters as they are */
+	double aligned; /* the same, as the profile aligns adapters */
+};
+/* `profile` was scored and calibrated with the same arguments; `out` [n]. */
+QD_CHECK enum qd_status qd_profile_compare(const struct qd_profile *profile, const struct qd_model *model,
+	const struct qd_adapter *const *adapters, size_t n, const struct qd_dataset *calibration, struct qd_comparison *out);
 
 #endif

@@ -51,7 +51,7 @@ expect 0 "" "$scenes" --task sketch --count 3 --seed 2 -o data.safetensors
 document train "$QUAD" train --base m --lora 2 --slots all --data data.safetensors --steps 2 --batch 2 --lr 0.05 -o a.safetensors
 document train "$QUAD" train --base m --data data.safetensors --steps 1 --batch 2 -o o/trained
 document qss "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors -o profile.json
-document qss "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --method unified
+document qss "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --method unified --compare
 document distill "$QUAD" distill --base m --profile profile.json --adapter a=a.safetensors --data data.safetensors --steps 1 \
 	--batch 2 -o d.safetensors
 document export "$QUAD" export --base m --profile profile.json --adapter a=a.safetensors --batch 2 --tokens 8 -o x

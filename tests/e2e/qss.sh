@@ -50,6 +50,36 @@ refused "'scale' is 0, needs finite numbers above 0" "$QUAD" eval --base m --pro
 expect 0 "" "${qss[@]}" --slots all --rank 4 --share layer -o o/all.json
 expect 0 "" "$QUAD" eval --base m --adapter b.safetensors --profile o/all.json --inputs calib.safetensors
 
+mkdir c
+# --compare in one command says what three profiles and an evaluation of each adapter under them say.
+expect 2 "needs --align gauge or gain" "${qss[@]}" --compare --align none
+one=("$QUAD" qss --base m --calib calib.safetensors)
+anchored=(--act-bits 8 --method anchor --anchor b)
+expect 0 "- simulated output, dB -" "${qss[@]}" "${anchored[@]}" --compare -o c/aligned.json
+[ "$(wc -l <out)" -eq 5 ] || fault "the compared table has $(wc -l <out) lines, needs 5"
+awk '$1 == "a" || $1 == "b" { print $1, $(NF - 2), $(NF - 1), $NF }' out >compared
+expect 0 '"simulated_sqnr_db": {' "${qss[@]}" "${anchored[@]}" --compare --json
+expect 0 "" "${qss[@]}" "${anchored[@]}" -o c/again.json
+cmp c/aligned.json c/again.json || fault "--compare changes the profile"
+expect 0 "" "${qss[@]}" "${anchored[@]}" --align none -o c/shared.json
+for name in a b; do
+	expect 0 "" "${one[@]}" --adapter $name=$name.safetensors --act-bits 8 --method anchor --align none -o c/own-$name.json
+	expect 0 "" "$QUAD" eval --base m --adapter $name.safetensors --inputs calib.safetensors -o c/float-$name.safetensors
+	row=$name
+	for profile in own-$name shared aligned; do
+		expect 0 "" "$QUAD" eval --base m --adapter $name=$name.safetensors --profile c/$profile.json --inputs c/float-$name.safetensors
+		row="$row $(sed -n 's/.*SQNR \([-0-9.]*\) dB/\1/p' out)"
+	done
+	echo "$row"
+done >evaluated
+awk 'NR == FNR { for (i = 2; i <= 4; i++) want[$1, i] = $i; next }
+	{ for (i = 2; i <= 4; i++) if (($1, i) in want == 0 || $i - want[$1, i] > 0.06 || want[$1, i] - $i > 0.06) exit 1; n++ }
+	END { exit n != 2 }' evaluated compared || fault "--compare says
+$(cat compared)
+what is evaluated is
+$(cat evaluated)"
+awk '{ if ($3 + 1 < $2) found = 1 } END { exit !found }' compared || fault "no adapter suffers under the other's encodings: $(cat compared)"
+
 # A strength that floats do not bear is refused, one of 0 is never the anchor.
 strong() # STRENGTH
 {
