@@ -65,6 +65,13 @@ enum qd_status qd_update_sqnr(
 	return st == QD_OK ? qd_slots_update_sqnr(adapter, fitted, &profile->slots, profile->slot_encodings, db) : st;
 }
 
+static bool all_zero(size_t n, const float *x)
+{
+	while (n > 0 && x[n - 1] == 0)
+		n--;
+	return n == 0;
+}
+
 /* One layer without its padding: the first `rank` components. */
 static enum qd_status to_lora(
 	struct qd_arena *arena, const struct qd_slot *slot, const struct qd_fitted_slot *f, struct qd_lora *lora)
@@ -81,6 +88,12 @@ static enum qd_status to_lora(
 	lora->down = qd_arena_array(arena, r * in, sizeof(float));
 	lora->up = qd_arena_array(arena, out * r, sizeof(float));
 	lora->gain = qd_arena_array(arena, r, sizeof(float));
+	if (f->bias != NULL && !all_zero(out, f->bias)) {
+		lora->bias = qd_arena_array(arena, out, sizeof(float));
+		if (lora->bias == NULL)
+			return QD_ENOMEM;
+		memcpy(lora->bias, f->bias, out * sizeof(float));
+	}
 	if (lora->path == NULL || lora->down == NULL || lora->up == NULL || lora->gain == NULL)
 		return QD_ENOMEM;
 	memcpy(lora->down, f->down, r * in * sizeof(float));

@@ -99,7 +99,7 @@ struct qd_quant_options qd_quant_options_default(void);
 enum qd_entry_kind { QD_ENTRY_LIST(QD_CHOICE_ID) };
 /*
  * kinds [g->n_values]: what each value carries. Activations are float graph inputs and results, except results of view operators
- * (they share their source's), LoRA gains, and everything between the timestep and its sinusoid: an 8-bit timestep of 0 to 1000
+ * (they share their source's), LoRA gains and biases, and everything between the timestep and its sinusoid: an 8-bit timestep of 0 to 1000
  * would be off by whole steps. Weights are the float second operands of Conv, Gemm and MatMul. Biases, norm parameters and
  * constants stay float. QD_ENOMEM.
  */
@@ -176,6 +176,7 @@ QD_CHECK enum qd_status qd_profile_check_base(const struct qd_profile *profile, 
 struct qd_fitted_slot {
 	int64_t rank;            /* the adapter's own, without padding; 0: it does not adapt this layer */
 	float *down, *up, *gain; /* [R,I*kh*kw], [O,R], [R]; up and down real-valued, not yet rounded */
+	float *bias;             /* [O] of a biased slot, else NULL: the adapter's as it is */
 };
 struct qd_fitted {
 	struct qd_fitted_slot *slots; /* as profile->slots */

@@ -31,8 +31,8 @@ enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_s
 	if (fitted->n != slots->n)
 		return qd_fail(QD_EINPUT, "an adapter fitted to %zu slots cannot be fed to a net of %zu", fitted->n, slots->n);
 	for (size_t i = 0; st == QD_OK && i < fitted->n; i++)
-		st = qd_runner_feed_slot(
-			runner, &slots->items[i], fitted->slots[i].down, fitted->slots[i].up, fitted->slots[i].gain);
+		st = qd_runner_feed_slot(runner, &slots->items[i], fitted->slots[i].down, fitted->slots[i].up,
+			fitted->slots[i].gain, fitted->slots[i].bias);
 	return st;
 }
 

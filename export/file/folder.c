@@ -86,9 +86,10 @@ static enum qd_status write_weight_list(struct job *job)
 		return job->folder == NULL ? QD_OK : QD_ENOMEM;
 	QD_TRY(st, qd_output_open(&out, name, true));
 	for (size_t i = 0; i < job->profile->slots.n; i++) {
+		const struct qd_slot *slot = &job->profile->slots.items[i];
 		for (int t = 0; t < QD_LORA_NONE; t++)
-			QD_TRY(st, qd_output_printf(&out, "%s%s\n", job->profile->slots.items[i].path,
-					   qd_lora_suffix((enum qd_lora_tensor)t)));
+			if (t != QD_LORA_BIAS || slot->biased)
+				QD_TRY(st, qd_output_printf(&out, "%s%s\n", slot->path, qd_lora_suffix((enum qd_lora_tensor)t)));
 	}
 	QD_TRY(st, qd_output_commit(&out));
 out:
