@@ -182,7 +182,7 @@ $(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(SAN)/libhelp.a $(SAN)/li
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
-$(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/libquad.a
+$(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/tests/unit/scratch.o $(SAN)/libquad.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
 	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS)
@@ -221,7 +221,7 @@ fuzz:
 	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPENMP=-Wno-unknown-pragmas SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' fuzz-link
 .PHONY: fuzz-link
 fuzz-link: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%)
-$(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/libquad.a
+$(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/unit/scratch.o $(SAN)/libquad.a
 	clang -fsanitize=fuzzer,address,undefined -o $@ $^ $(LIBS)
 
 check:

@@ -296,7 +296,7 @@ static const struct row rows[] = {
 	{ "slots[]", "object", "one of them" },
 	{ "slots[].path", "text", "the module's path" },
 	{ "slots[].rank", "integer", "its rank" },
-	VALUES("slots[].inputs", "its down, up and gain")
+	VALUES("slots[].inputs", "its down, up and gain, and its bias where it has one")
 	{ "adapters", "list", "each adapter" },
 	{ "adapters[]", "object", "one of them" },
 	{ "adapters[].name", "text", "its name" },

@@ -133,7 +133,8 @@ struct qd_distill_result {
 };
 /*
  * Fine-tunes one adapter under `profile`, whose encodings stay as they are. The student is the graph with every encoding active and
- * rounding straight through; its down, up and gain start from the adapter fitted by the profile's alignment. The teacher is the
+ * rounding straight through; its down, up and gain start from the adapter fitted by the profile's alignment; biases, where it has some, are
+ * held as they are. The teacher is the
  * float graph with the adapter as it is. Loss: reconstruction (mean squared error over the teacher's variance) + task_weight * the
  * training objective. The state with the lowest error on held-out draws is written, the start included, so the
  * result is never worse than it there: a file in diffusers format whose tensors lie on the profile's grid, with the gain beside

@@ -310,10 +310,11 @@ static enum qd_status fit_slot(struct qd_arena *arena, struct qd_fitted_slot *f,
 	f->down = qd_arena_array(arena, rank * in, sizeof(float));
 	f->up = qd_arena_array(arena, (size_t)slot->out * rank, sizeof(float));
 	f->gain = qd_arena_array(arena, rank, sizeof(float));
-	if (f->down == NULL || f->up == NULL || f->gain == NULL)
+	f->bias = slot->biased ? qd_arena_array(arena, (size_t)slot->out, sizeof(float)) : NULL;
+	if (f->down == NULL || f->up == NULL || f->gain == NULL || (slot->biased && f->bias == NULL))
 		return QD_ENOMEM;
 	f->rank = lora != NULL ? lora->rank : 0;
-	st = qd_slot_fill(slot, lora, f->down, f->up, f->gain);
+	st = qd_slot_fill(slot, lora, f->down, f->up, f->gain, f->bias);
 	if (st == QD_OK && lora != NULL && alignments[align].align != NULL)
 		st = alignments[align].align(lora, f, slot, e);
 	return st;

@@ -43,6 +43,7 @@ static enum qd_entry_kind kind_of_signal(const struct qd_graph *g, qd_id value)
 	case QD_LORA_UP:
 		return QD_ENTRY_LORA;
 	case QD_LORA_GAIN:
+	case QD_LORA_BIAS:
 		return QD_ENTRY_NONE;
 	default:
 		return QD_ENTRY_ACTIVATION;

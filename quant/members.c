@@ -115,6 +115,7 @@ static enum qd_status write_value(const struct qd_members_out *out, const struct
 	case QD_MEMBER_DB:
 		return print_number(out, *(const double *)at);
 	case QD_MEMBER_BOOL:
+	case QD_MEMBER_MARK:
 		return qd_member_print(out, "%s", *(const bool *)at ? "true" : "false");
 	case QD_MEMBER_CHOICE:
 		return qd_member_print(out, "\"%s\"", m->names[*(const unsigned *)at]);
@@ -147,7 +148,7 @@ static enum qd_status write_members(
 	enum qd_status st = QD_OK;
 
 	for (const struct qd_member *m = members; m->kind != QD_MEMBER_END; m++) {
-		if ((m->in & out->in) == 0)
+		if ((m->in & out->in) == 0 || (m->kind == QD_MEMBER_MARK && !*((const bool *)base + m->at)))
 			continue;
 		if (m->kind == QD_MEMBER_POINTED) {
 			QD_TRY(st, write_members(out, m->members, load_pointer((const char *)base + m->at), first));
@@ -356,6 +357,9 @@ static enum qd_status read_value(const struct qd_members_in *in, const struct qd
 	case QD_MEMBER_BOOL:
 		*(bool *)at = json_is_true(value);
 		return json_is_boolean(value) ? QD_OK : qd_member_refused(m, value, "true or false");
+	case QD_MEMBER_MARK:
+		*(bool *)at = value != NULL;
+		return value == NULL || json_is_true(value) ? QD_OK : qd_member_refused(m, value, "true, or not to be there");
 	case QD_MEMBER_CHOICE:
 		return read_name(m, value, at);
 	case QD_MEMBER_NAME:

@@ -2,7 +2,7 @@
  * Structs as JSON objects: a table has a row for each member, which says under which key what field stands and within which bounds.
  * One writer and one reader walk every table (members.c).
  *
- * Written are the keys in the order of the rows. The reader takes exactly these: a missing, doubled, unknown or ill-typed key is
+ * Written are the keys in the order of the rows. The reader takes exactly these (but for marks): a missing, doubled, unknown or ill-typed key is
  * refused by name, "'bits' is 12, needs 4, 8, 16 or 32".
  */
 #ifndef QUAD_QUANT_MEMBERS_H
@@ -20,6 +20,7 @@ enum qd_member_kind {
 	QD_MEMBER_NUMBER,        /* double from low to high, in as few digits as bring it back */
 	QD_MEMBER_DB,            /* double: null is infinity */
 	QD_MEMBER_BOOL,          /* bool */
+	QD_MEMBER_MARK,          /* bool: true, or absent */
 	QD_MEMBER_CHOICE,        /* an enum: one of `names`, from number `low` on */
 	QD_MEMBER_NAME,          /* const char *: one of `names`, from number `low` on, as it stands there */
 	QD_MEMBER_TEXT,          /* const char *: not NULL */

@@ -11,7 +11,7 @@ static enum qd_status resolve_slot(struct qd_profile *p, const struct qd_profile
 	struct qd_slot_encodings *of_slot;
 	uint32_t slot = QD_NONE;
 
-	if (tensor != QD_LORA_NONE) {
+	if (tensor != QD_LORA_NONE && tensor != QD_LORA_BIAS) {
 		int length = (int)(strlen(entry->name) - strlen(qd_lora_suffix(tensor)));
 		char *path = qd_arena_strf(&p->arena, "%.*s", length, entry->name);
 

@@ -7,7 +7,7 @@
  *     "options": { a key for each row of options.def that is marked with its schema },
  *     "adapters": [ { "name", "hash", "rank", "slots", "qss", "standard_error", "output_sqnr_db",
  *                     "update_sqnr_db": { "own", "shared", "aligned" }, "per_sample": [...] } ],
- *     "slots": [ { "path", "rank", "out", "in", "kh", "kw", "conv" } ],
+ *     "slots": [ { "path", "rank", "out", "in", "kh", "kw", "conv", "bias": true where an adapter has one, else absent } ],
  *     "entries": [ { "name", "kind": "activation"|"weight"|"lora", "bits", "signed", "symmetric", "axis", "scale", "zero_point" } ]
  *   }
  *
@@ -169,6 +169,7 @@ static const struct qd_member slot_members[] = {
 	{ "kh", QD_MEMBER_WHOLE, AT(kh), .low = 1, .high = 256 },
 	{ "kw", QD_MEMBER_WHOLE, AT(kw), .low = 1, .high = 256 },
 	{ "conv", QD_MEMBER_BOOL, AT(conv) },
+	{ "bias", QD_MEMBER_MARK, AT(biased) },
 	{ 0 },
 };
 #undef AT
@@ -200,7 +201,7 @@ static enum qd_status slot_added(void *profile, size_t i)
 	struct qd_slots *slots = &((struct qd_profile *)profile)->slots;
 	struct qd_slot *s = &slots->items[i];
 
-	s->down = s->up = s->gain = s->weight = s->base = s->sum = QD_NONE;
+	s->down = s->up = s->gain = s->bias = s->weight = s->base = s->sum = QD_NONE;
 	if (qd_strmap_get(&slots->by_path, s->path) != QD_NONE)
 		return qd_fail(QD_EINPUT, "two slots are called '%s'", s->path);
 	return qd_strmap_put(&slots->by_path, s->path, (uint32_t)i);

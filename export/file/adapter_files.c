@@ -1,7 +1,7 @@
 /*
  * An adapter's tensors as the exported graph takes them, per slot: "<path>.lora_down" [R,I] or [R,I,kh,kw], ".lora_up" [O,R] or
- * [O,R,1,1] as codes of the shared encodings, ".lora_gain" [R] float32 (codes where the profile gives it an encoding). A slot that
- * the adapter does not fill is zeros.
+ * [O,R,1,1] as codes of the shared encodings, ".lora_gain" [R] float32 (codes where the profile gives it an encoding), in a biased
+ * slot ".lora_bias" [O] float32. A slot that the adapter does not fill is zeros.
  */
 #include "export/file/file.h"
 
@@ -44,6 +44,8 @@ static enum qd_status add_slot(struct qd_adapter_tensors *out, const struct qd_s
 	QD_TRY(st, add_tensor(out, slot, QD_LORA_DOWN, down, fitted->down, e->down, as_float));
 	QD_TRY(st, add_tensor(out, slot, QD_LORA_UP, up, fitted->up, e->up, as_float));
 	QD_TRY(st, add_tensor(out, slot, QD_LORA_GAIN, QD_SHAPE(slot->rank), fitted->gain, e->gain, as_float));
+	if (slot->biased)
+		QD_TRY(st, add_tensor(out, slot, QD_LORA_BIAS, QD_SHAPE(slot->out), fitted->bias, NULL, as_float));
 out:
 	return st;
 }

@@ -4,7 +4,7 @@
  *   schema 1, program (as of every index of files, lib/base/owned.c), provenance (lib/base/provenance.c), base (hash of the model)
  *   profile    { hash, and what of it is marked QD_IN_MANIFEST: method, anchor, align }
  *   graph      { inputs, outputs: [{ name, dtype, shape }] }, without the LoRA inputs
- *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain] }]
+ *   slots      [{ path, rank, inputs: [{ name, dtype, shape } x 3: down, up, gain; x 4 with a bias] }]
  *   adapters   [{ name, source (hash), slots (filled), update_sqnr_db, files }]
  *   files      [{ path, bytes, hash }] of everything in the folder but the manifest
  */
@@ -162,6 +162,8 @@ static enum qd_status add_slot(const struct qd_graph *g, const struct qd_slot *s
 		const char *name = qd_arena_strf(&names, "%s%s", slot->path, qd_lora_suffix((enum qd_lora_tensor)t));
 		qd_id value;
 
+		if (t == QD_LORA_BIAS && !slot->biased)
+			continue;
 		if (name == NULL)
 			QD_TRY(st, QD_ENOMEM);
 		value = qd_graph_find(g, name);

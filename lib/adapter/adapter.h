@@ -56,6 +56,7 @@ struct qd_lora {
 	float *down; /* [R, I*kh*kw]: as the file holds it (Tucker's middle collapsed in) */
 	float *up;   /* [O, R] */
 	float *gain; /* [R]: multiplier * the format's scale (alpha/rank, ...); a stored .lora_gain is multiplied in */
+	float *bias; /* [O], NULL: none. What is added to the output (PEFT's lora_bias), with the same factors in it */
 };
 struct qd_adapter {
 	const char *name, *path;
@@ -141,11 +142,12 @@ QD_CHECK enum qd_status qd_adapter_write(
 struct qd_slot {
 	const char *path;
 	int64_t rank, out, in, kh, kw;
-	bool conv;
+	bool conv, biased;
 	qd_id down, up, gain; /* graph inputs "<path>.lora_down" [R,I(,kh,kw)], ".lora_up" [O,R(,1,1)], ".lora_gain" [R]; QD_NONE
 				 before attaching */
+	qd_id bias;           /* ".lora_bias" [O]; QD_NONE where it is not `biased` */
 	qd_id weight;         /* the base weight's value */
-	qd_id base, sum;      /* W x (+ b), and W x + b + up(gain * down x): values "<path>" and "<path>.lora_sum" */
+	qd_id base, sum;      /* W x (+ b), and W x + b + up(gain * down x) (+ bias): values "<path>" and "<path>.lora_sum" */
 };
 struct qd_slots {
 	struct qd_slot *items;
@@ -157,7 +159,8 @@ struct qd_slots {
 QD_CHECK enum qd_status qd_slots_check(const struct qd_slots *slots, const struct qd_adapter *adapter);
 /*
  * Chooses the slots: `policy` NULL or "union" (of the adapters), "attention", "transformer", "all", or a file of module paths, one
- * per line. Rank of a slot: the largest over adapters, or `rank` when > 0 (QD_EINPUT when an adapter needs more).
+ * per line. Rank of a slot: the largest over adapters, or `rank` when > 0 (QD_EINPUT when an adapter needs more). A slot is biased
+ * when an adapter has a bias there.
  */
 QD_CHECK enum qd_status qd_slots_choose(struct qd_slots *slots, const struct qd_modules *modules,
 	const struct qd_adapter *const *adapters, size_t n, const char *policy, int64_t rank);
@@ -171,8 +174,10 @@ void qd_module_sets_add(struct qd_module_sets *sets, const struct qd_module *mod
 /* Adds the branches to `g`: values "<path>.lora_down_out", ".lora_gain_out", ".lora_up_out", ".lora_sum". y = W x + up(gain * down
  * x). The ids in `slots` are filled in. Uses of the layer's output become uses of the sum. */
 QD_CHECK enum qd_status qd_slots_attach(struct qd_slots *slots, struct qd_graph *g);
-/* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R and R floats. */
-QD_CHECK enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain);
+/* `lora` (NULL: none, gives zeros) padded with zeros to the slot's rank; buffers of R*I*kh*kw, O*R, R and, of a biased slot, O
+ * floats. QD_EINPUT: another layer's, a larger rank, a bias that the slot has no input for. */
+QD_CHECK enum qd_status qd_slot_fill(
+	const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain, float *bias);
 void qd_slots_release(struct qd_slots *slots);
 
 #endif

@@ -15,7 +15,7 @@
 
 static enum qd_status check_whole(const struct qd_piece *piece)
 {
-	static const char *const words[QD_ROLES] = { "down", "up", "mid", "alpha", "gain", "grid up" };
+	static const char *const words[QD_ROLES] = { "down", "up", "mid", "alpha", "gain", "grid up", "bias" };
 	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP];
 
 	for (int role = 0; role < QD_ROLES; role++)
@@ -31,7 +31,8 @@ static enum qd_status check_whole(const struct qd_piece *piece)
 static enum qd_status check_rank(const struct qd_piece *piece)
 {
 	const struct qd_tensor *down = piece->tensor[QD_ROLE_DOWN], *up = piece->tensor[QD_ROLE_UP],
-			       *mid = piece->tensor[QD_ROLE_MID], *gain = piece->tensor[QD_ROLE_GAIN];
+			       *mid = piece->tensor[QD_ROLE_MID], *gain = piece->tensor[QD_ROLE_GAIN],
+			       *bias = piece->tensor[QD_ROLE_BIAS];
 	int64_t rank = down->shape.dim[0], middle = mid != NULL ? mid->shape.dim[0] : rank;
 	char text[QD_SHAPE_TEXT], other[QD_SHAPE_TEXT];
 
@@ -48,6 +49,9 @@ static enum qd_status check_rank(const struct qd_piece *piece)
 	if (gain != NULL && (gain->shape.rank != 1 || gain->shape.dim[0] != middle))
 		return qd_fail(QD_EINPUT, "tensor '%s' %s, needs [%lld]", gain->name, qd_shape_text(&gain->shape, text),
 			(long long)middle);
+	if (bias != NULL && (bias->shape.rank != 1 || bias->shape.dim[0] != up->shape.dim[0]))
+		return qd_fail(QD_EINPUT, "tensor '%s' %s, needs [%lld]", bias->name, qd_shape_text(&bias->shape, text),
+			(long long)up->shape.dim[0]);
 	return QD_OK;
 }
 
@@ -166,10 +170,28 @@ out:
 	return st;
 }
 
+static enum qd_status fill_bias(struct qd_adapter *adapter, const struct qd_piece *piece, double multiplier, struct qd_lora *lora)
+{
+	const struct qd_tensor *bias = piece->tensor[QD_ROLE_BIAS];
+	enum qd_status st;
+
+	if (bias == NULL)
+		return QD_OK;
+	QD_TRY(st, to_floats(adapter, bias, &lora->bias));
+	for (int64_t o = 0; o < lora->out; o++) {
+		lora->bias[o] = (float)(multiplier * piece->scale * (double)lora->bias[o]);
+		if (!isfinite(lora->bias[o]))
+			return qd_fail(QD_EINPUT, "tensor '%s' times scale %g times strength %g is beyond float32", bias->name,
+				piece->scale, multiplier);
+	}
+out:
+	return st;
+}
+
 /* All of a layer but its matrices. */
 static enum qd_status describe(struct qd_reading *r, const struct qd_piece *piece, double multiplier, struct qd_lora *lora)
 {
-	static const enum qd_lora_role roles[] = { QD_ROLE_DOWN, QD_ROLE_UP, QD_ROLE_MID, QD_ROLE_GAIN };
+	static const enum qd_lora_role roles[] = { QD_ROLE_DOWN, QD_ROLE_UP, QD_ROLE_MID, QD_ROLE_GAIN, QD_ROLE_BIAS };
 	const struct qd_module *module = &r->modules->items[piece->module];
 	enum qd_status st;
 
@@ -184,7 +206,8 @@ static enum qd_status describe(struct qd_reading *r, const struct qd_piece *piec
 		return QD_ENOMEM;
 	for (size_t i = 0; i < QD_COUNT(roles); i++)
 		QD_TRY(st, check_numbers(piece->tensor[roles[i]]));
-	st = fill_gain(r->adapter, piece, multiplier, lora);
+	QD_TRY(st, fill_gain(r->adapter, piece, multiplier, lora));
+	st = fill_bias(r->adapter, piece, multiplier, lora);
 out:
 	return st;
 }

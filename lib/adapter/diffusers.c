@@ -4,7 +4,7 @@
  * "text_encoder.", "text_encoder_2." or absent (the UNet's); the path is diffusers' or the original implementation's. The suffix
  * may differ from key to key:
  *
- *   PATH.lora_A.weight, PATH.lora_B.weight                       down, up; an adapter's name may stand before ".weight"
+ *   PATH.lora_A.weight, PATH.lora_B.weight, PATH.lora_B.bias     down, up, bias; an adapter's name may stand before the last word
  *   PATH.lora.down.weight, PATH.lora.up.weight
  *   PATH.lora_down.weight, PATH.lora_up.weight, PATH.lora_mid.weight
  *   ATTN[.processor].to_{q,k,v}_lora.{down,up}.weight            of ATTN.to_q, ...
@@ -110,15 +110,14 @@ enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_lora_role *
 		}
 	*role = strstr(path, ".lora_A.") != NULL ? QD_ROLE_DOWN : QD_ROLE_UP;
 	if (cut_letter(path, ".lora_A.", &bias) || cut_letter(path, ".lora_B.", &bias)) {
-		if (bias)
-			return qd_fail(QD_EUNSUPPORTED,
-				"key '%s' is the bias of a LoRA, which the graph has no input for: only LoRA without biases is "
-				"supported",
-				key);
+		if (bias && *role == QD_ROLE_DOWN)
+			return qd_fail(QD_EUNSUPPORTED, "key '%s' is a bias before the gain, which no trainer has", key);
+		*role = bias ? QD_ROLE_BIAS : *role;
 		return QD_OK;
 	}
 	if (qd_ends_with(key, ".bias"))
-		return qd_fail(QD_EUNSUPPORTED, "key '%s' is a trained bias, only LoRA without biases is supported", key);
+		return qd_fail(QD_EUNSUPPORTED,
+			"key '%s' is a trained bias of the model itself, only LoRA's own (lora_B.bias) are supported", key);
 	return qd_fail(QD_EINPUT, "key '%s' ends in no known LoRA suffix such as .lora_A.weight", key);
 }
 

@@ -17,6 +17,7 @@ enum qd_lora_role {
 	QD_ROLE_ALPHA,    /* one element */
 	QD_ROLE_GAIN,     /* [R] */
 	QD_ROLE_PLAIN_UP, /* as up, in its place: up carries the gain then */
+	QD_ROLE_BIAS,     /* [O] */
 	QD_ROLES
 };
 
@@ -104,8 +105,8 @@ QD_DIALECT_LIST(QD_DIALECT_DECLARE)
 #undef QD_DIALECT_DECLARE
 
 /*
- * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and role. QD_EUNSUPPORTED for biases,
- * QD_EINPUT for a key that is none of them. Used for diffusers and PEFT.
+ * Splits "PATH.lora_A.weight" and its spellings into path (into `path`, QD_PATH_TEXT bytes) and role. QD_EUNSUPPORTED for biases
+ * of other layers, QD_EINPUT for a key that is none of them. Used for diffusers and PEFT.
  */
 QD_CHECK enum qd_status qd_diffusers_key(const char *key, char *path, enum qd_lora_role *role);
 

@@ -1,10 +1,10 @@
 /*
  * PEFT folders: adapter_config.json beside adapter_model.safetensors.
  *
- *   key    := ["base_model.model."] module-path "." ("lora_A" | "lora_B") ["." adapter name] ".weight"
+ *   key    := ["base_model.model."] module-path "." ("lora_A" | "lora_B") ["." adapter name] (".weight" | ".bias")
  *   scale  := lora_alpha_m / r_m, with use_rslora lora_alpha_m / sqrt(r_m)
  *
- * lora_A is our down, lora_B our up. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
+ * lora_A is our down, lora_B our up; with lora_bias lora_B has a bias, which the scale multiplies too. r_m is rank_pattern's value for the module or r, and must be the rank of its tensors;
  * lora_alpha_m likewise from alpha_pattern or lora_alpha. A pattern K, the first of the file that hits, is a regular expression of
  * Python's, matched with re.match as (.*\.)?(K)$: K is the path or what follows one of its dots, a leading ^ asks for the whole
  * path. target_modules is a list of endings or a regular expression of whole paths.
@@ -51,9 +51,9 @@ static void check_init(struct qd_fields *f)
 
 enum qd_status qd_peft_config_check(const struct qd_reading *r)
 {
-	static const char *const refused[] = { "use_dora", "lora_bias", "use_qalora", "use_bdlora", "modules_to_save",
-		"trainable_token_indices", "target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config",
-		"kasa_config", "monteclora_config", "velora_config" };
+	static const char *const refused[] = { "use_dora", "use_qalora", "use_bdlora", "modules_to_save", "trainable_token_indices",
+		"target_parameters", "layer_replication", "alora_invocation_tokens", "arrow_config", "kasa_config",
+		"monteclora_config", "velora_config" };
 	struct qd_fields f = r->config;
 	const json_t *type = qd_field(&f, "peft_type");
 

@@ -6,7 +6,8 @@
  *   conv     y = Conv(x, W, b)      y = Conv(x, W, b)
  *                                   s = y + Conv1x1(Mul(Conv(x, P.lora_down), Reshape(P.lora_gain, [1,R,1,1])), P.lora_up)
  *
- * The branch's first Conv has the layer's strides, pads and dilations. Every use of y becomes a use of s. The nodes of a branch
+ * The branch's first Conv has the layer's strides, pads and dilations. In a biased slot the last Gemm or Conv1x1 has P.lora_bias as
+ * its bias. Every use of y becomes a use of s. The nodes of a branch
  * stand right after the layer's own node, so that x is still at hand. Conditions: Conv with one group, Gemm with transB = 1 and
  * alpha = beta = 1.
  *
@@ -172,6 +173,17 @@ static int64_t largest_rank_at(const struct qd_adapter *const *adapters, size_t 
 	return rank;
 }
 
+static bool any_bias_at(const struct qd_adapter *const *adapters, size_t n, const char *path)
+{
+	bool any = false;
+
+	for (size_t a = 0; a < n; a++) {
+		const struct qd_lora *lora = qd_adapter_find(adapters[a], path);
+		any |= lora != NULL && lora->bias != NULL;
+	}
+	return any;
+}
+
 static int64_t largest_rank(const struct qd_adapter *const *adapters, size_t n)
 {
 	int64_t rank = 0;
@@ -182,7 +194,7 @@ static int64_t largest_rank(const struct qd_adapter *const *adapters, size_t n)
 	return rank;
 }
 
-static enum qd_status add_slot(struct qd_slots *slots, const struct qd_module *module, int64_t rank)
+static enum qd_status add_slot(struct qd_slots *slots, const struct qd_module *module, int64_t rank, bool biased)
 {
 	struct qd_slot *slot = &slots->items[slots->n];
 
@@ -195,9 +207,11 @@ static enum qd_status add_slot(struct qd_slots *slots, const struct qd_module *m
 		.kh = module->kh,
 		.kw = module->kw,
 		.conv = module->conv,
+		.biased = biased,
 		.down = QD_NONE,
 		.up = QD_NONE,
 		.gain = QD_NONE,
+		.bias = QD_NONE,
 		.weight = module->weight,
 		.base = QD_NONE,
 		.sum = QD_NONE };
@@ -228,7 +242,8 @@ enum qd_status qd_slots_choose(struct qd_slots *slots, const struct qd_modules *
 		int64_t own = chosen[i] && rank <= 0 ? largest_rank_at(adapters, n, modules->items[i].path) : 0;
 		/* a slot kept free for later adapters gets as much rank as any present one needs */
 		if (chosen[i])
-			QD_TRY(st, add_slot(slots, &modules->items[i], own > 0 ? own : any));
+			QD_TRY(st, add_slot(slots, &modules->items[i], own > 0 ? own : any,
+					   any_bias_at(adapters, n, modules->items[i].path)));
 	}
 	for (size_t a = 0; a < n; a++)
 		QD_TRY(st, qd_prefix(qd_slots_check(slots, adapters[a]), "adapter '%s'", adapters[a]->name));
@@ -281,6 +296,8 @@ static void add_inputs(struct qd_graph *g, struct qd_slot *slot)
 	slot->down = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_DOWN)), QD_F32, down);
 	slot->up = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_UP)), QD_F32, up);
 	slot->gain = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_GAIN)), QD_F32, QD_SHAPE(slot->rank));
+	if (slot->biased)
+		slot->bias = qd_graph_input(g, branch_name(g, slot, qd_lora_suffix(QD_LORA_BIAS)), QD_F32, QD_SHAPE(slot->out));
 }
 
 static qd_id add_linear(struct qd_graph *g, const struct qd_slot *slot, qd_id x)
@@ -290,7 +307,8 @@ static qd_id add_linear(struct qd_graph *g, const struct qd_slot *slot, qd_id x)
 
 	t = qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, ".lora_down_out"), 2, (qd_id[]){ x, slot->down }, 1, &transposed);
 	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, ".lora_gain_out"), 2, (qd_id[]){ t, slot->gain }, 0, NULL);
-	return qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, ".lora_up_out"), 2, (qd_id[]){ t, slot->up }, 1, &transposed);
+	return qd_graph_node(g, QD_OP_GEMM, branch_name(g, slot, ".lora_up_out"), slot->biased ? 3 : 2,
+		(qd_id[]){ t, slot->up, slot->bias }, 1, &transposed);
 }
 
 static qd_id add_conv(struct qd_graph *g, const struct qd_slot *slot, qd_id x, const struct qd_attr *attrs, size_t n_attrs)
@@ -303,7 +321,8 @@ static qd_id add_conv(struct qd_graph *g, const struct qd_slot *slot, qd_id x, c
 		g, QD_OP_RESHAPE, branch_name(g, slot, ".lora_gain_channels"), 2, (qd_id[]){ slot->gain, shape }, 0, NULL);
 	t = qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, ".lora_down_out"), 2, (qd_id[]){ x, slot->down }, n_attrs, attrs);
 	t = qd_graph_node(g, QD_OP_MUL, branch_name(g, slot, ".lora_gain_out"), 2, (qd_id[]){ t, gain }, 0, NULL);
-	return qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, ".lora_up_out"), 2, (qd_id[]){ t, slot->up }, 0, NULL);
+	return qd_graph_node(g, QD_OP_CONV, branch_name(g, slot, ".lora_up_out"), slot->biased ? 3 : 2,
+		(qd_id[]){ t, slot->up, slot->bias }, 0, NULL);
 }
 
 /*
@@ -409,13 +428,16 @@ out:
 
 /* ---- filling ---- */
 
-enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain)
+enum qd_status qd_slot_fill(
+	const struct qd_slot *slot, const struct qd_lora *lora, float *down, float *up, float *gain, float *bias)
 {
 	size_t columns = (size_t)(slot->in * slot->kh * slot->kw), rank = (size_t)slot->rank, outs = (size_t)slot->out, r;
 
 	memset(down, 0, rank * columns * sizeof(*down));
 	memset(up, 0, outs * rank * sizeof(*up));
 	memset(gain, 0, rank * sizeof(*gain));
+	if (slot->biased)
+		memset(bias, 0, outs * sizeof(*bias));
 	if (lora == NULL)
 		return QD_OK;
 	if (lora->out != slot->out || lora->in != slot->in || lora->kh != slot->kh || lora->kw != slot->kw)
@@ -425,8 +447,15 @@ enum qd_status qd_slot_fill(const struct qd_slot *slot, const struct qd_lora *lo
 	if (lora->rank > slot->rank)
 		return qd_fail(QD_EINPUT, "slot '%s': rank %lld does not fit into %lld", slot->path, (long long)lora->rank,
 			(long long)slot->rank);
+	if (lora->bias != NULL && !slot->biased)
+		return qd_fail(QD_EINPUT,
+			"slot '%s' has no input for a bias, which the adapter has ('lora_B.bias'): it must be among those that the "
+			"slots are chosen for",
+			slot->path);
 	r = (size_t)lora->rank;
 	memcpy(down, lora->down, r * columns * sizeof(*down));
+	if (lora->bias != NULL)
+		memcpy(bias, lora->bias, outs * sizeof(*bias));
 	memcpy(gain, lora->gain, r * sizeof(*gain));
 	for (size_t o = 0; o < outs; o++)
 		memcpy(up + o * rank, lora->up + o * r, r * sizeof(*up));

@@ -3,7 +3,8 @@
  *
  *   spec := [NAME "="] file ("+" file)*       file := PATH ["@" SCALE]
  *
- * Several files are one adapter: their ranks are joined, which is exact, because up1 down1 + up2 down2 = [up1 up2] [down1; down2].
+ * Several files are one adapter: their ranks are joined, which is exact, because up1 down1 + up2 down2 = [up1 up2] [down1; down2],
+ * and biases are added.
  * A "+" separates only behind the path of something that exists, so that file names may hold one. "=" separates only before the
  * first "/". Without NAME the adapter is called after the first path, without folder and ".safetensors".
  */
@@ -67,6 +68,8 @@ static enum qd_status take_file(struct spec_files *files, const char *text, cons
 		if (file.path == NULL)
 			return QD_ENOMEM;
 		file.scale = exists(file.path) ? 1 : cut_scale(file.path);
+		if (*file.path == '\0')
+			return qd_fail(QD_EINPUT, "'%s' has no path before its strength", text);
 		*rest = NULL;
 	}
 	QD_PUSH(st, files->items, files->n, files->cap, file);
@@ -154,6 +157,8 @@ static void append(struct qd_lora *to, const struct qd_lora *from, int64_t *at)
 	memcpy(to->gain + *at, from->gain, r * sizeof(float));
 	for (int64_t o = 0; o < to->out; o++)
 		memcpy(to->up + o * to->rank + *at, from->up + o * from->rank, r * sizeof(float));
+	for (int64_t o = 0; o < to->out && from->bias != NULL; o++)
+		to->bias[o] += from->bias[o];
 	*at += from->rank;
 }
 
@@ -161,12 +166,14 @@ static enum qd_status join_layer(
 	struct qd_adapter *joined, const struct qd_adapter *opened, size_t n, const char *path, struct qd_lora *lora)
 {
 	int64_t rank = 0, at = 0;
+	bool biased = false;
 
 	for (size_t i = 0; i < n; i++) {
 		const struct qd_lora *one = qd_adapter_find(&opened[i], path);
 		if (one == NULL)
 			continue;
 		rank += one->rank;
+		biased |= one->bias != NULL;
 		*lora = *one;
 	}
 	lora->rank = rank;
@@ -174,7 +181,8 @@ static enum qd_status join_layer(
 	lora->down = qd_arena_array(&joined->arena, (size_t)(lora->in * lora->kh * lora->kw), (size_t)rank * sizeof(float));
 	lora->up = qd_arena_array(&joined->arena, (size_t)lora->out, (size_t)rank * sizeof(float));
 	lora->gain = qd_arena_array(&joined->arena, (size_t)rank, sizeof(float));
-	if (lora->path == NULL || lora->down == NULL || lora->up == NULL || lora->gain == NULL)
+	lora->bias = biased ? qd_arena_array(&joined->arena, (size_t)lora->out, sizeof(float)) : NULL;
+	if (lora->path == NULL || lora->down == NULL || lora->up == NULL || lora->gain == NULL || (biased && lora->bias == NULL))
 		return QD_ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		const struct qd_lora *one = qd_adapter_find(&opened[i], path);

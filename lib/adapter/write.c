@@ -1,7 +1,8 @@
 /*
  * Writing an adapter as diffusers and PEFT read it:
  *
- *   tensors   unet.PATH.lora_A.weight (down) and unet.PATH.lora_B.weight (up), four dimensions for convolutions
+ *   tensors   unet.PATH.lora_A.weight (down) and unet.PATH.lora_B.weight (up), four dimensions for convolutions; where a layer has a
+ *             bias, unet.PATH.lora_B.bias [O] float32 for all of them, as PEFT has it, divided by alpha / R
  *   metadata  format = "pt"
  *             lora_adapter_metadata = PEFT's configuration as one flat JSON object with keys "unet.r", "unet.lora_alpha",
  *             "unet.rank_pattern", "unet.alpha_pattern", "unet.target_modules", ...
@@ -22,7 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { DOWN, UP, PLAIN_UP, GAIN, KINDS };
+enum { DOWN, UP, PLAIN_UP, GAIN, BIAS, KINDS };
 
 struct item {
 	const struct qd_lora *lora;
@@ -33,7 +34,7 @@ struct item {
 struct writing {
 	const struct qd_adapter *adapter;
 	enum qd_dtype dtype;
-	bool keep_gain;
+	bool keep_gain, biased;
 	struct qd_tensor *tensors; /* data NULL: filled one by one */
 	struct item *items;
 	size_t n;
@@ -120,7 +121,7 @@ static enum qd_status describe(const struct writing *w, char **text)
 	failed |= json_object_set_new(object, "unet.init_lora_weights", json_true());
 	failed |= json_object_set_new(object, "unet.use_rslora", json_false());
 	failed |= json_object_set_new(object, "unet.use_dora", json_false());
-	failed |= json_object_set_new(object, "unet.lora_bias", json_false());
+	failed |= json_object_set_new(object, "unet.lora_bias", json_boolean(w->biased));
 	st = failed == 0 ? qd_json_text(object, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(17), text)
 			 : qd_fail(QD_ENOMEM, "out of memory");
 	json_decref(object);
@@ -137,7 +138,7 @@ static float factor(const struct item *item, int64_t k)
 	return item->kind == UP && gain < 0 ? -root : root;
 }
 
-static void compute(const struct item *item, float *out)
+static void compute(const struct writing *w, const struct item *item, float *out)
 {
 	const struct qd_lora *lora = item->lora;
 	int64_t columns = item->kind == DOWN ? lora->in * lora->kh * lora->kw : lora->rank;
@@ -148,6 +149,10 @@ static void compute(const struct item *item, float *out)
 		memcpy(out, lora->gain, (size_t)lora->rank * sizeof(*out));
 		return;
 	}
+	for (int64_t o = 0; o < lora->out && item->kind == BIAS; o++)
+		out[o] = lora->bias != NULL ? (float)((double)lora->bias[o] * (double)lora->rank / alpha_of(w, lora)) : 0;
+	if (item->kind == BIAS)
+		return;
 	memcpy(out, from, (size_t)(rows * columns) * sizeof(*out));
 	for (int64_t i = 0; i < rows && item->fold != UNCHANGED; i++)
 		for (int64_t j = 0; j < columns; j++)
@@ -164,7 +169,7 @@ static enum qd_status fill_matrix(void *context, size_t i, void *buffer)
 
 	if (values == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
-	compute(&w->items[i], values);
+	compute(w, &w->items[i], values);
 	tensor.data = buffer;
 	QD_TRY(st, qd_tensor_from_f32(&tensor, values));
 	st = qd_tensor_check_finite(&tensor, qd_dtype_name(tensor.dtype));
@@ -175,10 +180,10 @@ out:
 
 static enum qd_status add_item(struct writing *w, const struct qd_lora *lora, int kind)
 {
-	static const char *const suffixes[KINDS] = { "lora_A.weight", "lora_B.weight", "lora_grid_up", "lora_gain" };
+	static const char *const suffixes[KINDS] = { "lora_A.weight", "lora_B.weight", "lora_grid_up", "lora_gain", "lora_B.bias" };
 	struct qd_tensor *tensor = &w->tensors[w->n];
-	enum qd_dtype dtype = kind == GAIN ? QD_F32 : w->dtype;
-	struct qd_shape shape = QD_SHAPE(lora->rank);
+	enum qd_dtype dtype = kind == GAIN || kind == BIAS ? QD_F32 : w->dtype;
+	struct qd_shape shape = QD_SHAPE(kind == BIAS ? lora->out : lora->rank);
 	struct item item = { .lora = lora, .kind = kind };
 
 	if (kind == DOWN)
@@ -206,8 +211,13 @@ static enum qd_status list_items(struct writing *w)
 	if (w->tensors == NULL || w->items == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < adapter->n; i++)
-		for (int kind = DOWN; kind < (w->keep_gain ? KINDS : PLAIN_UP); kind++)
+		w->biased |= adapter->loras[i].bias != NULL;
+	for (size_t i = 0; i < adapter->n; i++) {
+		for (int kind = DOWN; kind < (w->keep_gain ? BIAS : PLAIN_UP); kind++)
 			QD_TRY(st, add_item(w, &adapter->loras[i], kind));
+		if (w->biased)
+			QD_TRY(st, add_item(w, &adapter->loras[i], BIAS));
+	}
 out:
 	return st;
 }

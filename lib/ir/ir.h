@@ -37,7 +37,8 @@ typedef uint32_t qd_id; /* of a value or a node; QD_NONE is "none" (an absent op
 #define QD_LORA_TENSOR_LIST(X)                                                                                                     \
 	X(DOWN, ".lora_down") /* [R,I] or [R,I,kh,kw] */                                                                           \
 	X(UP, ".lora_up")     /* [O,R] or [O,R,1,1] */                                                                             \
-	X(GAIN, ".lora_gain") /* [R] */
+	X(GAIN, ".lora_gain") /* [R] */                                                                                            \
+	X(BIAS, ".lora_bias") /* [O]; of layers where some adapter has one */
 enum qd_lora_tensor {
 #define QD_LORA_TENSOR_ENUM(id, suffix) QD_LORA_##id,
 	QD_LORA_TENSOR_LIST(QD_LORA_TENSOR_ENUM)

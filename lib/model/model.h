@@ -160,9 +160,9 @@ void qd_runner_release(struct qd_runner *runner);
 /* Feeds the input that is called like the tensor, converted to the input's type. QD_EINPUT: there is none, it has another shape, or
  * a value is NaN or infinite. */
 QD_CHECK enum qd_status qd_runner_feed(struct qd_runner *runner, const struct qd_tensor *tensor);
-/* Feeds a slot's tensors in the slot's own rank: [R,I*kh*kw], [O,R] and [R]. */
-QD_CHECK enum qd_status qd_runner_feed_slot(
-	struct qd_runner *runner, const struct qd_slot *slot, const float *down, const float *up, const float *gain);
+/* Feeds a slot's tensors in the slot's own rank: [R,I*kh*kw], [O,R], [R] and, of a biased slot, [O]. */
+QD_CHECK enum qd_status qd_runner_feed_slot(struct qd_runner *runner, const struct qd_slot *slot, const float *down,
+	const float *up, const float *gain, const float *bias);
 /*
  * Feeds an adapter's tensors, padded and unaligned (NULL: zeros, which is the base model). `slots` are those of the graph.
  * QD_EINPUT when it changes a layer without a slot.

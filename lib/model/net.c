@@ -13,7 +13,7 @@ static enum qd_status copy_slots(struct qd_slots *to, const struct qd_slots *fro
 	for (size_t i = 0; i < from->n; i++) {
 		struct qd_slot *slot = &to->items[i];
 		*slot = from->items[i];
-		slot->down = slot->up = slot->gain = slot->weight = slot->base = slot->sum = QD_NONE;
+		slot->down = slot->up = slot->gain = slot->bias = slot->weight = slot->base = slot->sum = QD_NONE;
 		slot->path = qd_arena_strdup(&to->arena, from->items[i].path);
 		if (slot->path == NULL)
 			QD_TRY(st, QD_ENOMEM);

@@ -100,14 +100,16 @@ static enum qd_status feed_data(struct qd_runner *runner, qd_id input, const flo
 	return qd_runner_feed(runner, &view);
 }
 
-enum qd_status qd_runner_feed_slot(
-	struct qd_runner *runner, const struct qd_slot *slot, const float *down, const float *up, const float *gain)
+enum qd_status qd_runner_feed_slot(struct qd_runner *runner, const struct qd_slot *slot, const float *down, const float *up,
+	const float *gain, const float *bias)
 {
 	enum qd_status st;
 
 	QD_TRY(st, feed_data(runner, slot->down, down));
 	QD_TRY(st, feed_data(runner, slot->up, up));
 	QD_TRY(st, feed_data(runner, slot->gain, gain));
+	if (slot->biased)
+		QD_TRY(st, feed_data(runner, slot->bias, bias));
 out:
 	return st;
 }
@@ -116,13 +118,13 @@ out:
 static enum qd_status feed_lora(struct qd_runner *runner, const struct qd_slot *slot, const struct qd_lora *lora)
 {
 	size_t rank = (size_t)slot->rank, down = rank * (size_t)(slot->in * slot->kh * slot->kw), up = rank * (size_t)slot->out;
-	float *buffer = calloc(down + up + rank, sizeof(*buffer));
+	float *buffer = calloc(down + up + rank + (size_t)slot->out, sizeof(*buffer)), *gain = buffer + down + up;
 	enum qd_status st;
 
 	if (buffer == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	QD_TRY(st, qd_slot_fill(slot, lora, buffer, buffer + down, buffer + down + up));
-	QD_TRY(st, qd_runner_feed_slot(runner, slot, buffer, buffer + down, buffer + down + up));
+	QD_TRY(st, qd_slot_fill(slot, lora, buffer, buffer + down, gain, gain + rank));
+	QD_TRY(st, qd_runner_feed_slot(runner, slot, buffer, buffer + down, gain, gain + rank));
 out:
 	free(buffer);
 	return st;

@@ -3,7 +3,7 @@
  *
  * Initializers and Constant nodes become weights, other nodes become the row of ops.def with their name; a value keeps its name. An
  * input that is also an initializer is a constant, as before IR version 4 all were, unless it is a LoRA tensor (".lora_down",
- * ".lora_up", ".lora_gain"), which stays an input.
+ * ".lora_up", ".lora_gain", ".lora_bias"), which stays an input.
  *
  * Arithmetic in float16, bfloat16 and float64 is done in float32: inputs of these types are float32 ones and a Cast to them is one
  * to float32. A float16 graph then differs from its own rounding by about 1e-3 of the values.

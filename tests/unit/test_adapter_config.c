@@ -49,7 +49,6 @@ static const struct field {
 	{ "peft_type", "\"LOKR\"", true },
 	{ "peft_type", "\"IA3\"", true },
 	{ "use_dora", "true", true },
-	{ "lora_bias", "true", true },
 	{ "use_qalora", "true", true },
 	{ "use_bdlora", "{\"a\":1}", true },
 	{ "modules_to_save", "[\"conv_in\"]", true },
@@ -71,6 +70,7 @@ static const struct field {
 	{ "peft_type", "\"LORA\"", false },
 	{ "peft_type", "null", false },
 	{ "use_dora", "false", false },
+	{ "lora_bias", "true", false }, /* of which the file need not have any */
 	{ "modules_to_save", "null", false },
 	{ "modules_to_save", "[]", false },
 	{ "arrow_config", "{}", false },

@@ -674,6 +674,37 @@ static const char *peft_folder(const char *config, const char *prefix)
 	return scratch_path("peft");
 }
 
+/* PEFT adds its scale times the bias, as it does with the matrices. */
+static void peft_scales_biases(void **state)
+{
+	static const char config[] = "{\"r\": 4, \"lora_alpha\": 6, \"use_rslora\": true, \"lora_bias\": true}";
+	static const char *const keys[] = { "base_model.model." ATT ".to_q.lora_B.bias",
+		"base_model.model." ATT ".to_q.lora_B.default.bias" };
+	struct help_model model;
+	struct qd_adapter adapter;
+
+	(void)state;
+	help_model_open(&model, "tiny15");
+	mkdir(scratch_path("biased"), 0700);
+	scratch_file("biased/adapter_config.json", config, strlen(config));
+	for (size_t i = 0; i < QD_COUNT(keys); i++) {
+		float *bias;
+		help_add(&file, "base_model.model." ATT ".to_q.lora_A.weight", 2, 4, 32);
+		help_add(&file, "base_model.model." ATT ".to_q.lora_B.weight", 2, 32, 4);
+		bias = help_add(&file, keys[i], 1, 32);
+		for (int o = 0; o < 32; o++)
+			bias[o] = (float)o;
+		help_write(&file, "biased/adapter_model.safetensors");
+		if (qd_adapter_open(&adapter, "a", scratch_path("biased"), 2, &model.modules) != QD_OK)
+			fail_msg("%s", qd_message());
+		assert_int_equal(adapter.n, 1);
+		for (int o = 0; o < 32; o++)
+			assert_true(adapter.loras[0].bias[o] == 6 * (float)o);
+		qd_adapter_release(&adapter);
+	}
+	help_model_close(&model);
+}
+
 static void peft_scales_by_patterns(void **state)
 {
 	static const struct {
@@ -834,6 +865,7 @@ int main(void)
 		cmocka_unit_test(reads_both_feed_forward_orders),
 		cmocka_unit_test(tells_the_family_of_positional_files),
 		cmocka_unit_test(reads_the_extended_set),
+		cmocka_unit_test(peft_scales_biases),
 		cmocka_unit_test(peft_scales_by_patterns),
 		cmocka_unit_test(peft_counts_text_folders),
 		cmocka_unit_test(diffusers_scales),

@@ -199,14 +199,26 @@ static void refuses_biases(void **state)
 {
 	(void)state;
 	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
-	help_add(&file, ATT ".to_q.lora_B.bias", 1, 32);
+	help_add(&file, ATT ".to_q.lora_A.bias", 1, 2);
 	assert_refused(help_write(&file, "a.safetensors"), QD_EUNSUPPORTED,
-		"key '" ATT ".to_q.lora_B.bias' is the bias of a LoRA, which the graph has no input for: only LoRA without biases "
-		"is supported");
+		"key '" ATT ".to_q.lora_A.bias' is a bias before the gain, which no trainer has");
 	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
 	help_add(&file, ATT ".to_q.bias", 1, 32);
 	assert_refused(help_write(&file, "a.safetensors"), QD_EUNSUPPORTED,
-		"key '" ATT ".to_q.bias' is a trained bias, only LoRA without biases is supported");
+		"key '" ATT ".to_q.bias' is a trained bias of the model itself, only LoRA's own (lora_B.bias) are supported");
+	/* its own */
+	help_add(&file, ATT ".to_q.lora_B.bias", 1, 32);
+	assert_refused(help_write(&file, "a.safetensors"), QD_EINPUT,
+		"layer '" ATT ".to_q' has bias (tensor '" ATT ".to_q.lora_B.bias') but no down");
+	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
+	help_add(&file, ATT ".to_q.lora_B.weight", 2, 32, 2);
+	help_add(&file, ATT ".to_q.lora_B.bias", 1, 2);
+	assert_refused(help_write(&file, "a.safetensors"), QD_EINPUT, "tensor '" ATT ".to_q.lora_B.bias' [2], needs [32]");
+	help_add(&file, ATT ".to_q.lora_A.weight", 2, 2, 32);
+	help_add(&file, ATT ".to_q.lora_B.weight", 2, 32, 2);
+	help_add(&file, ATT ".to_q.lora_B.bias", 1, 32)[3] = NAN;
+	assert_refused(help_write(&file, "a.safetensors"), QD_EINPUT,
+		"tensor '" ATT ".to_q.lora_B.bias' is infinite or not a number at element 3");
 }
 
 static void refuses_values(void **state)
@@ -352,7 +364,6 @@ static void refuses_configurations(void **state)
 	} cases[] = {
 		{ "{\"peft_type\": \"LOHA\"}", "field 'peft_type' is \"LOHA\", needs \"LORA\"", QD_EUNSUPPORTED },
 		{ "{\"use_dora\": true}", "field 'use_dora' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
-		{ "{\"lora_bias\": true}", "field 'lora_bias' is true, needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
 		{ "{\"modules_to_save\": [\"conv_in\"]}",
 			"field 'modules_to_save' is [\"conv_in\"], needs none: only plain LoRA is supported", QD_EUNSUPPORTED },
 		{ "{\"layer_replication\": [[0, 4]]}",

@@ -125,6 +125,84 @@ static void folds_mixed_gains(void **state)
 	qd_adapter_release(&adapter);
 }
 
+/*
+ * Biases, which the scale of the file multiplies, come back whatever became of the gain; layers without one have zeros, as PEFT has
+ * biases everywhere or nowhere. An adapter without any is written as before.
+ */
+static void keeps_biases(void **state)
+{
+	static const float gains[][3] = { { 0.3f, 0.3f, 0.3f }, { 2, -0.5f, 0 } };
+	struct qd_adapter adapter, back;
+	struct qd_safetensors file;
+
+	(void)state;
+	for (int i = 0; i < 4; i++) {
+		const bool keep = i % 2 == 1;
+		struct qd_lora *lora;
+		make(&adapter, 3);
+		lora = &adapter.loras[1];
+		lora->bias = qd_arena_array(&adapter.arena, (size_t)lora->out, sizeof(float));
+		for (int64_t o = 0; o < lora->out; o++)
+			lora->bias[o] = (float)o / 7 - 1;
+		for (size_t k = 0; k < 3; k++)
+			memcpy(adapter.loras[k].gain, gains[i / 2], sizeof(gains[0]));
+		assert_int_equal(qd_adapter_write(&adapter, scratch_path("bias.safetensors"), QD_F16, keep, true), QD_OK);
+		assert_int_equal(qd_safetensors_open(&file, scratch_path("bias.safetensors")), QD_OK);
+		assert_non_null(strstr(qd_safetensors_metadata(&file, "lora_adapter_metadata"), "\"unet.lora_bias\": true"));
+		assert_non_null(qd_safetensors_find(&file, "unet.conv_in.lora_B.bias"));
+		qd_safetensors_release(&file);
+		read_back(&back, scratch_path("bias.safetensors"));
+		for (size_t k = 0; k < 3; k++) {
+			const struct qd_lora *found = qd_adapter_find(&back, adapter.loras[k].path);
+			for (int64_t o = 0; o < found->out; o++) {
+				double want = k == 1 ? (double)lora->bias[o] : 0;
+				/* divided by the scale and multiplied again */
+				assert_true(fabs((double)found->bias[o] - want) <= 1.3e-7 * fabs(want));
+			}
+		}
+		qd_adapter_release(&back);
+		qd_adapter_release(&adapter);
+	}
+	make(&adapter, 3);
+	assert_int_equal(qd_adapter_write(&adapter, scratch_path("bias.safetensors"), QD_F16, false, true), QD_OK);
+	assert_int_equal(qd_safetensors_open(&file, scratch_path("bias.safetensors")), QD_OK);
+	assert_int_equal(file.n, 6);
+	assert_non_null(strstr(qd_safetensors_metadata(&file, "lora_adapter_metadata"), "\"unet.lora_bias\": false"));
+	qd_safetensors_release(&file);
+	qd_adapter_release(&adapter);
+}
+
+/* The biases of several files add up, each with its strength; a file without one adds nothing. */
+static void joins_biases(void **state)
+{
+	struct qd_adapter adapter, joined;
+	const struct qd_lora *in, *q;
+	char spec[3 * 4096];
+
+	(void)state;
+	make(&adapter, 1);
+	assert_int_equal(qd_adapter_write(&adapter, scratch_path("plain.safetensors"), QD_F32, false, true), QD_OK);
+	for (size_t i = 0; i < 2; i++) {
+		adapter.loras[i].gain[0] = 0.5f;
+		adapter.loras[i].bias = qd_arena_array(&adapter.arena, (size_t)adapter.loras[i].out, sizeof(float));
+		for (int64_t o = 0; o < adapter.loras[i].out; o++)
+			adapter.loras[i].bias[o] = (float)(o + 1);
+	}
+	assert_int_equal(qd_adapter_write(&adapter, scratch_path("biased.safetensors"), QD_F32, false, true), QD_OK);
+	snprintf(spec, sizeof(spec), "j=%s@0.5+%s+%s@-2", scratch_path("biased.safetensors"), scratch_path("plain.safetensors"),
+		scratch_path("biased.safetensors"));
+	assert_int_equal(qd_adapter_open_spec(&joined, spec, &help_tiny15.modules), QD_OK);
+	in = qd_adapter_find(&joined, "conv_in");
+	q = qd_adapter_find(&joined, Q);
+	assert_int_equal(in->rank, 3);
+	for (int64_t o = 0; o < in->out; o++)
+		assert_true(in->bias[o] == -1.5f * (float)(o + 1));
+	for (int64_t o = 0; o < q->out; o++)
+		assert_true(q->bias[o] == -1.5f * (float)(o + 1));
+	qd_adapter_release(&joined);
+	qd_adapter_release(&adapter);
+}
+
 /* What other programs read of a file with the gain kept, down and up alone, is the same function: one product is rounded more. */
 static void up_carries_a_gain_that_is_kept(void **state)
 {
@@ -302,6 +380,7 @@ static void refuses_specs(void **state)
 		{ "=a", "adapter '=a' has an empty name before '='" },
 		{ "a=", "adapter 'a=' has no path" },
 		{ "", "adapter '' has no path" },
+		{ "a=@2", "'@2' has no path before its strength" },
 		{ "a=/none/x.safetensors", "cannot read '/none/x.safetensors': No such file or directory" },
 	};
 
@@ -319,6 +398,8 @@ int main(void)
 		cmocka_unit_test(makes_an_adapter),
 		cmocka_unit_test(keeps_matrices_under_a_common_gain),
 		cmocka_unit_test(folds_mixed_gains),
+		cmocka_unit_test(keeps_biases),
+		cmocka_unit_test(joins_biases),
 		cmocka_unit_test(up_carries_a_gain_that_is_kept),
 		cmocka_unit_test(writes_half_precision),
 		cmocka_unit_test(states_peft_configuration),

@@ -575,7 +575,7 @@ static void fitted_becomes_an_adapter(void **state)
 		assert_ptr_equal(p.slot_encodings[i].up, b.encodings[i].up);
 		assert_null(p.slot_encodings[i].gain);
 	}
-	OK(qd_fit_adapter(&f, b.list[1], &p, QD_ALIGN_GAIN));
+	OK(qd_fit_adapter(&f, b.list[1], &p, QD_ALIGN_GAIN, false));
 	OK(qd_update_sqnr(b.list[1], &f, &p, &db));
 	OK(qd_fitted_to_adapter(&f, &p, "back", &back));
 	assert_string_equal(back.name, "back");
@@ -594,7 +594,7 @@ static void fitted_becomes_an_adapter(void **state)
 	}
 	/* Fitted again as it is, it loses nothing but rounding of the gain to the same grid. */
 	qd_fitted_release(&f);
-	OK(qd_fit_adapter(&f, &back, &p, QD_ALIGN_NONE));
+	OK(qd_fit_adapter(&f, &back, &p, QD_ALIGN_NONE, false));
 	OK(qd_update_sqnr(b.list[1], &f, &p, &again));
 	assert_true(fabs(db - again) < 1e-9);
 	qd_fitted_release(&f);

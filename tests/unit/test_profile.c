@@ -71,9 +71,14 @@ static void random_profile(struct qd_profile *p, uint64_t seed)
 	p->slots.n = 2;
 	p->slots.items = qd_arena_array(&p->slots.arena, 2, sizeof(*p->slots.items));
 	for (size_t i = 0; i < 2; i++) {
-		p->slots.items[i] = (struct qd_slot){
-			.path = i == 0 ? "a.b" : "c", .rank = 4, .out = 10, .in = 3, .kh = i == 0 ? 3 : 1, .kw = 1, .conv = i == 0
-		};
+		p->slots.items[i] = (struct qd_slot){ .path = i == 0 ? "a.b" : "c",
+			.rank = 4,
+			.out = 10,
+			.in = 3,
+			.kh = i == 0 ? 3 : 1,
+			.kw = 1,
+			.conv = i == 0,
+			.biased = i == 1 };
 		OK(qd_strmap_put(&p->slots.by_path, p->slots.items[i].path, (uint32_t)i));
 	}
 	for (size_t i = 0; i < 40; i++)
@@ -135,7 +140,7 @@ static void same_profile(const struct qd_profile *a, const struct qd_profile *b)
 
 		assert_string_equal(s->path, t->path);
 		assert_true(s->rank == t->rank && s->out == t->out && s->in == t->in && s->kh == t->kh && s->kw == t->kw &&
-			    s->conv == t->conv);
+			    s->conv == t->conv && s->biased == t->biased);
 		assert_int_equal(qd_strmap_get(&b->slots.by_path, s->path), i);
 		assert_true(t->down == QD_NONE && t->sum == QD_NONE);
 	}
@@ -167,11 +172,17 @@ static void reads_back_equal(void **state)
 	(void)state;
 	for (unsigned long long i = 0; i < 20; i++) {
 		struct qd_profile p, back;
+		struct qd_mapping file;
 		const char *first = scratch_path("first.json"), *second = scratch_path("second.json");
 
 		random_profile(&p, seed + i);
 		OK(qd_profile_write(&p, first, true));
 		OK(qd_profile_read(&back, first));
+		/* where there is no bias there is no word of it */
+		OK(qd_mapping_open(&file, first));
+		assert_non_null(memmem(file.data, file.size, "\"conv\": true }", 14));
+		assert_non_null(memmem(file.data, file.size, "\"conv\": false, \"bias\": true }", 29));
+		qd_mapping_release(&file);
 		same_profile(&p, &back);
 		OK(qd_profile_write(&back, second, true));
 		assert_same_bytes(first, second);

@@ -391,18 +391,44 @@ static void pads_smaller_adapters(void **state)
 	struct qd_lora lora = { .path = "a", .rank = 1, .out = 2, .in = 2, .kh = 1, .kw = 1, .down = down, .up = up, .gain = gain };
 
 	(void)state;
-	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g), QD_OK);
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, NULL), QD_OK);
 	assert_memory_equal(d, ((float[]){ 1, 2, 0, 0, 0, 0 }), sizeof(d));
 	assert_memory_equal(u, ((float[]){ 3, 0, 0, 4, 0, 0 }), sizeof(u));
 	assert_memory_equal(g, ((float[]){ 5, 0, 0 }), sizeof(g));
-	assert_int_equal(qd_slot_fill(&slot, NULL, d, u, g), QD_OK);
+	assert_int_equal(qd_slot_fill(&slot, NULL, d, u, g, NULL), QD_OK);
 	assert_memory_equal(u, ((float[6]){ 0 }), sizeof(u));
 	lora.rank = 4;
-	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g), QD_EINPUT);
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, NULL), QD_EINPUT);
 	assert_string_equal(qd_message(), "slot 'a': rank 4 does not fit into 3");
 	lora.in = 5;
-	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g), QD_EINPUT);
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, NULL), QD_EINPUT);
 	assert_string_equal(qd_message(), "slot 'a': layer of 2 x 5 x 1 x 1, needs 2 x 2 x 1 x 1");
+}
+
+/* A bias needs a slot with an input for it; there, an adapter without one has zeros. */
+static void biases_need_an_input(void **state)
+{
+	struct qd_slot slot = { .path = "a", .rank = 1, .out = 2, .in = 1, .kh = 1, .kw = 1, .biased = true };
+	float down[] = { 1 }, up[] = { 3, 4 }, gain[] = { 5 }, bias[] = { 6, 7 }, d[1], u[2], g[1], b[2] = { 9, 9 };
+	struct qd_lora lora = {
+		.path = "a", .rank = 1, .out = 2, .in = 1, .kh = 1, .kw = 1, .down = down, .up = up, .gain = gain, .bias = bias
+	};
+
+	(void)state;
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, b), QD_OK);
+	assert_memory_equal(b, bias, sizeof(b));
+	lora.bias = NULL;
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, b), QD_OK);
+	assert_memory_equal(b, ((float[2]){ 0 }), sizeof(b));
+	b[0] = 9;
+	assert_int_equal(qd_slot_fill(&slot, NULL, d, u, g, b), QD_OK);
+	assert_memory_equal(b, ((float[2]){ 0 }), sizeof(b));
+	lora.bias = bias;
+	slot.biased = false;
+	assert_int_equal(qd_slot_fill(&slot, &lora, d, u, g, NULL), QD_EINPUT);
+	assert_string_equal(qd_message(),
+		"slot 'a' has no input for a bias, which the adapter has ('lora_B.bias'): it must be among those that the slots "
+		"are chosen for");
 }
 
 int main(void)
@@ -418,6 +444,7 @@ int main(void)
 		cmocka_unit_test(refuses_groups),
 		cmocka_unit_test(a_whole_network_takes_slots),
 		cmocka_unit_test(pads_smaller_adapters),
+		cmocka_unit_test(biases_need_an_input),
 	};
 	return cmocka_run_group_tests(tests, NULL, NULL);
 }
