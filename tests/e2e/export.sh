@@ -85,7 +85,10 @@ cmp -s o/x/model.onnx o/y/model.onnx || fault "the graph depends on the adapters
 refused "adapters/b.safetensors' already exists" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
 expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --align none -o other.json
 refused "was made under profile" "$QUAD" export --adapter-only --base m --profile other.json --adapter a=a.safetensors -o o/x
-refused "the output 'm' is the input 'm'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
+# An adapter that needs more slots than were declared says how many, and what declares them.
+expect 0 "" "$QUAD" qss --base m --adapter b=b.safetensors --calib calib.safetensors --act-bits 0 -o few.json
+refused "adapter 'a': changes 50 of its 82 layers where there is no slot, the first is 'time_embedding.linear_1': quad qss --slots" "$QUAD" export --base m --profile few.json --adapter a=a.safetensors -o o/few
+refused "'m' is an input, it cannot be the output too" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
 mkdir none
 refused "cannot read 'none/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o none
 
