@@ -97,11 +97,12 @@ enum {
 	QD_COMMON_SEED = 1 << 6,
 	QD_COMMON_THREADS = 1 << 7, /* --threads N, --device cpu|cuda[:i] */
 	QD_COMMON_DRY_RUN = 1 << 8,
+	QD_COMMON_REFIT = 1 << 9,
 };
 struct qd_common {
 	const char *base, *profile, *output, *device;
 	struct qd_texts adapters; /* specs */
-	bool json, force, dry_run, quiet;
+	bool json, force, dry_run, quiet, refit;
 	int verbose, threads;
 	uint64_t seed;
 	struct qd_provenance provenance; /* of what is written: the options; whoever opens an input adds it */

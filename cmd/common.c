@@ -23,6 +23,8 @@ static const struct qd_option first[] = {
 		.help = "adapter file or folder and its strength; may be repeated" },
 	{ "profile", QD_OPT_TEXT, FIELD(profile), .untold = true, .bit = QD_COMMON_PROFILE, .arg = "FILE",
 		.help = "profile.json with the shared encodings" },
+	{ "refit", QD_OPT_FLAG, FIELD(refit), .bit = QD_COMMON_REFIT,
+		.help = "align an adapter that was distilled for another profile to this one" },
 	{ 0 },
 };
 /* What it writes and how, behind them. */

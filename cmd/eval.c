@@ -238,6 +238,7 @@ static enum qd_status evaluate(struct eval *e)
 		.part = e->options->part,
 		.adapter = common->adapters.n > 0 ? common->adapters.items[0] : NULL,
 		.profile = common->profile,
+		.refit = common->refit,
 		.inputs = &e->inputs };
 	enum qd_status st;
 
@@ -273,7 +274,8 @@ int qd_cmd_eval(int argc, char **argv)
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1,
-		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_THREADS,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_REFIT | QD_COMMON_OUTPUT | QD_COMMON_JSON |
+			QD_COMMON_THREADS,
 		QD_COMMON_BASE, &o.common);
 	if (o.common.adapters.n > 1)
 		qd_usage("needs one --adapter at most (join files with NAME=A+B)");

@@ -102,11 +102,13 @@ int qd_cmd_export(int argc, char **argv)
 
 	qd_parse(argc, argv, "Write one ONNX graph for all adapters, its encodings, and the adapters' files.",
 		&(struct qd_options){ table, &args }, 1,
-		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_DRY_RUN,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_REFIT | QD_COMMON_OUTPUT | QD_COMMON_JSON |
+			QD_COMMON_DRY_RUN,
 		QD_COMMON_BASE | QD_COMMON_PROFILE | QD_COMMON_OUTPUT, &common);
 	args.options.provenance = &common.provenance;
 	args.options.profile_path = common.profile;
 	args.options.force = common.force;
+	args.options.refit = common.refit;
 	args.options.dry_run = common.dry_run;
 	st = run(&args, &common);
 	qd_common_release(&common);

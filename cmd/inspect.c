@@ -18,11 +18,14 @@ static const char doc[] = "Show what a model, an adapter or any other file of qu
 struct inspect_options {
 	struct qd_common common;
 	const char *path, *part;
+	bool verify;
 };
 
 #define FIELD(field) QD_FIELD(struct inspect_options, field)
 static const struct qd_option table[] = {
 	{ NULL, QD_OPT_ARGUMENT, FIELD(path), .required = true, .arg = "PATH" },
+	{ "verify", QD_OPT_FLAG, FIELD(verify),
+		.help = "check every file of an export against its manifest: exit 1 when one differs" },
 	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "folder of the pipeline to look at", .absent = "unet" },
 	{ 0 },
 };
@@ -213,11 +216,19 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 int qd_cmd_inspect(int argc, char **argv)
 {
 	struct inspect_options o = { 0 };
+	size_t files = 0;
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, &(struct qd_options){ table, &o }, 1, QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_JSON, 0,
 		&o.common);
-	st = inspect(o.path, o.part, &o.common);
+	if (o.verify && !qd_is_export(o.path))
+		st = qd_fail(QD_EINPUT, "'%s' is no export: --verify checks the files that a manifest.json lists", o.path);
+	else
+		st = o.verify ? qd_export_verify(o.path, &files) : QD_OK;
+	if (st == QD_OK)
+		st = inspect(o.path, o.part, &o.common);
+	if (st == QD_OK && o.verify && !o.common.json)
+		qd_print("  verified    %zu files\n", files);
 	qd_common_release(&o.common);
 	return qd_finish("inspect", st);
 }

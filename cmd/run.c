@@ -115,12 +115,13 @@ int qd_cmd_run(int argc, char **argv)
 	enum qd_status st;
 
 	qd_parse(argc, argv, doc, options, QD_COUNT(options),
-		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_OUTPUT | QD_COMMON_JSON | QD_COMMON_SEED |
-			QD_COMMON_THREADS,
+		QD_COMMON_BASE | QD_COMMON_ADAPTER | QD_COMMON_PROFILE | QD_COMMON_REFIT | QD_COMMON_OUTPUT | QD_COMMON_JSON |
+			QD_COMMON_SEED | QD_COMMON_THREADS,
 		QD_COMMON_BASE, &common);
 	if (run.check_trace == NULL && common.output == NULL)
 		qd_usage("needs -o PATH, or --check-trace FILE");
 	run.options.engine.profile = common.profile;
+	run.options.engine.refit = common.refit;
 	run.options.provenance = &common.provenance;
 	qd_sampling_take(&run.options, &common);
 	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);

@@ -170,7 +170,8 @@ static enum qd_status build_nets(struct distiller *d, const struct qd_model *mod
 	QD_TRY(st, qd_runner_open(&d->teacher, &d->net.graph, NULL));
 	QD_TRY(st, qd_runner_feed_adapter(&d->teacher, &d->net.slots, d->adapter));
 	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &qd_sim_options));
-	QD_TRY(st, qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align));
+	QD_TRY(st, qd_prefix(qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align, true), "adapter '%s'",
+			   d->adapter->name));
 	QD_TRY(st, choose_rates(d));
 	QD_TRY(st, qd_runner_feed_fitted(&d->student, &d->net.slots, &d->fitted));
 	QD_TRY(st, add_slots(d));

@@ -301,22 +301,6 @@ bool qd_align_may_clip(enum qd_align align)
 
 /* ---- whole adapters ---- */
 
-/* Every layer that the adapter changes must have a slot that is wide enough. */
-static enum qd_status check_slots(const struct qd_adapter *adapter, const struct qd_slots *slots)
-{
-	for (size_t i = 0; i < adapter->n; i++) {
-		const struct qd_lora *lora = &adapter->loras[i];
-		uint32_t at = qd_strmap_get(&slots->by_path, lora->path);
-
-		if (at == QD_NONE)
-			return qd_fail(QD_EINPUT, "adapter '%s' changes layer '%s', which has no slot", adapter->name, lora->path);
-		if (lora->rank > slots->items[at].rank)
-			return qd_fail(QD_EINPUT, "adapter '%s': layer '%s' has rank %lld, its slot takes at most %lld",
-				adapter->name, lora->path, (long long)lora->rank, (long long)slots->items[at].rank);
-	}
-	return QD_OK;
-}
-
 static enum qd_status fit_slot(struct qd_arena *arena, struct qd_fitted_slot *f, const struct qd_lora *lora,
 	const struct qd_slot *slot, const struct qd_slot_encodings *e, enum qd_align align)
 {
@@ -342,7 +326,7 @@ enum qd_status qd_fit_slots(struct qd_fitted *fitted, const struct qd_adapter *a
 	enum qd_status st;
 
 	*fitted = (struct qd_fitted){ .n = slots->n };
-	QD_TRY(st, check_slots(adapter, slots));
+	QD_TRY(st, qd_slots_check(slots, adapter));
 	fitted->slots = qd_arena_array(&fitted->arena, slots->n, sizeof(*fitted->slots));
 	st = fitted->slots == NULL ? QD_ENOMEM : QD_OK;
 	for (size_t i = 0; st == QD_OK && i < slots->n; i++)

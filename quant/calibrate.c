@@ -209,7 +209,7 @@ static enum qd_status observe_adapter(struct calibration *c, struct qd_runner *r
 	struct qd_fitted fitted = { 0 };
 	enum qd_status st;
 
-	QD_TRY(st, qd_fit_adapter(&fitted, adapter, c->profile, c->profile->options.align));
+	QD_TRY(st, qd_fit_adapter(&fitted, adapter, c->profile, c->profile->options.align, true));
 	for (size_t i = 0; i < c->net.slots.n; i++)
 		if (!is_used(&c->net.slots.items[i], c->adapters, c->n))
 			fill_down(&fitted.slots[i], &c->net.slots.items[i], encoding_of(c, c->net.slots.items[i].down), i);

@@ -79,7 +79,8 @@ enum qd_status qd_anchor_asked_for(const struct qd_profile *profile, size_t *ind
 					profile->options.anchor);
 			return QD_OK;
 		}
-	return qd_fail(QD_EINPUT, "anchor '%s' is none of the %zu adapters", profile->options.anchor, profile->n_adapters);
+	return qd_fail(QD_EINPUT, "anchor '%s' is none of the %zu adapters, '%s' is the first", profile->options.anchor,
+		profile->n_adapters, profile->adapters[0].name);
 }
 
 enum qd_status qd_choose(struct qd_profile *profile, size_t *anchor)

@@ -66,7 +66,7 @@ static enum qd_status simulate(struct comparing *c, const struct qd_profile *p, 
 		const struct qd_adapter *adapter = c->adapters[first + i];
 		struct qd_fitted fitted = { 0 };
 
-		st = qd_fit_adapter(&fitted, adapter, p, p->options.align);
+		st = qd_fit_adapter(&fitted, adapter, p, p->options.align, true);
 		if (st == QD_OK)
 			st = qd_runner_feed_fitted(&runner, &net.slots, &fitted);
 		qd_fitted_release(&fitted);

@@ -32,18 +32,26 @@ out:
 	return st;
 }
 
-enum qd_status qd_fit_adapter(
-	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align)
+enum qd_status qd_fit_adapter(struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile,
+	enum qd_align align, bool refit)
 {
 	char id[QD_HASH_TEXT];
 	enum qd_status st;
 
 	*fitted = (struct qd_fitted){ 0 };
 	QD_TRY(st, qd_profile_check_slots(profile));
-	if (adapter->encodings_id != NULL)
+	if (adapter->encodings_id != NULL) {
 		QD_TRY(st, qd_profile_encodings_id(profile, id));
-	if (adapter->encodings_id != NULL && strcmp(adapter->encodings_id, id) == 0)
-		align = QD_ALIGN_NONE;
+		bool here = strcmp(adapter->encodings_id, id) == 0;
+		if (!here && !refit)
+			qd_log(QD_LOG_WARNING,
+				"adapter '%s' was distilled for the grid %s of another profile, this one's is %s: it is taken as "
+				"it is; "
+				"--refit fits it anew",
+				adapter->name, adapter->encodings_id, id);
+		if (here || !refit)
+			align = QD_ALIGN_NONE;
+	}
 	QD_TRY(st, qd_fit_slots(fitted, adapter, &profile->slots, profile->slot_encodings, align));
 out:
 	return st;

@@ -103,8 +103,9 @@ enum qd_status qd_profile_check_base(const struct qd_profile *profile, const str
 	enum qd_status st = qd_model_hash(model, hash);
 
 	if (st == QD_OK && strcmp(hash, profile->base_hash) != 0)
-		return qd_fail(QD_EINPUT, "base model '%s' has hash %s, the profile was made for %s", model->folder, hash,
-			profile->base_hash);
+		return qd_fail(QD_EINPUT,
+			"the profile was made for %s, the base model '%s' is %s: quad qss makes one for this model",
+			profile->base_hash, model->folder, hash);
 	return st;
 }
 

@@ -81,7 +81,8 @@ static enum qd_status check_request(const struct scoring *s)
 	for (size_t i = 0; i < s->n; i++)
 		for (size_t j = 0; j < i; j++)
 			if (strcmp(s->adapters[i]->name, s->adapters[j]->name) == 0)
-				return qd_fail(QD_EINPUT, "two adapters are called '%s'", s->adapters[i]->name);
+				return qd_fail(QD_EINPUT, "two adapters are called '%s': NAME=PATH gives one another name",
+					s->adapters[i]->name);
 	if (o->anchor != NULL && o->method == QD_METHOD_UNIFIED)
 		return qd_fail(QD_EINPUT, "anchor '%s' and the method 'unified' exclude each other", o->anchor);
 	if (o->share == QD_SHARE_LAYER && o->lora_bits != o->weight_bits)

@@ -184,11 +184,12 @@ struct qd_fitted {
 	struct qd_arena arena;
 };
 /*
- * Fits an adapter to the profile's encodings. One that says it lies on exactly their grid (adapter->encodings_id, a distilled one)
- * is taken as it is, whatever `align` says.
+ * Fits an adapter to the profile's encodings, as `align` says. A distilled one lies on the grid of a profile (adapter->encodings_id).
+ * On this one's it is taken as it is; on another's too, with a warning, unless `refit`: what was learned for that grid is lost on
+ * this, so that somebody has to ask for it.
  */
-QD_CHECK enum qd_status qd_fit_adapter(
-	struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile, enum qd_align align);
+QD_CHECK enum qd_status qd_fit_adapter(struct qd_fitted *fitted, const struct qd_adapter *adapter, const struct qd_profile *profile,
+	enum qd_align align, bool refit);
 void qd_fitted_release(struct qd_fitted *fitted);
 /* What identifies the encodings of all LoRA inputs (struct qd_adapter.encodings_id). `out`: QD_HASH_TEXT bytes. */
 QD_CHECK enum qd_status qd_profile_encodings_id(const struct qd_profile *profile, char *out);
@@ -205,10 +206,11 @@ enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value,
 /* An executor with that hook, which sees every value. */
 extern const struct qd_exec_options qd_sim_options;
 /*
- * Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter and feeds it (NULL: none).
+ * Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter (`refit` as
+ * qd_fit_adapter has it) and feeds it (NULL: none).
  */
-QD_CHECK enum qd_status qd_runner_open_simulated(
-	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter);
+QD_CHECK enum qd_status qd_runner_open_simulated(struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile,
+	const struct qd_adapter *adapter, bool refit);
 /* Feeds fitted tensors to the LoRA inputs of a net (float: their encodings round them). */
 QD_CHECK enum qd_status qd_runner_feed_fitted(
 	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted);

@@ -36,8 +36,8 @@ enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_s
 	return st;
 }
 
-enum qd_status qd_runner_open_simulated(
-	struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile, const struct qd_adapter *adapter)
+enum qd_status qd_runner_open_simulated(struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile,
+	const struct qd_adapter *adapter, bool refit)
 {
 	struct qd_fitted fitted = { 0 };
 	enum qd_status st;
@@ -49,7 +49,7 @@ enum qd_status qd_runner_open_simulated(
 		st = qd_runner_feed_adapter(runner, &net->slots, NULL);
 		goto out;
 	}
-	QD_TRY(st, qd_fit_adapter(&fitted, adapter, profile, profile->options.align));
+	QD_TRY(st, qd_fit_adapter(&fitted, adapter, profile, profile->options.align, refit));
 	QD_TRY(st, qd_runner_feed_fitted(runner, &net->slots, &fitted));
 out:
 	qd_fitted_release(&fitted);

@@ -41,6 +41,7 @@ struct qd_export_options {
 	struct qd_sizes sizes; /* 0: the model's native one */
 	enum qd_export_format format;
 	bool external, force, dry_run;
+	bool refit;                             /* as qd_fit_adapter has it */
 	const char *profile_path;               /* hashed into the manifest */
 	const struct qd_provenance *provenance; /* goes into the manifest */
 	const char *version;                    /* of the program */
@@ -61,6 +62,15 @@ QD_CHECK enum qd_status qd_export(const char *path, const struct qd_model *model
  */
 QD_CHECK enum qd_status qd_export_adapters(const char *path, const struct qd_profile *profile,
 	const struct qd_adapter *const *adapters, size_t n, const struct qd_export_options *options, json_t **manifest);
+/*
+ * ---- checking (verify.c) ----
+ * QD_EINPUT when the file `name` of the export in `folder` is missing, is not listed in its manifest or has other bytes.
+ */
+QD_CHECK enum qd_status qd_export_check_file(const char *folder, const char *name);
+/* The same for both files of an adapter, which must hold the same tensors. */
+QD_CHECK enum qd_status qd_export_check_adapter(const char *folder, const char *name);
+/* Checks all that the manifest lists: QD_ECHECK names the first that is not as it was exported, and counts the others. */
+QD_CHECK enum qd_status qd_export_verify(const char *folder, size_t *n_files);
 /* True for a folder that an export wrote (it holds manifest.json). */
 bool qd_is_export(const char *path);
 

@@ -172,7 +172,7 @@ static enum qd_status export_adapter(struct job *job, const struct qd_adapter *a
 	enum qd_status st;
 	struct qd_fitted fitted = { 0 };
 	*done = (struct qd_exported_adapter){ .name = adapter->name, .hash = adapter->hash, .slots = adapter->n };
-	QD_TRY(st, qd_fit_adapter(&fitted, adapter, job->profile, job->profile->options.align));
+	QD_TRY(st, qd_fit_adapter(&fitted, adapter, job->profile, job->profile->options.align, job->options->refit));
 	QD_TRY(st, qd_update_sqnr(adapter, &fitted, job->profile, &done->sqnr_db));
 	if (job->folder == NULL)
 		goto out;
@@ -222,13 +222,13 @@ static enum qd_status check_all_adapters(struct job *job, const char *path)
 
 /* ---- both ways in ---- */
 
-/* Whoever samples from the export needs the schedule it was trained with. */
+/* Whoever samples from the export needs the schedule it was trained with, as the pipeline has it, whose index does not go along. */
 static enum qd_status write_schedule(struct job *job)
 {
 	enum qd_status st = QD_OK;
 	struct qd_schedule read = { 0 };
 	struct qd_mapping schedule = { 0 };
-	json_t *document = NULL;
+	json_t *document = NULL, *own = NULL;
 	const char *from = qd_arena_strf(&job->arena, "%s/scheduler/scheduler_config.json", job->model->root);
 	const char *to = job->folder != NULL ? in_folder(job, "scheduler/scheduler_config.json") : "";
 	if (from == NULL || to == NULL)
@@ -244,10 +244,17 @@ static enum qd_status write_schedule(struct job *job)
 		st = qd_json_write(to, document, true);
 		goto out;
 	}
+	QD_TRY(st, qd_json_read(from, &own));
+	QD_TRY(st, qd_schedule_json(&document, job->model->root, job->model->pipeline.class_name));
+	if (!json_equal(own, document)) {
+		st = qd_json_write(to, document, true);
+		goto out;
+	}
 	QD_TRY(st, qd_mapping_open(&schedule, from));
 	QD_TRY(st, qd_write_file(to, schedule.data, schedule.size, true));
 out:
 	json_decref(document);
+	json_decref(own);
 	qd_schedule_release(&read);
 	qd_mapping_release(&schedule);
 	return st;

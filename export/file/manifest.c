@@ -264,7 +264,8 @@ enum qd_status qd_manifest_check(
 		return qd_fail(QD_EINPUT, "'%s' was made from base %s, the profile from %s", path, base, profile->base_hash);
 	QD_TRY(st, qd_hash_file(profile_path, hash));
 	if (strcmp(hash, stored) != 0)
-		return qd_fail(QD_EINPUT, "'%s' was made under profile %s, '%s' is %s", path, stored, profile_path, hash);
+		return qd_fail(QD_EINPUT, "'%s' was made under profile %s, '%s' is %s: give that one, or export anew", path, stored,
+			profile_path, hash);
 	if (json_array_size(slots) != profile->slots.n)
 		return qd_fail(QD_EINPUT, "'%s' has %zu slots, the profile %zu", path, json_array_size(slots), profile->slots.n);
 	for (size_t i = 0; i < profile->slots.n; i++)

@@ -58,6 +58,12 @@ static enum qd_status find_adapter(struct qd_runtime *rt, const char *spec, cons
 			     : qd_fail(QD_EINPUT, "'%s' is no file and no adapter of '%s', which has %s", spec, rt->root, names);
 }
 
+/* Whether the adapter was named, not its file: then it is the export's. */
+static bool is_own_adapter(const struct qd_runtime *rt, const char *path)
+{
+	return qd_is_export(rt->root) && path != qd_adapter_spec_path(rt->options.adapter);
+}
+
 static enum qd_status check_lora(const struct qd_value *input, const struct qd_tensor *stored)
 {
 	char found[QD_SHAPE_TEXT], needed[QD_SHAPE_TEXT];
@@ -103,6 +109,8 @@ static enum qd_status feed_adapter_file(struct qd_runtime *rt)
 
 	if (rt->options.adapter != NULL) {
 		QD_TRY(st, find_adapter(rt, rt->options.adapter, &rt->adapter_path));
+		if (is_own_adapter(rt, rt->adapter_path))
+			QD_TRY(st, qd_export_check_adapter(rt->root, rt->options.adapter));
 		QD_TRY(st, qd_safetensors_open(&file, rt->adapter_path));
 	}
 	for (size_t i = 0; i < file.n; i++)
@@ -141,6 +149,25 @@ out:
 	return st;
 }
 
+/* An export's files that are read are those that were exported. */
+static enum qd_status check_export(const struct qd_runtime *rt, const char *path)
+{
+	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
+	char weights[QD_PATH_BYTES];
+	enum qd_status st;
+
+	if (!qd_is_export(rt->root))
+		return QD_OK;
+	QD_TRY(st, qd_export_check_file(rt->root, name));
+	snprintf(weights, sizeof(weights), "%s.data", name);
+	if (qd_has_file(rt->root, weights))
+		QD_TRY(st, qd_export_check_file(rt->root, weights));
+	if (qd_has_file(rt->root, "scheduler/scheduler_config.json"))
+		st = qd_export_check_file(rt->root, "scheduler/scheduler_config.json");
+out:
+	return st;
+}
+
 /* The folder that a file lies in. */
 static enum qd_status folder_of(struct qd_runtime *rt, const char *path)
 {
@@ -160,6 +187,7 @@ enum qd_status qd_runtime_open_onnx(struct qd_runtime *rt, const char *path)
 	rt->onnx_path = path;
 	QD_TRY(st, folder_of(rt, path));
 	QD_TRY(st, qd_output_update_settle(rt->root));
+	QD_TRY(st, check_export(rt, path));
 	if (o->profile != NULL && qd_is_export(rt->root))
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is an export, which carries its encodings: it takes no profile", o->base));
 	if (o->profile != NULL)

@@ -49,7 +49,7 @@ static enum qd_status run_net(struct qd_runtime *rt, const struct qd_adapter *ad
 	enum qd_status st;
 
 	if (rt->options.profile != NULL)
-		return qd_runner_open_simulated(&rt->runner, &rt->net, &rt->profile, adapter);
+		return qd_runner_open_simulated(&rt->runner, &rt->net, &rt->profile, adapter, rt->options.refit);
 	QD_TRY(st, qd_runner_open(&rt->runner, &rt->net.graph, NULL));
 	QD_TRY(st, qd_runner_feed_adapter(&rt->runner, &rt->net.slots, adapter));
 out:

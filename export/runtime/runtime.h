@@ -16,6 +16,7 @@ struct qd_runtime_options {
 	const char *part;
 	const char *adapter; /* of a model as qd_adapter_open_spec takes it, of an export as onnx.c has it; NULL: none (gain 0) */
 	const char *profile; /* of a model: simulate under it; NULL: float */
+	bool refit;          /* as qd_fit_adapter has it */
 	bool ort;            /* an ONNX graph in ONNX Runtime */
 	const char *ort_library, *ort_profile;
 	int threads;

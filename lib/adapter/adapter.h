@@ -155,6 +155,8 @@ struct qd_slots {
 	struct qd_strmap by_path;
 	struct qd_arena arena;
 };
+/* QD_EINPUT when a layer of the adapter has no slot, or a higher rank than its slot: how many, the first, and what helps, but not whose they are. */
+QD_CHECK enum qd_status qd_slots_check(const struct qd_slots *slots, const struct qd_adapter *adapter);
 /*
  * Chooses the slots: `policy` NULL or "union" (of the adapters), "attention", "transformer", "all", or a file of module paths, one
  * per line. Rank of a slot: the largest over adapters, or `rank` when > 0 (QD_EINPUT when an adapter needs more). A slot is biased

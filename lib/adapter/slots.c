@@ -132,19 +132,32 @@ static enum qd_status choose(
 
 /* ---- of which rank ---- */
 
-/* Every layer of every adapter must have a slot that is large enough. */
-static enum qd_status check_fit(const struct qd_slots *slots, const struct qd_adapter *adapter)
+enum qd_status qd_slots_check(const struct qd_slots *slots, const struct qd_adapter *adapter)
 {
+	const struct qd_lora *lost = NULL, *wide = NULL;
+	size_t n_lost = 0, n_wide = 0;
+
 	for (size_t i = 0; i < adapter->n; i++) {
 		const struct qd_lora *lora = &adapter->loras[i];
 		uint32_t at = qd_strmap_get(&slots->by_path, lora->path);
-		if (at == QD_NONE)
-			return qd_fail(QD_EINPUT, "adapter '%s' adapts '%s', which is not among the %zu chosen slots",
-				adapter->name, lora->path, slots->n);
-		if (lora->rank > slots->items[at].rank)
-			return qd_fail(QD_EINPUT, "adapter '%s': '%s' has rank %lld, the slot has %lld", adapter->name, lora->path,
-				(long long)lora->rank, (long long)slots->items[at].rank);
+
+		if (at == QD_NONE) {
+			lost = n_lost++ == 0 ? lora : lost;
+		} else if (lora->rank > slots->items[at].rank) {
+			wide = n_wide++ == 0 ? lora : wide;
+		}
 	}
+	if (lost != NULL)
+		return qd_fail(QD_EINPUT,
+			"changes %zu of its %zu layers where there is no slot, the first is '%s': quad qss --slots "
+			"declares slots for other adapters' layers, or score them together",
+			n_lost, adapter->n, lost->path);
+	if (wide != NULL)
+		return qd_fail(QD_EINPUT,
+			"has a higher rank than its slot in %zu of its %zu layers, the first is '%s' with rank %lld "
+			"where %lld fit: quad qss --rank makes slots wider",
+			n_wide, adapter->n, wide->path, (long long)wide->rank,
+			(long long)slots->items[qd_strmap_get(&slots->by_path, wide->path)].rank);
 	return QD_OK;
 }
 
@@ -233,7 +246,7 @@ enum qd_status qd_slots_choose(struct qd_slots *slots, const struct qd_modules *
 					   any_bias_at(adapters, n, modules->items[i].path)));
 	}
 	for (size_t a = 0; a < n; a++)
-		QD_TRY(st, check_fit(slots, adapters[a]));
+		QD_TRY(st, qd_prefix(qd_slots_check(slots, adapters[a]), "adapter '%s'", adapters[a]->name));
 out:
 	free(chosen);
 	if (st != QD_OK)

@@ -124,7 +124,8 @@ enum qd_status qd_output_check_apart(const char *output, const char *input)
 	if (stat(input, &in) != 0)
 		return QD_OK; /* reading it says so */
 	if (there && same(&in, &out))
-		return qd_fail(QD_EINPUT, "the output '%s' is the input '%s'", output, input);
+		return strcmp(output, input) == 0 ? qd_fail(QD_EINPUT, "'%s' is an input, it cannot be the output too", input)
+						  : qd_fail(QD_EINPUT, "the output '%s' is the input '%s'", output, input);
 	if (there && S_ISDIR(out.st_mode) && realpath(input, path) != NULL && lies_in(path, &out))
 		return qd_fail(QD_EINPUT, "the output '%s' holds the input '%s'", output, input);
 	if (S_ISDIR(in.st_mode) && resolve(output, path) && lies_in(path, &in))

@@ -223,7 +223,7 @@ static enum qd_status fill_row(struct qd_prepare_images *m, int64_t i, struct ro
 	qd_random_normals(m->options->seed, qd_stream(QD_STREAM_LATENT, (uint64_t)i), 2 * n, noise);
 	QD_TRY(st, read_picture(m, row->image, true, &image, pixels));
 	if (p->latents.data != NULL)
-		QD_TRY(st, encode(m, pixels, mode ? NULL : noise, true, p->latents.data));
+		QD_TRY(st, qd_prefix(encode(m, pixels, mode ? NULL : noise, true, p->latents.data), "image '%s'", row->image));
 	if (m->condition == m->channels + 1)
 		QD_TRY(st, inpainting(m, row, pixels, mode ? NULL : noise + n, p->condition.data));
 	else if (m->condition > 0)
@@ -287,12 +287,12 @@ static enum qd_status encode_row(struct qd_prepare_images *m, int64_t i, const c
 		tensors[n++] = p.condition;
 	if (p.time_ids.data != NULL)
 		tensors[n++] = p.time_ids;
-	st = qd_prepare_store_put(store, "image", i, of, tensors, n);
+	st = qd_prefix(qd_prepare_store_put(store, "image", i, of, tensors, n), "image '%s'", m->rows[i].image);
 out:
 	qd_tensor_release(&p.latents);
 	qd_tensor_release(&p.condition);
 	qd_tensor_release(&p.time_ids);
-	return qd_prefix(st, "image '%s'", m->rows[i].image);
+	return st;
 }
 
 enum qd_status qd_prepare_images_encode(struct qd_prepare_images *m, struct qd_prepare_store *store)
@@ -395,7 +395,7 @@ enum qd_status qd_prepare_images_check(const struct qd_prepare_images *m)
 		}
 	}
 out:
-	return qd_prefix(st, "image");
+	return st;
 }
 
 void qd_prepare_images_release(struct qd_prepare_images *m)

@@ -33,6 +33,9 @@ struct qd_schedule {
 /* `root`: a pipeline folder with scheduler/scheduler_config.json; without one, SD1.5's values (and a note through the log hook).
  * `pipeline`: the class of the pipeline, which may override fields; "" when it is not known. */
 QD_CHECK enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline);
+/* The configuration that this reads, with the fields that the pipeline overrides as it has them: one that needs no pipeline. A new
+ * reference. */
+QD_CHECK enum qd_status qd_schedule_json(json_t **out, const char *root, const char *pipeline);
 void qd_schedule_release(struct qd_schedule *schedule);
 /* What stands for scheduler_config.json where there is none, as a new document, with a prediction. NULL: out of memory. */
 json_t *qd_schedule_default(enum qd_prediction prediction);

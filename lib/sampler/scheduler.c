@@ -120,7 +120,7 @@ static void refuse_fields(struct qd_fields *f)
 	qd_field_choice(f, "timestep_type", types, 0);
 }
 
-static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_diffusion)
+static void read_fields(struct qd_fields *f, struct qd_schedule *s)
 {
 	static const char *const spacings[] = { "leading", "trailing", "linspace", "", NULL };
 	static const char *const finals[] = { "zero", "sigma_min", NULL };
@@ -128,8 +128,8 @@ static void read_fields(struct qd_fields *f, struct qd_schedule *s, bool stable_
 
 	s->prediction = (enum qd_prediction)qd_field_choice(f, "prediction_type", qd_prediction_names, QD_PREDICT_EPSILON);
 	snprintf(s->spacing, sizeof(s->spacing), "%s", spacings[qd_field_choice(f, "timestep_spacing", spacings, 3)]);
-	s->steps_offset = stable_diffusion ? 1 : (int)qd_field_number(f, "steps_offset", 0, 1e6, 0);
-	s->clip_sample = !stable_diffusion && qd_field_bool(f, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
+	s->steps_offset = (int)qd_field_number(f, "steps_offset", 0, 1e6, 0);
+	s->clip_sample = qd_field_bool(f, "clip_sample", name == NULL || strcmp(name, "LCMScheduler") != 0);
 	s->clip_range = qd_field_number(f, "clip_sample_range", 0, 1e6, 1);
 	s->set_alpha_to_one = qd_field_bool(f, "set_alpha_to_one", true);
 	s->karras = qd_field_bool(f, "use_karras_sigmas", false);
@@ -154,6 +154,33 @@ json_t *qd_schedule_default(enum qd_prediction prediction)
 		qd_prediction_names[prediction], "steps_offset", 1, "clip_sample", 0, "set_alpha_to_one", 0, "skip_prk_steps", 1);
 }
 
+static const char config_name[] = "scheduler/scheduler_config.json";
+
+enum qd_status qd_schedule_json(json_t **out, const char *root, const char *pipeline)
+{
+	char path[QD_PATH_BYTES];
+	enum qd_status st;
+
+	*out = NULL;
+	QD_TRY(st, qd_path_join(path, root, config_name));
+	if (qd_is_file(path)) {
+		QD_TRY(st, qd_json_read(path, out));
+	} else {
+		qd_log(QD_LOG_INFO, "no '%s': the noise schedule is Stable Diffusion 1.5's", path);
+		*out = qd_schedule_default(QD_PREDICT_EPSILON);
+	}
+	if (is_stable_diffusion(pipeline) && json_is_object(*out) &&
+		(json_object_set_new(*out, "steps_offset", json_integer(1)) != 0 ||
+			json_object_set_new(*out, "clip_sample", json_false()) != 0)) {
+		json_decref(*out);
+		*out = NULL;
+	}
+	if (*out == NULL)
+		st = qd_fail(QD_ENOMEM, "out of memory");
+out:
+	return st;
+}
+
 enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, const char *pipeline)
 {
 	char path[QD_PATH_BYTES];
@@ -162,15 +189,8 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, 
 	enum qd_status st = QD_OK;
 
 	*schedule = (struct qd_schedule){ 0 };
-	QD_TRY(st, qd_path_join(path, root, "scheduler/scheduler_config.json"));
-	if (qd_is_file(path)) {
-		QD_TRY(st, qd_json_read(path, &json));
-	} else {
-		qd_log(QD_LOG_INFO, "no '%s': the noise schedule is Stable Diffusion 1.5's", path);
-		json = qd_schedule_default(QD_PREDICT_EPSILON);
-		if (json == NULL)
-			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
-	}
+	QD_TRY(st, qd_path_join(path, root, config_name));
+	QD_TRY(st, qd_schedule_json(&json, root, pipeline));
 	f.json = json;
 	schedule->train_steps = (int)qd_field_number(&f, "num_train_timesteps", 1, 1e6, 1000);
 	schedule->alphas_cumprod = calloc((size_t)schedule->train_steps, sizeof(*schedule->alphas_cumprod));
@@ -180,7 +200,7 @@ enum qd_status qd_schedule_read(struct qd_schedule *schedule, const char *root, 
 	}
 	refuse_fields(&f);
 	read_betas(&f, schedule);
-	read_fields(&f, schedule, is_stable_diffusion(pipeline));
+	read_fields(&f, schedule);
 	st = f.status;
 out:
 	json_decref(json);

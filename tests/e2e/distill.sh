@@ -43,6 +43,20 @@ expect 0 "best after step 0 of 0" "${again[@]}" -o o/same.safetensors
 cmp -s o/d.safetensors o/same.safetensors || fault "a distilled adapter changes when it is fitted again"
 rm o/same.safetensors
 
+# In another profile's export it is warned of, taken as it is, and fitted anew on request alone.
+expect 0 "" "$QUAD" qss --base m --adapter a.safetensors --calib calib.safetensors -o other.json
+exported=("$QUAD" export --base m --adapter d=o/d.safetensors --dry-run -o o/x)
+expect 0 "update exact" "${exported[@]}" --profile p.json
+[ ! -s err ] || fault "an adapter on the profile's own grid is warned of: $(cat err)"
+expect 0 "taken as it is; --refit fits it anew" "${exported[@]}" --profile other.json
+[ "$(grep -cE "^quad: warning: adapter 'd' was distilled for the grid xxh3-128:[0-9a-f]{32} of another profile, this one's is xxh3-128:[0-9a-f]{32}: " err)" -eq 1 ] ||
+	fault "another profile is not told in one line: $(cat err)"
+as_is=$(sed -n 's/.*update SQNR \(.*\) dB/\1/p' out)
+expect 0 "update SQNR" "${exported[@]}" --profile other.json --refit
+[ ! -s err ] || fault "what was asked for is warned of: $(cat err)"
+[ "$as_is" != "$(sed -n 's/.*update SQNR \(.*\) dB/\1/p' out)" ] || fault "--refit changes nothing"
+expect 0 "--refit fits it anew" "$QUAD" run --base m --profile other.json --adapter d=o/d.safetensors --inputs data.safetensors --steps 1 -o o/e.safetensors --force
+
 expect 0 "" "${distill[@]}" --calib calib.safetensors --steps 2 -o o/e.safetensors --force
 expect 0 "" "${distill[@]}" --data data.safetensors --steps 2 --trajectory euler:4 --pool 16 --task-weight 0.001 -o o/e.safetensors --force
 

@@ -40,6 +40,23 @@ for file in model.onnx.data model_float.onnx model_float.onnx.data adapters_floa
 	[ -s "o/ext/$file" ] || fault "no $file"
 done
 
+# What a pipeline of Stable Diffusion 1 or 2 overrides in its schedule is in the export's: it samples as the model does.
+cp -r m sd
+sed -i 's/"_class_name": *"[^"]*"/"_class_name": "StableDiffusionPipeline"/' sd/model_index.json
+cat >sd/scheduler/scheduler_config.json <<'JSON'
+{ "_class_name": "DDIMScheduler", "num_train_timesteps": 1000, "beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear",
+  "prediction_type": "v_prediction", "clip_sample": true, "set_alpha_to_one": false, "mine": "kept" }
+JSON
+expect 0 "" "$QUAD" export --base sd --profile profile.json --adapter a=a.safetensors --batch 2 --tokens 8 -o o/sd
+expect 0 "" "$QUAD" run --base sd --adapter a.safetensors --profile profile.json --inputs data.safetensors --scheduler ddim --steps 2 --batch 2 -o o/of-model
+expect 0 "" "$QUAD" run --base o/sd --adapter a --inputs data.safetensors --scheduler ddim --steps 2 -o o/of-export
+cmp -s <(tensors o/of-model) <(tensors o/of-export) || fault "an export samples by another schedule than its pipeline"
+grep -q '"mine": "kept"' o/sd/scheduler/scheduler_config.json || fault "fields of the schedule are lost"
+cmp -s m/scheduler/scheduler_config.json o/x/scheduler/scheduler_config.json || fault "a schedule that nothing overrides is written anew"
+rm sd/model_index.json
+expect 0 "" "$QUAD" run --base sd/unet --adapter a.safetensors --profile profile.json --inputs data.safetensors --scheduler ddim --steps 2 --batch 2 -o o/other
+cmp -s <(tensors o/of-model) <(tensors o/other) && fault "the overridden fields make no difference"
+
 # Another adapter joins; the graph is not touched, the adapter is what a whole export would have made of it.
 before=$(cat o/x/model.onnx o/x/model.encodings.json | cksum)
 expect 0 "2 adapters" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
@@ -68,7 +85,10 @@ cmp -s o/x/model.onnx o/y/model.onnx || fault "the graph depends on the adapters
 refused "adapters/b.safetensors' already exists" "$QUAD" export --adapter-only --base m --profile profile.json --adapter b=b.safetensors -o o/x
 expect 0 "" "$QUAD" qss --base m --adapter a=a.safetensors --calib calib.safetensors --align none -o other.json
 refused "was made under profile" "$QUAD" export --adapter-only --base m --profile other.json --adapter a=a.safetensors -o o/x
-refused "the output 'm' is the input 'm'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
+# An adapter that needs more slots than were declared says how many, and what declares them.
+expect 0 "" "$QUAD" qss --base m --adapter b=b.safetensors --calib calib.safetensors --act-bits 0 -o few.json
+refused "adapter 'a': changes 50 of its 82 layers where there is no slot, the first is 'time_embedding.linear_1': quad qss --slots" "$QUAD" export --base m --profile few.json --adapter a=a.safetensors -o o/few
+refused "'m' is an input, it cannot be the output too" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o m
 mkdir none
 refused "cannot read 'none/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o none
 
@@ -98,6 +118,44 @@ for name in a b; do
 		--column "simulated=o/sim.safetensors" --column "exported=o/file.safetensors" --sheet o/sheet.png --force
 	[ -s o/sheet.png ] || fault "no contact sheet"
 done
+
+# What is not as it was exported: a check of all says it, and so does a run of what it reads.
+expect 0 "  verified    " "$QUAD" inspect o/x --verify
+expect 0 '"kind": "export"' "$QUAD" inspect o/ext --verify --json
+refused "'m' is no export: --verify checks the files that a manifest.json lists" "$QUAD" inspect m --verify
+damaged() # FILE COMMAND...: another byte at its end, said by the check and by the command, which may be none
+{
+	local file=$1
+	shift
+	rm -rf bad
+	cp -r o/ext bad
+	printf x | dd of="bad/$file" bs=1 seek=$(($(stat -c %s "bad/$file") - 1)) conv=notrunc 2>/dev/null
+	expect 1 "'bad/$file' is not the file that was exported: its hash is xxh3-128:" "$QUAD" inspect bad --verify
+	[ $# -eq 0 ] || refused "'bad/$file' is not the file that was exported: its hash is xxh3-128:" "$@"
+}
+damaged model.onnx.data "$QUAD" run --base bad "${common[@]}" -o o/n
+damaged adapters/a.safetensors "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+damaged adapters/a.onnx_adapter "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+damaged scheduler/scheduler_config.json "$QUAD" eval --base bad --inputs calib.safetensors -o o/n
+damaged model.encodings.json
+rm bad/adapters/a.onnx_adapter
+expect 1 "'bad/adapters/a.onnx_adapter' is missing, 'bad/manifest.json' lists it; and 1 more" "$QUAD" inspect bad --verify
+refused "'bad/adapters/a.onnx_adapter' is missing, 'bad/manifest.json' lists it" "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
+cp o/x/adapters/b.* bad/adapters
+refused "'bad/adapters/b.safetensors' is not among the files that 'bad/manifest.json' lists" "$QUAD" run --base bad --adapter b "${common[@]}" -o o/n
+# both as the manifest says, but not of one adapter
+rm -rf bad
+cp -r o/x bad
+cp bad/adapters/b.onnx_adapter bad/adapters/a.onnx_adapter
+swap() # PATH: its entry in the manifest, on three lines, becomes that of the file
+{
+	local hash
+	hash=$(sed -n "\\|\"path\": \"adapters/b.onnx_adapter\"|,/hash/p" bad/manifest.json | sed -n 's/.*"hash": "\(.*\)".*/\1/p')
+	sed -i "\\|\"path\": \"$1\"|,/hash/s/\"hash\": \"[^\"]*\"/\"hash\": \"$hash\"/" bad/manifest.json
+}
+swap adapters/a.onnx_adapter
+expect 1 "'bad/adapters/a.safetensors' and 'bad/adapters/a.onnx_adapter' differ in tensor '" "$QUAD" inspect bad --verify
+refused "'bad/adapters/a.safetensors' and 'bad/adapters/a.onnx_adapter' differ in tensor '" "$QUAD" run --base bad --adapter a "${common[@]}" -o o/n
 
 # What does not fit says so in one line.
 refused "'o/x' is an export, which carries its encodings: it takes no profile" "$QUAD" run --base o/x --profile profile.json "${common[@]}" -o o/n

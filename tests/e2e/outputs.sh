@@ -21,32 +21,36 @@ expect 0 "" "$QUAD" init --arch tiny -o o/m --force
 ln -s m o/link
 echo '{}' >o/file
 while read -r says output command; do
-	refused "the output '$output' ${says//-/ } the input '" "$QUAD" $command -o "$output" --force
+	case $says in
+	itself) says="'$output' is an input" ;;
+	*) says="the output '$output' ${says//-/ } the input '" ;;
+	esac
+	refused "$says" "$QUAD" $command -o "$output" --force
 done <<'CASES'
 is o/m export --base o/link --profile o/file
 is o/link train --base o/m --data o/file
-is o/m/unet train --base o/m/unet --data o/file
+itself o/m/unet train --base o/m/unet --data o/file
 lies-in o/m/vae train --base o/m --data o/file
 holds o train --base o/m --data o/file
 holds o export --base o/m --profile o/file --adapter-only --adapter o/a.safetensors
-is o/m/unet/config.json init --config o/m/unet/config.json
+itself o/m/unet/config.json init --config o/m/unet/config.json
 lies-in o/m/new.json qss --base o/m --adapter o/a.safetensors --calib o/file
-is o/a.safetensors qss --base o/m --adapter x=o/file+o/a.safetensors@2 --calib o/file
-is o/file qss --base o/m --adapter o/a.safetensors --calib o/file
-is o/file distill --base o/m --adapter o/a.safetensors --profile o/file --data o/m
-is o/file distill --base o/m --adapter o/a.safetensors --profile o/a.safetensors --data o/file
-is o/a.safetensors train --base o/m --init-adapter o/a.safetensors --data o/file
-is o/file train --base o/m --val o/file --data o/a.safetensors
-is o/file calib --base o/m --data o/file
+itself o/a.safetensors qss --base o/m --adapter x=o/file+o/a.safetensors@2 --calib o/file
+itself o/file qss --base o/m --adapter o/a.safetensors --calib o/file
+itself o/file distill --base o/m --adapter o/a.safetensors --profile o/file --data o/m
+itself o/file distill --base o/m --adapter o/a.safetensors --profile o/a.safetensors --data o/file
+itself o/a.safetensors train --base o/m --init-adapter o/a.safetensors --data o/file
+itself o/file train --base o/m --val o/file --data o/a.safetensors
+itself o/file calib --base o/m --data o/file
 lies-in o/home/new calib --base o/m --data o/home
-is o/file run --base o/m --inputs o/file
-is o/file run --base o/m --inputs o/a.safetensors --scheduler olss:o/file
-is o/file olss --base o/m --inputs o/file
-is o/file eval --base o/m --inputs o/file
+itself o/file run --base o/m --inputs o/file
+itself o/file run --base o/m --inputs o/a.safetensors --scheduler olss:o/file
+itself o/file olss --base o/m --inputs o/file
+itself o/file eval --base o/m --inputs o/file
 CASES
-refused "the output 'o/file' is the input 'o/file'" "$QUAD" run --base o/m --inputs o/file --trace o/file -o o/new
+refused "'o/file' is an input, it cannot be the output too" "$QUAD" run --base o/m --inputs o/file --trace o/file -o o/new
 refused "'o/file' already exists" "$QUAD" run --base o/m --inputs o/a.safetensors --trace o/file -o o/new
-refused "the output 'o/file' is the input 'o/file'" "$QUAD" report --task t --reference o/a.safetensors --column c=o/file --sheet o/file --force
+refused "'o/file' is an input, it cannot be the output too" "$QUAD" report --task t --reference o/a.safetensors --column c=o/file --sheet o/file --force
 [ "$(cat o/file o/home/sub/letter)" = "{}
 mine" ] || fault "an input was written over"
 expect 0 "1,466,500 in 324 tensors" "$QUAD" inspect o/m

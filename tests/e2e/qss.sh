@@ -102,7 +102,7 @@ expect 0 "would score 2 adapters on 8 samples" "${qss[@]}" --calib calib.safeten
 refused "anchor 'c' is none of the 2 adapters" "${qss[@]}" --anchor c -o o/x.json
 refused "does not divide the" "${qss[@]}" --batch 5 -o o/x.json
 refused "cannot have 8 bits for its weight and 16" "${qss[@]}" --share layer --lora-bits 16 -o o/x.json
-refused "has rank 3, the slot has 2" "${qss[@]}" --rank 2 -o o/x.json
+refused "with rank 3 where 2 fit: quad qss --rank" "${qss[@]}" --rank 2 -o o/x.json
 refused "two adapters are called 'a'" "$QUAD" qss --base m --adapter a=a.safetensors --adapter a=b.safetensors --calib calib.safetensors -o o/x.json
 refused "has no tensor 'sample'" "$QUAD" qss --base m --adapter a.safetensors --calib data.safetensors -o o/x.json
 refused "o/none" "${qss[@]}" -o o/none/x.json

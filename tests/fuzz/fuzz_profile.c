@@ -45,7 +45,7 @@ static void fit(const struct qd_profile *profile)
 		if (profile->slots.items[i].rank > MOST_RANK)
 			return;
 	make_adapter(&adapter);
-	if (qd_fit_adapter(&fitted, &adapter, profile, profile->options.align) != QD_OK)
+	if (qd_fit_adapter(&fitted, &adapter, profile, profile->options.align, true) != QD_OK)
 		assert(*qd_message() != '\0');
 	else if (qd_update_sqnr(&adapter, &fitted, profile, &db) != QD_OK)
 		assert(*qd_message() != '\0');

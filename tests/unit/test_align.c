@@ -522,7 +522,7 @@ static void refuses_what_does_not_fit(void **state)
 	struct bench b;
 	struct qd_slots narrow = { 0 };
 	struct qd_fitted f;
-	char message[256];
+	char message[512];
 	const struct qd_lora *l;
 
 	(void)state;
@@ -532,11 +532,18 @@ static void refuses_what_does_not_fit(void **state)
 	for (size_t i = 0; i < b.slots.n; i++)
 		b.slots.items[i].rank = l->rank - 1;
 	assert_int_equal(qd_fit_slots(&f, b.list[1], &b.slots, b.encodings, QD_ALIGN_GAIN), QD_EINPUT);
-	snprintf(message, sizeof(message), "adapter 'a1': layer '%s' has rank %lld, its slot takes at most %lld", l->path,
-		(long long)l->rank, (long long)l->rank - 1);
+	snprintf(message, sizeof(message),
+		"has a higher rank than its slot in %zu of its %zu layers, the first is '%s' with rank %lld where "
+		"%lld fit: "
+		"quad qss --rank makes slots wider",
+		b.adapters[1].n, b.adapters[1].n, l->path, (long long)l->rank, (long long)l->rank - 1);
 	assert_string_equal(qd_message(), message);
 	assert_int_equal(qd_fit_slots(&f, b.list[1], &narrow, b.encodings, QD_ALIGN_GAIN), QD_EINPUT);
-	snprintf(message, sizeof(message), "adapter 'a1' changes layer '%s', which has no slot", l->path);
+	snprintf(message, sizeof(message),
+		"changes %zu of its %zu layers where there is no slot, the first is '%s': quad qss --slots declares "
+		"slots "
+		"for other adapters' layers, or score them together",
+		b.adapters[1].n, b.adapters[1].n, l->path);
 	assert_string_equal(qd_message(), message);
 	b.adapters[0].loras[0].up[0] = NAN;
 	assert_int_equal(qd_own_encodings(&b.arena, &b.slots, b.list[0], 8, b.encodings), QD_EINPUT);
@@ -568,7 +575,7 @@ static void fitted_becomes_an_adapter(void **state)
 		assert_ptr_equal(p.slot_encodings[i].up, b.encodings[i].up);
 		assert_null(p.slot_encodings[i].gain);
 	}
-	OK(qd_fit_adapter(&f, b.list[1], &p, QD_ALIGN_GAIN));
+	OK(qd_fit_adapter(&f, b.list[1], &p, QD_ALIGN_GAIN, false));
 	OK(qd_update_sqnr(b.list[1], &f, &p, &db));
 	OK(qd_fitted_to_adapter(&f, &p, "back", &back));
 	assert_string_equal(back.name, "back");
@@ -587,7 +594,7 @@ static void fitted_becomes_an_adapter(void **state)
 	}
 	/* Fitted again as it is, it loses nothing but rounding of the gain to the same grid. */
 	qd_fitted_release(&f);
-	OK(qd_fit_adapter(&f, &back, &p, QD_ALIGN_NONE));
+	OK(qd_fit_adapter(&f, &back, &p, QD_ALIGN_NONE, false));
 	OK(qd_update_sqnr(b.list[1], &f, &p, &again));
 	assert_true(fabs(db - again) < 1e-9);
 	qd_fitted_release(&f);

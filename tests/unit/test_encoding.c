@@ -490,7 +490,7 @@ static void chooses_anchor_only_where_scores_differ(void **state)
 	assert_int_equal(anchor, 2);
 	p.options.anchor = "d";
 	assert_int_equal(qd_choose(&p, &anchor), QD_EINPUT);
-	assert_string_equal(qd_message(), "anchor 'd' is none of the 3 adapters");
+	assert_string_equal(qd_message(), "anchor 'd' is none of the 3 adapters, 'a' is the first");
 	qd_arena_release(&p.arena);
 }
 

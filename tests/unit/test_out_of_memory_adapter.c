@@ -328,7 +328,7 @@ static enum qd_status fit(const void *context)
 	enum qd_status st;
 
 	(void)context;
-	QD_TRY(st, qd_fit_adapter(&fitted, &adapter, &profile, QD_ALIGN_GAIN));
+	QD_TRY(st, qd_fit_adapter(&fitted, &adapter, &profile, QD_ALIGN_GAIN, false));
 	QD_TRY(st, qd_update_sqnr(&adapter, &fitted, &profile, &db));
 	QD_TRY(st, qd_fitted_to_adapter(&fitted, &profile, "b", &back));
 	see_adapter(&back);

@@ -362,7 +362,7 @@ static void outputs_keep_apart_from_inputs(void **state)
 	const struct {
 		const char *output, *input, *says; /* NULL: may be written */
 	} cases[] = {
-		{ "apart/in/file", "apart/in/file", "is the input" },
+		{ "apart/in/file", "apart/in/file", "is an input, it cannot be the output too" },
 		{ "apart/link/file", "apart/in/file", "is the input" },
 		{ "apart/in/../in/file", "apart/link/file", "is the input" },
 		{ "apart/hard", "apart/in/file", "is the input" },

@@ -99,10 +99,10 @@ static void takes_the_largest_rank(void **state)
 	assert_int_equal(slots.items[2].rank, 4);
 	qd_slots_release(&slots);
 	assert_int_equal(qd_slots_choose(&slots, &model.modules, both, 2, "union", 8), QD_EINPUT);
-	assert_non_null(strstr(qd_message(), "adapter 'b': "));
-	assert_non_null(strstr(qd_message(), "has rank 16, the slot has 8"));
+	assert_non_null(strstr(qd_message(), "adapter 'b': has a higher rank than its slot in 2 of its 2 layers"));
+	assert_non_null(strstr(qd_message(), "with rank 16 where 8 fit: quad qss --rank makes slots wider"));
 	assert_int_equal(qd_slots_choose(&slots, &model.modules, both, 2, "attention", 16), QD_EINPUT);
-	assert_non_null(strstr(qd_message(), "which is not among the 128 chosen slots"));
+	assert_non_null(strstr(qd_message(), "where there is no slot, the first is"));
 	assert_int_equal(qd_slots_choose(&slots, &model.modules, NULL, 0, "all", 0), QD_EINPUT);
 	assert_string_equal(
 		qd_message(), "no adapter says which rank slot 'time_embedding.linear_1' needs, and none was asked for");

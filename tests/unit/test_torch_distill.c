@@ -144,8 +144,8 @@ static void test_no_step(void **state)
 	assert_non_null(written.encodings_id);
 	assert_string_equal(written.encodings_id, id);
 	assert_int_equal(written.loras[0].rank, 2);
-	OK(qd_fit_adapter(&first, &all.adapters[0], &all.profile, QD_ALIGN_GAIN));
-	OK(qd_fit_adapter(&again, &written, &all.profile, QD_ALIGN_GAIN));
+	OK(qd_fit_adapter(&first, &all.adapters[0], &all.profile, QD_ALIGN_GAIN, false));
+	OK(qd_fit_adapter(&again, &written, &all.profile, QD_ALIGN_GAIN, false));
 	check_same_fit(&all.profile, &again, &first);
 	qd_fitted_release(&first);
 	qd_fitted_release(&again);
@@ -167,7 +167,7 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
 	sizes = qd_dataset_sizes(&data, data.n);
 	OK(qd_net_build(&net, &all.on.layers.model, &sizes, &profile->slots));
-	OK(qd_runner_open_simulated(&runners[1], &net, profile, adapter));
+	OK(qd_runner_open_simulated(&runners[1], &net, profile, adapter, false));
 	OK(qd_runner_open(&runners[0], &net.graph, NULL));
 	OK(qd_runner_feed_adapter(&runners[0], &net.slots, &all.adapters[0]));
 	n = (size_t)qd_shape_elements(&net.graph.values[net.graph.outputs[0]].shape);

@@ -144,7 +144,7 @@ static void run_net(const struct qd_profile *p, size_t i, bool simulated, float 
 	sizes = qd_dataset_sizes(&all.data, all.data.n);
 	OK(qd_net_build(&net, &all.model, &sizes, &p->slots));
 	if (simulated) {
-		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i]));
+		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i], false));
 	} else {
 		OK(qd_runner_open(&runner, &net.graph, NULL));
 		OK(qd_runner_feed_adapter(&runner, &net.slots, all.list[i]));
@@ -283,7 +283,7 @@ static void refuses_impossible_requests(void **state)
 	assert_int_equal(qd_profile_score(&p, &all.model, all.list, 0, &all.data, &options), QD_EINPUT);
 	assert_string_equal(qd_message(), "there are no adapters, needs at least one");
 	assert_int_equal(qd_profile_score(&p, &all.model, twice, 2, &all.data, &options), QD_EINPUT);
-	assert_string_equal(qd_message(), "two adapters are called 'kohya.safetensors'");
+	assert_string_equal(qd_message(), "two adapters are called 'kohya.safetensors': NAME=PATH gives one another name");
 	options.share = QD_SHARE_LAYER;
 	options.lora_bits = 16;
 	assert_int_equal(qd_profile_score(&p, &all.model, all.list, 1, &all.data, &options), QD_EINPUT);
@@ -291,7 +291,7 @@ static void refuses_impossible_requests(void **state)
 	options = qd_quant_options_default();
 	options.anchor = "nobody";
 	assert_int_equal(qd_profile_score(&p, &all.model, all.list, 2, &all.data, &options), QD_EINPUT);
-	assert_string_equal(qd_message(), "anchor 'nobody' is none of the 2 adapters");
+	assert_string_equal(qd_message(), "anchor 'nobody' is none of the 2 adapters, 'kohya.safetensors' is the first");
 	options.anchor = "peft";
 	options.method = QD_METHOD_UNIFIED;
 	assert_int_equal(qd_profile_score(&p, &all.model, all.list, 3, &all.data, &options), QD_EINPUT);
