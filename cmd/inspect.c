@@ -194,6 +194,9 @@ static enum qd_status inspect(const char *path, const char *part, const struct q
 
 	if (common->adapters.n > 0)
 		return qd_inspect_joint(path, common);
+	/* "both=a.safetensors+b.safetensors@0.5" is no path */
+	if (common->base != NULL && !qd_is_file(path) && !qd_is_directory(path))
+		return with_base(path, common);
 	if (!qd_is_directory(path))
 		return inspect_file(path, common);
 	if (qd_is_export(path))

@@ -41,6 +41,8 @@ is()
 mkdir "$work/lora"
 cp "$work/three.safetensors" "$work/lora/pytorch_lora_weights.safetensors"
 is adapter "LoRA in diffusers format" "$work/lora" --base "$work/model"
+is adapter "rank        5" "both=$work/three.safetensors@0.5+$work/two.safetensors" --base "$work/model"
+refused "none.safetensors" "$QUAD" inspect "$work/none.safetensors" --base "$work/model"
 expect 3 "fits no known model, needs --base" "$QUAD" inspect "$work/lora"
 is config "class       UNet2DConditionModel" "$work/model/unet/config.json"
 is index "entries     " "$work/model/.quad-files.json"
