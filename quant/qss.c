@@ -124,32 +124,13 @@ static void hang_encodings(struct scoring *s, size_t i)
 	}
 }
 
-/* A change of a weight that no strength in use makes: weights are below 100. */
-static const double too_much = 1e3;
-
-/* Says of outputs that are not finite where to look: a strength that is too high shows in the layer that it changes most. */
-static enum qd_status blame_strength(enum qd_status st, const struct qd_adapter *adapter)
-{
-	const struct qd_lora *most = &adapter->loras[0];
-
-	if (st != QD_EINPUT)
-		return st;
-	for (size_t i = 1; i < adapter->n; i++)
-		if (qd_lora_bound(&adapter->loras[i]) > qd_lora_bound(most))
-			most = &adapter->loras[i];
-	if (qd_lora_bound(most) < too_much)
-		return st;
-	return qd_prefix(st, "its strength may be too high, it changes layer '%s' by up to %g", most->path, qd_lora_bound(most));
-}
-
 static enum qd_status run_adapter(struct scoring *s, size_t i, bool rounded)
 {
 	enum qd_status st;
 
 	hang_encodings(s, rounded ? i : s->n);
 	QD_TRY(st, qd_runner_feed_adapter(&s->runner, &s->net.slots, s->adapters[i]));
-	st = blame_strength(
-		qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]), s->adapters[i]);
+	st = qd_run_samples(&s->runner, &s->net, s->data, s->adapters[i]->name, rounded ? s->rounded : s->y[i]);
 out:
 	return qd_prefix(st, "adapter '%s'", s->adapters[i]->name);
 }

@@ -77,9 +77,8 @@ struct qd_adapter {
 };
 /*
  * Reads an adapter file or PEFT folder for the model whose modules are given; `multiplier` is the user's strength. Every key of the
- * file is used, ignored by a stated rule (notes), or an error. A strength that takes an update beyond float32 is refused, naming the
- * layer. QD_EUNSUPPORTED names the algorithm and first key (LoHa, LoKr, IA3,
- * DoRA, OFT, full models, pickles); QD_EINPUT names file, tensor, found and needed (unknown module, wrong shape, rank mismatch,
+ * file is used, ignored by a stated rule (notes), or an error. A strength by which a layer changes weights by more than 1e6 is
+ * refused, naming the layer. QD_EUNSUPPORTED names the algorithm and first key (LoHa, LoKr, IA3, DoRA, OFT, full models, pickles); QD_EINPUT names file, tensor, found and needed (unknown module, wrong shape, rank mismatch,
  * NaN, up without down), and for a wrong base how many modules fit and which family the adapter looks like.
  */
 QD_CHECK enum qd_status qd_adapter_open(

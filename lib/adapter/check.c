@@ -5,7 +5,6 @@
  */
 #include "lib/adapter/internal.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -225,6 +224,9 @@ out:
 	return st;
 }
 
+/* Of a weight: no model has any of this size, and sums of such products leave float32. */
+static const double most_change = 1e6;
+
 double qd_lora_bound(const struct qd_lora *lora)
 {
 	int64_t columns = lora->in * lora->kh * lora->kw;
@@ -249,10 +251,10 @@ enum qd_status qd_pieces_load(struct qd_adapter *adapter, const struct qd_piece 
 		double bound;
 		QD_TRY(st, load(adapter, &pieces[i], &adapter->loras[i]));
 		bound = qd_lora_bound(&adapter->loras[i]);
-		if (!(bound <= (double)FLT_MAX))
+		if (!(bound <= most_change))
 			QD_TRY(st,
-				qd_fail(QD_EINPUT, "layer '%s' changes weights by up to %g, float32 holds %g: lower the strength",
-					adapter->loras[i].path, bound, (double)FLT_MAX));
+				qd_fail(QD_EINPUT, "layer '%s' changes weights by up to %g, needs at most %g: lower the strength",
+					adapter->loras[i].path, bound, most_change));
 	}
 out:
 	return st;

@@ -86,7 +86,8 @@ strong() # STRENGTH
 	qss_of=("$QUAD" qss --base m --adapter "a=a.safetensors@$1" --adapter b=b.safetensors --calib calib.safetensors)
 }
 strong 1e30
-refused "adapter 'a': its strength may be too high, it changes layer '" "${qss_of[@]}"
+refused ", needs at most 1e+06: lower the strength" "${qss_of[@]}"
+refused ", needs at most 1e+06: lower the strength" "$QUAD" export --base m --profile o/p.json --adapter a=a.safetensors@1e30 -o o/x
 strong 1e39
 refused "layer '" "${qss_of[@]}"
 strong 0
