@@ -59,7 +59,8 @@ enum { QD_EXIT_DONE = 0, QD_EXIT_NO = 1, QD_EXIT_USAGE = 2, QD_EXIT_FAILED = 3 }
 		"--tokenizer sd15/tokenizer <prompts.jsonl >ids.jsonl")                                                            \
 	X(report, "compare sampled outputs: PSNR table and contact sheet",                                                         \
 		"--task removal --reference float.safetensors --column exported=exported.safetensors",                             \
-		"--task removal --reference float.safetensors --column exported=exported.safetensors --sheet sheet.png")
+		"--task removal --reference float.safetensors --column exported=exported.safetensors --decode sd15 --sheet "       \
+		"sheet.png")
 #define QD_COMMAND_DECLARE(name, ...) int qd_cmd_##name(int argc, char **argv);
 QD_COMMANDS(QD_COMMAND_DECLARE)
 #undef QD_COMMAND_DECLARE

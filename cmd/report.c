@@ -1,6 +1,7 @@
 /* quad report: PSNR of sampled outputs against the float ones, as a table, JSON and a contact sheet. */
 #include "cmd/cmd.h"
 #include "export/report/report.h"
+#include "export/runtime/runtime.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,7 +9,7 @@
 
 struct report_args {
 	struct qd_report report;
-	const char *sheet;
+	const char *sheet, *decoder;
 };
 
 static enum qd_status last_task(void *into, struct qd_report_task **task)
@@ -73,8 +74,9 @@ static const struct qd_option table[] = {
 	{ "truth", QD_OPT_CALL, OF_TASK(truth), .call = set_in_task, .arg = "FILE",
 		.help = "the wanted latents: everything is measured against them too" },
 	{ "column", QD_OPT_CALL, .call = add_column, .arg = "NAME=FILE", .help = "samples to compare (repeat)" },
+	{ "decode", QD_OPT_TEXT, FIELD(decoder), .arg = "DIR", .help = "pipeline or VAE whose decoder makes images of latents" },
 	{ "pack", QD_OPT_INT, FIELD(report.pack), .low = 1, .high = 16, .arg = "N",
-		.help = "latent channels are N x N blocks of pixels" },
+		.help = "latents are pixels, their channels N x N blocks", .absent = "they are no images" },
 	{ "sheet", QD_OPT_TEXT, FIELD(sheet), .arg = "FILE.png", .help = "draw a contact sheet" },
 	{ "show", QD_OPT_INT, FIELD(report.show), .low = 1, .high = 16, .arg = "N", .help = "samples of each task on the sheet" },
 	{ "zoom", QD_OPT_INT, FIELD(report.zoom), .low = 1, .high = 16, .arg = "N", .help = "enlargement on the sheet" },
@@ -98,18 +100,30 @@ out:
 	return st;
 }
 
+static enum qd_status decode(void *decoder, const struct qd_tensor *latents, struct qd_tensor *images)
+{
+	return qd_decode(decoder, latents, images);
+}
+
 static enum qd_status report(struct report_args *args, const struct qd_common *common)
 {
 	enum qd_status st;
 	struct qd_image sheet = { 0 };
+	struct qd_decoder decoder = { 0 };
 	for (size_t t = 0; t < args->report.n; t++) {
 		const struct qd_report_task *task = &args->report.tasks[t];
 		const char *const inputs[] = { task->reference, task->input, task->truth };
 		QD_TRY(st, qd_check_apart(common, args->sheet, inputs, QD_COUNT(inputs)));
+		QD_TRY(st, qd_check_apart(common, args->sheet, &args->decoder, 1));
 		for (size_t i = 0; i < task->n; i++)
 			QD_TRY(st, qd_check_apart(common, args->sheet, &task->columns[i].path, 1));
 	}
 	QD_TRY(st, qd_check_output(common, args->sheet));
+	if (args->decoder != NULL) {
+		QD_TRY(st, qd_decoder_open(&decoder, args->decoder));
+		args->report.decode = decode;
+		args->report.decode_context = &decoder;
+	}
 	QD_TRY(st, qd_report_measure(&args->report));
 	if (args->sheet != NULL) {
 		QD_TRY(st, qd_report_sheet(&args->report, &sheet));
@@ -117,17 +131,24 @@ static enum qd_status report(struct report_args *args, const struct qd_common *c
 	}
 	QD_TRY(st, print_report(&args->report, common->json));
 out:
+	qd_decoder_release(&decoder);
 	qd_image_release(&sheet);
 	return st;
 }
 
 int qd_cmd_report(int argc, char **argv)
 {
-	struct report_args args = { .report = { .pack = 1, .show = 2, .zoom = 2 } };
+	struct report_args args = { .report = { .show = 2, .zoom = 2 } };
 	struct qd_common common = { 0 };
 	enum qd_status st;
 
-	qd_parse(argc, argv, "Compare sampled outputs with the float ones: PSNR table and contact sheet.",
+	qd_parse(argc, argv,
+		"Compare sampled outputs with the float ones: PSNR table and contact sheet.\v"
+		"With --decode latents become images through the VAE's decoder, with --pack they are pixels as they are; images "
+		"are "
+		"brought to [0,1] and clamped, and PSNR is 10 log10(1 / mean squared error), its peak being 1. Without either "
+		"latents "
+		"are compared as they are: SQNR, 10 log10(sum of squares of the float ones / sum of squared differences).",
 		&(struct qd_options){ table, &args }, 1, QD_COMMON_JSON | QD_COMMON_FORCE, 0, &common);
 	for (size_t t = 0; t < args.report.n; t++)
 		if (args.report.tasks[t].reference == NULL)

@@ -12,6 +12,7 @@ static const char doc[] =
 
 struct run {
 	struct qd_sampling_options options;
+	const char *images, *decode;
 	const char *check_trace;
 	double tolerance;
 };
@@ -30,6 +31,10 @@ static const struct qd_option table[] = {
 		.help = "let ONNX Runtime write operator times to PREFIX_*.json" },
 	{ "trace", QD_OPT_TEXT, FIELD(options.trace), .untold = true, .arg = "FILE",
 		.help = "store every step's model input and output" },
+	{ "images", QD_OPT_TEXT, FIELD(images), .untold = true, .arg = "DIR",
+		.help = "decode the samples and write them as PNG files" },
+	{ "decode", QD_OPT_TEXT, FIELD(decode), .untold = true, .arg = "DIR", .help = "pipeline or VAE whose decoder --images uses",
+		.absent = "that of --base" },
 	{ "check-trace", QD_OPT_TEXT, FIELD(check_trace), .untold = true, .arg = "FILE",
 		.help = "instead of sampling, feed the inputs of a stored trace and compare the outputs" },
 	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .untold = true, .to = 1e9, .arg = "TOL",
@@ -38,10 +43,30 @@ static const struct qd_option table[] = {
 	{ 0 },
 };
 
-static enum qd_status sample_to_file(const struct qd_sampling_options *options, const struct qd_common *common)
+/* What can fail without a sample fails before them. */
+static enum qd_status open_decoder(struct qd_decoder *decoder, const struct run *run, const struct qd_common *common)
 {
+	const char *path = run->decode != NULL ? run->decode : common->base;
+	struct qd_output_folder probe = { 0 };
 	enum qd_status st;
-	struct qd_tensor latents = { 0 };
+
+	QD_TRY(st, qd_check_apart(common, run->images, &run->decode, 1));
+	if (run->decode == NULL && !qd_has_decoder(path))
+		QD_TRY(st,
+			qd_fail(QD_EINPUT, "'%s' has no decoder, which images need: give --decode with a pipeline that has", path));
+	QD_TRY(st, qd_output_folder_open(&probe, run->images, common->force));
+	st = qd_decoder_open(decoder, path);
+out:
+	qd_output_folder_release(&probe);
+	return st;
+}
+
+static enum qd_status sample_to_file(const struct run *run, const struct qd_common *common)
+{
+	const struct qd_sampling_options *options = &run->options;
+	enum qd_status st;
+	struct qd_tensor latents = { 0 }, images = { 0 };
+	struct qd_decoder decoder = { 0 };
 	double begin = qd_now();
 	int steps = 0;
 	char *made = NULL;
@@ -51,11 +76,17 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 	QD_TRY(st, qd_check_apart(common, options->trace, inputs, QD_COUNT(inputs)));
 	QD_TRY(st, qd_check_output(common, common->output));
 	QD_TRY(st, qd_check_output(common, options->trace));
+	if (run->images != NULL)
+		QD_TRY(st, open_decoder(&decoder, run, common));
 	QD_TRY(st, qd_sampling_steps(options, &steps));
 	QD_TRY(st, qd_sample_file(options, &latents));
 	QD_TRY(st, qd_provenance_text(options->provenance, &made));
 	metadata[1] = made;
 	QD_TRY(st, qd_safetensors_write(common->output, &latents, 1, metadata, 1, common->force, NULL, NULL));
+	if (run->images != NULL) {
+		QD_TRY(st, qd_decode(&decoder, &latents, &images));
+		QD_TRY(st, qd_write_images(run->images, &images, common->force));
+	}
 	double seconds = qd_now() - begin;
 	if (common->json) {
 		QD_TRY(st, qd_print_json(json_pack("{s:i,s:s,s:I,s:s,s:i,s:f}", "schema", 1, "output", common->output, "samples",
@@ -67,6 +98,8 @@ static enum qd_status sample_to_file(const struct qd_sampling_options *options, 
 	}
 out:
 	free(made);
+	qd_decoder_release(&decoder);
+	qd_tensor_release(&images);
 	qd_tensor_release(&latents);
 	return st;
 }
@@ -124,7 +157,7 @@ int qd_cmd_run(int argc, char **argv)
 	run.options.engine.refit = common.refit;
 	run.options.provenance = &common.provenance;
 	qd_sampling_take(&run.options, &common);
-	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run.options, &common);
+	st = run.check_trace != NULL ? compare_traces(&run, &common) : sample_to_file(&run, &common);
 	qd_common_release(&common);
 	return qd_finish("run", st);
 }

@@ -1,10 +1,12 @@
 /*
- * Comparing samples. Latents become images, and two images, their values clamped to [0,1], one number:
+ * Comparing samples. Latents become images, by a decoder or as packed pixels, and two images, their values clamped to [0,1], one number:
  *
  *   image[c, pack y + dy, pack x + dx] = (1 + latent[(c pack + dy) pack + dx, y, x]) / 2
  *   PSNR = 10 log10(1 / mean (a - b)^2)
  *
- * per sample, then mean and standard error over the samples.
+ * per sample, then mean and standard error over the samples. Latents that are no pixels and are not decoded have no peak:
+ *
+ *   SQNR = 10 log10(sum a^2 / sum (a - b)^2), a the reference or the truth
  */
 #include "export/report/report.h"
 #include "lib/math/math.h"
@@ -41,36 +43,81 @@ static enum qd_status check_shape(const char *path, const char *name, const stru
 	return QD_OK;
 }
 
-enum qd_status qd_images_read(struct qd_images *images, const char *path, const char *name, int64_t channels, int pack)
+/* The last `channels` of every sample, as float32; owned by the caller. */
+static enum qd_status read_latents(const struct qd_tensor *stored, int64_t channels, struct qd_tensor *out)
+{
+	const int64_t *dim = stored->shape.dim;
+	size_t plane = (size_t)(dim[2] * dim[3]), row = (size_t)dim[1] * plane, kept = (size_t)channels * plane;
+	float *all = malloc((size_t)dim[0] * row * sizeof(*all));
+	enum qd_status st = QD_OK;
+
+	if (all == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "cannot hold %lld samples", (long long)dim[0]));
+	QD_TRY(st, qd_tensor_to_f32(stored, all));
+	QD_TRY(st, qd_tensor_new(out, "latents", QD_F32, &QD_SHAPE(dim[0], channels, dim[2], dim[3])));
+	for (int64_t i = 0; i < dim[0]; i++)
+		memcpy((float *)out->data + (size_t)i * kept, all + (size_t)i * row + (row - kept), kept * sizeof(float));
+out:
+	free(all);
+	return st;
+}
+
+static enum qd_status decode(const struct qd_report *r, const struct qd_tensor *latents, struct qd_tensor *out)
+{
+	enum qd_status st = r->decode(r->decode_context, latents, out);
+	float *x = out->data;
+
+	for (size_t i = 0; st == QD_OK && i < out->bytes / sizeof(float); i++)
+		x[i] = fminf(fmaxf(0.5f + 0.5f * x[i], 0), 1);
+	return st;
+}
+
+static enum qd_status unpack_all(const struct qd_tensor *latents, int pack, struct qd_tensor *out)
+{
+	const int64_t *dim = latents->shape.dim;
+	size_t each = latents->bytes / sizeof(float) / (size_t)dim[0];
+	enum qd_status st = qd_tensor_new(
+		out, "images", QD_F32, &QD_SHAPE(dim[0], dim[1] / ((int64_t)pack * pack), dim[2] * pack, dim[3] * pack));
+
+	for (size_t i = 0; st == QD_OK && i < (size_t)dim[0]; i++)
+		unpack((const float *)latents->data + i * each, (int)out->shape.dim[1], (int)dim[2], (int)dim[3], pack,
+			(float *)out->data + i * each);
+	return st;
+}
+
+bool qd_report_has_images(const struct qd_report *r)
+{
+	return r->decode != NULL || r->pack > 0;
+}
+
+enum qd_status qd_images_read(
+	struct qd_images *images, const struct qd_report *r, const char *path, const char *name, int64_t channels)
 {
 	enum qd_status st;
 	struct qd_safetensors file = { 0 };
+	struct qd_tensor latents = { 0 }, made = { 0 }, *result = &made;
 	const struct qd_tensor *tensor;
-	float *values = NULL;
+
 	memset(images, 0, sizeof(*images));
 	QD_TRY(st, qd_safetensors_open(&file, path));
 	QD_TRY(st, qd_safetensors_get(&file, name, &tensor));
 	channels = channels > 0 ? channels : (tensor->shape.rank == 4 ? tensor->shape.dim[1] : 0);
-	QD_TRY(st, check_shape(path, name, &tensor->shape, channels, pack));
+	QD_TRY(st, check_shape(path, name, &tensor->shape, channels, r->decode == NULL && r->pack > 0 ? r->pack : 1));
 	QD_TRY(st, qd_tensor_check_finite(tensor, path));
-	const int64_t *dim = tensor->shape.dim;
-	size_t plane = (size_t)(dim[2] * dim[3]);
-	values = malloc((size_t)dim[0] * (size_t)dim[1] * plane * sizeof(float));
-	images->pixels = malloc((size_t)dim[0] * (size_t)channels * plane * sizeof(float));
-	if (values == NULL || images->pixels == NULL) {
-		st = qd_fail(QD_ENOMEM, "cannot hold the images of '%s'", path);
-		goto out;
-	}
-	QD_TRY(st, qd_tensor_to_f32(tensor, values));
-	images->n = (size_t)dim[0];
-	images->channels = (int)(channels / (pack * pack));
-	images->height = (int)dim[2] * pack;
-	images->width = (int)dim[3] * pack;
-	for (size_t i = 0; i < images->n; i++)
-		unpack(values + (i * (size_t)dim[1] + (size_t)(dim[1] - channels)) * plane, images->channels, (int)dim[2],
-			(int)dim[3], pack, images->pixels + i * (size_t)channels * plane);
+	QD_TRY(st, read_latents(tensor, channels, &latents));
+	if (r->decode != NULL)
+		QD_TRY(st, qd_prefix(decode(r, &latents, &made), "'%s'", path));
+	else if (r->pack > 0)
+		QD_TRY(st, unpack_all(&latents, r->pack, &made));
+	else
+		result = &latents;
+	*images = (struct qd_images){ result->data, (size_t)result->shape.dim[0], (int)result->shape.dim[1],
+		(int)result->shape.dim[2], (int)result->shape.dim[3], channels };
+	result->data = NULL;
+	result->owned = false;
 out:
-	free(values);
+	qd_tensor_release(&made);
+	qd_tensor_release(&latents);
 	qd_safetensors_release(&file);
 	return st;
 }
@@ -83,9 +130,9 @@ void qd_images_release(struct qd_images *images)
 
 /* ---- measuring ---- */
 
-static double image_psnr(const float *a, const float *b, size_t n)
+static double compare(const struct qd_report *r, const float *a, const float *b, size_t n)
 {
-	return qd_psnr(qd_mse(a, b, n), 1);
+	return qd_report_has_images(r) ? qd_psnr(qd_mse(a, b, n), 1) : qd_sqnr_db(a, b, n);
 }
 
 static size_t column_index(const struct qd_report *r, const char *name)
@@ -133,11 +180,12 @@ static enum qd_status check_same(
 }
 
 /* Fills mean and standard error of one comparison; `each` [n] receives the samples' PSNR. */
-static void summarize(const struct qd_images *a, const struct qd_images *b, size_t n, double *each, double *mean, double *error)
+static void summarize(const struct qd_report *r, const struct qd_images *a, const struct qd_images *b, size_t n, double *each,
+	double *mean, double *error)
 {
 	size_t size = (size_t)a->channels * (size_t)a->height * (size_t)a->width;
 	for (size_t i = 0; i < n; i++)
-		each[i] = image_psnr(a->pixels + i * size, b->pixels + i * size, size);
+		each[i] = compare(r, a->pixels + i * size, b->pixels + i * size, size);
 	*mean = qd_mean(each, n);
 	*error = isfinite(*mean) ? qd_standard_error(each, n) : 0;
 }
@@ -152,7 +200,7 @@ static enum qd_status measure_truth(
 	double *each = qd_arena_array(&r->arena, n + 1, sizeof(*each));
 	if (each == NULL)
 		return QD_ENOMEM;
-	summarize(truth, images, n, each, &cell->truth_mean, &cell->truth_standard_error);
+	summarize(r, truth, images, n, each, &cell->truth_mean, &cell->truth_standard_error);
 	return QD_OK;
 }
 
@@ -163,7 +211,7 @@ static enum qd_status measure_column(struct qd_report *r, const struct qd_report
 	struct qd_images images = { 0 };
 	if (cell->each != NULL)
 		return qd_fail(QD_EINPUT, "task '%s' gives column '%s' twice", task->name, column->name);
-	QD_TRY(st, qd_images_read(&images, column->path, "latents", 0, r->pack));
+	QD_TRY(st, qd_images_read(&images, r, column->path, "latents", 0));
 	QD_TRY(st, check_same(column->path, &images, task->reference, reference));
 	cell->n = reference->n;
 	cell->each = qd_arena_array(&r->arena, reference->n + 1, sizeof(*cell->each));
@@ -171,7 +219,7 @@ static enum qd_status measure_column(struct qd_report *r, const struct qd_report
 		st = QD_ENOMEM;
 		goto out;
 	}
-	summarize(reference, &images, reference->n, cell->each, &cell->mean, &cell->standard_error);
+	summarize(r, reference, &images, reference->n, cell->each, &cell->mean, &cell->standard_error);
 	QD_TRY(st, measure_truth(r, &images, truth, reference->n, cell));
 out:
 	qd_images_release(&images);
@@ -183,9 +231,9 @@ static enum qd_status measure_task(struct qd_report *r, size_t t)
 	enum qd_status st;
 	const struct qd_report_task *task = &r->tasks[t];
 	struct qd_images reference = { 0 }, truth = { 0 };
-	QD_TRY(st, qd_images_read(&reference, task->reference, "latents", 0, r->pack));
+	QD_TRY(st, qd_images_read(&reference, r, task->reference, "latents", 0));
 	if (task->truth != NULL) {
-		QD_TRY(st, qd_images_read(&truth, task->truth, "latents", 0, r->pack));
+		QD_TRY(st, qd_images_read(&truth, r, task->truth, "latents", 0));
 		QD_TRY(st, check_same(task->truth, &truth, task->reference, &reference));
 	}
 	QD_TRY(st, measure_truth(r, &reference, &truth, reference.n, &r->reference[t]));

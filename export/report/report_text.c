@@ -1,4 +1,4 @@
-/* The report as a table of text that is also Markdown, and as JSON. PSNR in dB: mean +- standard error over samples. */
+/* The report as a table of text that is also Markdown, and as JSON. Decibels: mean +- standard error over samples. */
 #include "export/report/report.h"
 
 #include <math.h>
@@ -76,7 +76,8 @@ static enum qd_status fill(const struct qd_report *r, struct qd_arena *arena, bo
 	t->cells = qd_arena_array(arena, t->rows * t->columns, sizeof(*t->cells));
 	if (t->cells == NULL)
 		return QD_ENOMEM;
-	*cell_at(t, 0, 0) = truth ? "PSNR against the truth, dB" : "PSNR against float, dB";
+	*cell_at(t, 0, 0) = qd_arena_strf(
+		arena, "%s against %s, dB", qd_report_has_images(r) ? "PSNR" : "SQNR of latents", truth ? "the truth" : "float");
 	for (size_t c = 0; c < r->n_columns; c++)
 		*cell_at(t, 0, t->columns - r->n_columns + c) = r->columns[c];
 	if (truth)
@@ -131,37 +132,67 @@ out:
 
 /* ---- JSON ---- */
 
-/* JSON has no infinity and no NaN: null stands for "equal" and for "not measured". */
+/* JSON has no infinity: null says that nothing differs. What was not measured has no key. */
 static json_t *real(double v)
 {
 	return isfinite(v) ? json_real(v) : json_null();
 }
 
-static json_t *cell_json(const char *name, const struct qd_report_cell *cell)
+/* Adds "KEY_psnr_db" or "KEY_sqnr_db" and its standard error, where they were measured. */
+static enum qd_status add_measured(const struct qd_report *r, json_t *object, const char *prefix, double mean, double error)
 {
-	json_t *each = json_array();
+	char mean_key[64], error_key[64];
 
+	if (isnan(mean))
+		return QD_OK;
+	snprintf(mean_key, sizeof(mean_key), "%s%s_db", prefix, qd_report_has_images(r) ? "psnr" : "sqnr");
+	snprintf(error_key, sizeof(error_key), "%sstandard_error", prefix);
+	if (json_object_set_new(object, mean_key, real(mean)) != 0 || json_object_set_new(object, error_key, real(error)) != 0)
+		return qd_fail(QD_ENOMEM, "cannot write the report");
+	return QD_OK;
+}
+
+static enum qd_status add_cell(const struct qd_report *r, const char *name, const struct qd_report_cell *cell, json_t **columns)
+{
+	json_t *each = json_array(), *column = json_pack("{s:s}", "name", name);
+	enum qd_status st;
+
+	QD_TRY(st, add_measured(r, column, "", cell->mean, cell->standard_error));
+	QD_TRY(st, add_measured(r, column, "truth_", cell->truth_mean, cell->truth_standard_error));
 	for (size_t i = 0; i < cell->n; i++)
 		qd_json_append(&each, real(cell->each[i]));
-	return json_pack("{s:s,s:o,s:o,s:o,s:o,s:o}", "name", name, "psnr_db", real(cell->mean), "standard_error",
-		real(cell->standard_error), "truth_psnr_db", real(cell->truth_mean), "truth_standard_error",
-		real(cell->truth_standard_error), "samples", each);
+	if (json_object_set(column, "samples", each) != 0)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "cannot write the report"));
+	qd_json_append(columns, json_incref(column));
+out:
+	json_decref(each);
+	json_decref(column);
+	return st;
 }
 
 enum qd_status qd_report_json(const struct qd_report *r, json_t **out)
 {
 	json_t *tasks = json_array();
+	enum qd_status st = QD_OK;
 
-	for (size_t t = 0; t < r->n; t++) {
-		json_t *columns = json_array();
+	for (size_t t = 0; st == QD_OK && t < r->n; t++) {
+		json_t *columns = json_array(), *task = json_pack("{s:s}", "name", r->tasks[t].name);
 
-		for (size_t c = 0; c < r->n_columns; c++)
+		st = add_measured(r, task, "float_truth_", r->reference[t].truth_mean, r->reference[t].truth_standard_error);
+		for (size_t c = 0; st == QD_OK && c < r->n_columns; c++)
 			if (r->cells[t * r->n_columns + c].each != NULL)
-				qd_json_append(&columns, cell_json(r->columns[c], &r->cells[t * r->n_columns + c]));
-		qd_json_append(&tasks, json_pack("{s:s,s:o,s:o,s:o}", "name", r->tasks[t].name, "float_truth_psnr_db",
-					       real(r->reference[t].truth_mean), "float_truth_standard_error",
-					       real(r->reference[t].truth_standard_error), "columns", columns));
+				st = add_cell(r, r->columns[c], &r->cells[t * r->n_columns + c], &columns);
+		if (st == QD_OK && json_object_set(task, "columns", columns) != 0)
+			st = qd_fail(QD_ENOMEM, "cannot write the report");
+		json_decref(columns);
+		qd_json_append(&tasks, task);
 	}
 	*out = json_pack("{s:i,s:o}", "schema", 1, "tasks", tasks);
-	return *out != NULL ? QD_OK : qd_fail(QD_ENOMEM, "cannot write the report");
+	if (st == QD_OK && *out == NULL)
+		st = qd_fail(QD_ENOMEM, "cannot write the report");
+	if (st != QD_OK) {
+		json_decref(*out);
+		*out = NULL;
+	}
+	return st;
 }

@@ -88,7 +88,7 @@ static enum qd_status draw_file(const struct qd_report *r, const struct layout *
 {
 	enum qd_status st;
 	struct qd_images images;
-	QD_TRY(st, qd_images_read(&images, path, tensor, channels, r->pack));
+	QD_TRY(st, qd_images_read(&images, r, path, tensor, channels));
 	if (images.height * r->zoom != l->tile_height || images.width * r->zoom != l->tile_width)
 		st = qd_fail(QD_EINPUT, "'%s' holds images of %dx%d, needs %dx%d", path, images.height, images.width,
 			l->tile_height / r->zoom, l->tile_width / r->zoom);
@@ -162,13 +162,16 @@ enum qd_status qd_report_sheet(const struct qd_report *r, struct qd_image *sheet
 	enum qd_status st;
 	struct qd_images first;
 	memset(sheet, 0, sizeof(*sheet));
-	QD_TRY(st, qd_images_read(&first, r->tasks[0].reference, "latents", 0, r->pack));
+	if (!qd_report_has_images(r))
+		return qd_fail(
+			QD_EINPUT, "latents are no images, which a sheet shows: give --decode, or --pack where they are pixels");
+	QD_TRY(st, qd_images_read(&first, r, r->tasks[0].reference, "latents", 0));
 	struct layout l = lay_out(r, &first);
 	QD_TRY(st, qd_image_new(sheet, cell_x(&l, l.columns) - GAP + MARGIN, cell_y(&l, r->n) - GAP + MARGIN));
 	qd_draw_box(sheet, 0, 0, sheet->width, sheet->height, PAPER);
 	draw_header(r, &l, sheet);
 	for (size_t row = 0; row < r->n; row++)
-		QD_TRY(st, draw_row(r, &l, sheet, row, (int64_t)first.channels * r->pack * r->pack));
+		QD_TRY(st, draw_row(r, &l, sheet, row, first.latent_channels));
 out:
 	qd_images_release(&first);
 	if (st != QD_OK)

@@ -60,6 +60,24 @@ QD_CHECK enum qd_status qd_runtime_base_hash(const struct qd_runtime *rt, char *
 /* Adds what runs: a model as "base", or the files of an ONNX graph, adapter and profile. */
 QD_CHECK enum qd_status qd_runtime_note(const struct qd_runtime *rt, struct qd_provenance *made);
 
+/* ---- latents to images (decode.c) ---- */
+struct qd_decoder {
+	const char *path; /* as it was opened */
+	struct qd_component component;
+	struct qd_component_sizes sizes; /* of the graph; zeros: there is none yet */
+	struct qd_graph graph;
+	struct qd_runner runner;
+};
+/* Whether it is a pipeline's folder with a VAE, or a VAE's. */
+bool qd_has_decoder(const char *base);
+/* Opens it; the path must stay. QD_EINPUT: it is neither. */
+QD_CHECK enum qd_status qd_decoder_open(struct qd_decoder *decoder, const char *base);
+void qd_decoder_release(struct qd_decoder *decoder);
+/* The images f32 [N,C,H,W] of a UNet's latents f32 [N,Z,h,w], in [-1,1] and not clamped; owned by the caller. */
+QD_CHECK enum qd_status qd_decode(struct qd_decoder *decoder, const struct qd_tensor *latents, struct qd_tensor *images);
+/* Writes the folder `path`: 000000.png and on, of images f32 [N,C,H,W] as qd_decode gives them. */
+QD_CHECK enum qd_status qd_write_images(const char *path, const struct qd_tensor *images, bool force);
+
 /* ---- sampling from files (sampling.c) ---- */
 struct qd_sampling_options {
 	struct qd_runtime_options engine;

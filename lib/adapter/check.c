@@ -261,6 +261,7 @@ out:
 enum qd_status qd_pieces_describe(struct qd_reading *r, double multiplier)
 {
 	struct qd_adapter *adapter = r->adapter;
+	size_t biases = 0;
 	enum qd_status st = QD_OK;
 
 	if (r->n == 0)
@@ -271,6 +272,10 @@ enum qd_status qd_pieces_describe(struct qd_reading *r, double multiplier)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < r->n; i++, adapter->n++)
 		QD_TRY(st, describe(r, &r->pieces[i], multiplier, &adapter->loras[i]));
+	for (size_t i = 0; i < adapter->n; i++)
+		biases += adapter->loras[i].bias != NULL;
+	if (biases > 0)
+		QD_TRY(st, qd_adapter_note(adapter, "%zu layers have a bias (lora_B.bias)", biases));
 	st = qd_adapter_index(adapter);
 out:
 	return st;

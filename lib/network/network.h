@@ -227,5 +227,7 @@ QD_CHECK enum qd_status qd_component_init(
  */
 void qd_vae_sample(
 	const struct qd_vae_config *config, size_t n, size_t pixels, const float *params, const float *noise, float *latents);
+/* What the decoder takes, z f32 [N,Z,h,w], of the UNet's latents. */
+void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z);
 
 #endif

@@ -51,3 +51,16 @@ void qd_vae_sample(
 		latents[i] = z * scaling;
 	}
 }
+
+void qd_vae_unscale(const struct qd_vae_config *config, size_t n, size_t pixels, const float *latents, float *z)
+{
+	size_t channels = (size_t)config->latent_channels;
+
+	for (size_t i = 0; i < n * channels * pixels; i++) {
+		size_t channel = i / pixels % channels;
+
+		z[i] = latents[i] / (float)config->scaling_factor;
+		if (config->normalized)
+			z[i] = z[i] * (float)config->std[channel] + (float)config->mean[channel];
+	}
+}

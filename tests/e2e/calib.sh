@@ -69,6 +69,25 @@ expect 0 '"adapters": 2' "${calib[@]}" --trajectory ddim:50 --count 6 --adapter 
 expect 0 "prompts, 5 timesteps from " "$QUAD" calib --model m --data o/few.safetensors --count 5 -o o/fewer.safetensors
 expect 0 "3 prompts, 3 timesteps from " "${calib[@]}" --count 3 --dry-run -o o/x.safetensors
 
+# ---- samples as images ----
+samples=("$QUAD" run --base m --inputs o/a.safetensors --steps 2)
+expect 0 "5 samples" "${samples[@]}" --images o/png -o o/samples.safetensors
+[ "$(ls o/png | tr '\n' ' ')" = "000000.png 000001.png 000002.png 000003.png 000004.png " ] || fault "images are $(ls o/png)"
+expect 0 "width       32" "$QUAD" inspect o/png/000004.png
+cmp -s o/png/000000.png o/png/000001.png && fault "two samples are one image"
+refused "'o/png' already exists" "${samples[@]}" --images o/png -o o/x.safetensors
+expect 0 "" "${samples[@]}" --adapter b.safetensors --images o/other --decode m/vae -o o/adapted.safetensors
+refused "'m/unet' has no decoder, which images need: give --decode with a pipeline that has" "$QUAD" run --base m/unet --inputs o/a.safetensors --steps 2 --images o/y -o o/x.safetensors
+refused "'m/text_encoder' is" "$QUAD" run --base m --inputs o/a.safetensors --steps 2 --images o/y --decode m/text_encoder -o o/x.safetensors
+refused "the output 'm/png' lies in the input 'm'" "${samples[@]}" --images m/png -o o/x.safetensors
+# latents are compared as they are, their images where there is a decoder; a picture of pixels is neither
+compared=("$QUAD" report --task t --reference o/samples.safetensors --column b=o/adapted.safetensors)
+expect 0 "| SQNR of latents against float, dB |" "${compared[@]}"
+expect 0 '"sqnr_db"' "${compared[@]}" --json
+refused "latents are no images, which a sheet shows" "${compared[@]}" --sheet o/sheet.png
+expect 0 "| PSNR against float, dB |" "${compared[@]}" --decode m --sheet o/sheet.png
+expect 0 '"psnr_db"' "${compared[@]}" --decode m --json
+
 damage() # FILE: other bits in its last byte
 {
 	printf "\\$(printf %03o $((255 - $(tail -c 1 "$1" | od -An -tu1))))" | dd of="$1" bs=1 seek=$(($(stat -c %s "$1") - 1)) conv=notrunc 2>/dev/null

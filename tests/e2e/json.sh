@@ -61,7 +61,8 @@ document run "$QUAD" run --base m --profile profile.json --adapter a=a.safetenso
 	--steps 2 -o o/sim.safetensors
 document "run --check-trace" "$QUAD" run --base m --adapter a.safetensors --inputs data.safetensors --check-trace o/trace.safetensors
 document report "$QUAD" report --pack 2 --task sketch --input data.safetensors --reference o/float.safetensors \
-	--column sim=o/sim.safetensors
+	--column sim=o/sim.safetensors --truth o/float.safetensors
+document report "$QUAD" report --task sketch --reference o/float.safetensors --column sim=o/sim.safetensors --truth o/sim.safetensors
 document eval "$QUAD" eval --base m --inputs calib.safetensors -o o/eval.safetensors
 document eval "$QUAD" eval --base m --inputs o/eval.safetensors --check 1
 document olss "$QUAD" olss --base m --inputs data.safetensors --reference-steps 4 --steps 2 -o o/olss.safetensors

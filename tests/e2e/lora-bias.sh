@@ -30,6 +30,8 @@ expect 0 "" "$QUAD" init --config config.json --seed 1 -o m
 expect 0 "" "$scenes" --task all --count 4 --seed 1 --schedule m -o calib.safetensors
 common=(--base m --adapter a=biased.safetensors@0.5 --adapter b=plain.safetensors)
 
+expect 0 "2 layers have a bias (lora_B.bias)" "$QUAD" inspect biased.safetensors --base m
+
 # Float: the bias counts, with its strength.
 for adapter in biased.safetensors biased.safetensors@0.5 plain.safetensors; do
 	expect 0 "" "$QUAD" eval --base m --adapter "$adapter" --inputs calib.safetensors -o "$adapter.out"

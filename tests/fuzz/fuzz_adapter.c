@@ -44,6 +44,8 @@ static void check(const struct qd_adapter *adapter)
 			assert(isfinite(lora->up[k]));
 		for (int64_t k = 0; k < lora->rank; k++)
 			assert(isfinite(lora->gain[k]));
+		for (int64_t k = 0; lora->bias != NULL && k < lora->out; k++)
+			assert(isfinite(lora->bias[k]));
 	}
 }
 

@@ -1,5 +1,5 @@
 /*
- * Any bytes as an export's manifest.json: it is refused, or an adapter is added to it, which is in it then.
+ * Any bytes as an export's manifest.json: its files are checked, it is refused, or an adapter is added to it, which is in it then.
  */
 #include <assert.h>
 #include <stdint.h>
@@ -32,6 +32,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	static char folder[64], options[64];
 	const char *path;
 	json_t *manifest = NULL;
+	size_t n;
 	enum qd_status st;
 
 	if (folder[0] == '\0') {
@@ -40,7 +41,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		mkdir(folder, 0777);
 		scratch_file("export/b.safetensors", "", 0);
 	}
-	path = scratch_file("manifest.json", data, size);
+	path = scratch_file("export/manifest.json", data, size);
+	st = qd_export_verify(folder, &n);
+	assert(st == QD_OK || *qd_message() != '\0');
 	if (qd_json_read(path, &manifest) == QD_OK) {
 		st = qd_manifest_check(manifest, path, &profile, options);
 		assert(st == QD_OK || *qd_message() != '\0');

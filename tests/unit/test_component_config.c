@@ -536,6 +536,7 @@ enum { SAMPLES = 2, PIXELS = 6, CHANNELS = 4 };
 static void latents_are_normalized_and_scaled(void **state)
 {
 	float params[SAMPLES * 2 * CHANNELS * PIXELS], noise[SAMPLES * CHANNELS * PIXELS], latents[SAMPLES * CHANNELS * PIXELS];
+	float z_again[SAMPLES * CHANNELS * PIXELS];
 	struct qd_component c;
 	struct qd_random random;
 	(void)state;
@@ -548,6 +549,7 @@ static void latents_are_normalized_and_scaled(void **state)
 		noise[i] = (float)qd_random_normal(&random);
 	for (int sampled = 0; sampled < 2; sampled++) {
 		qd_vae_sample(&c.vae, SAMPLES, PIXELS, params, sampled ? noise : NULL, latents);
+		qd_vae_unscale(&c.vae, SAMPLES, PIXELS, latents, z_again);
 		for (int n = 0; n < SAMPLES; n++) {
 			for (int k = 0; k < CHANNELS * PIXELS; k++) {
 				int channel = k / PIXELS, i = n * CHANNELS * PIXELS + k;
@@ -559,6 +561,8 @@ static void latents_are_normalized_and_scaled(void **state)
 				/* five float32 operations on terms of this size */
 				double terms = (fabs(mean) + fabs(z - mean) + 4) / c.vae.std[channel];
 				assert_true(fabs((double)latents[i] - want) <= 1e-6 * terms);
+				/* and what the decoder takes of them */
+				assert_true(fabs((double)z_again[i] - z) <= 4e-6 * terms * c.vae.std[channel]);
 			}
 		}
 	}

@@ -285,6 +285,22 @@ static void refuses_damage(void **state)
 	}
 }
 
+/* What torch.save writes is called .npz too. */
+static void says_what_a_pickle_is(void **state)
+{
+	struct zip z = { 0 };
+	struct bytes a = { 0 };
+
+	(void)state;
+	array(&a, 9, 0);
+	add_member(&z, "calib/data.pkl", &a, false);
+	finish(&z, "torch.npz", "");
+	expect_refused(scratch_file("torch.npz", z.file.data, z.file.n), QD_EUNSUPPORTED,
+		"it is a pickle (torch.save), which can run code");
+	drop(&z);
+	free(a.data);
+}
+
 /* No cut of a file is read as something else, and none is read past its end (the sanitizer watches). */
 static void refuses_cuts(void **state)
 {
@@ -363,6 +379,7 @@ int main(void)
 		cmocka_unit_test(reads_archives),
 		cmocka_unit_test(reads_folders_and_files),
 		cmocka_unit_test(refuses_damage),
+		cmocka_unit_test(says_what_a_pickle_is),
 		cmocka_unit_test(refuses_cuts),
 		cmocka_unit_test(refuses_doubles_and_nothing),
 		cmocka_unit_test(refuses_bombs),

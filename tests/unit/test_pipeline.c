@@ -29,6 +29,7 @@ static void reads_an_index(void **state)
 			"StableDiffusionXLPipeline", true },
 		{ "{\"_class_name\": \"StableDiffusionXLPipeline\", \"force_zeros_for_empty_prompt\": false}",
 			"StableDiffusionXLPipeline", false },
+		{ "\xef\xbb\xbf{\"_class_name\": \"StableDiffusionPipeline\"}", "StableDiffusionPipeline", true },
 		{ "{}", "", true },
 	};
 	struct qd_pipeline p;

@@ -101,7 +101,7 @@ static void latents_unpack_to_pixels(void **state)
 	struct qd_images images;
 	(void)state;
 	make(f);
-	assert_int_equal(qd_images_read(&images, f->tasks[0].reference, "latents", 0, PACK), QD_OK);
+	assert_int_equal(qd_images_read(&images, &f->report, f->tasks[0].reference, "latents", 0), QD_OK);
 	assert_int_equal(images.n, N);
 	assert_int_equal(images.channels, CHANNELS);
 	assert_int_equal(images.height, H * PACK);
@@ -126,7 +126,7 @@ static void a_condition_ends_in_an_image(void **state)
 	struct qd_images images;
 	(void)state;
 	make(f);
-	assert_int_equal(qd_images_read(&images, f->tasks[0].input, "condition", LATENTS, PACK), QD_OK);
+	assert_int_equal(qd_images_read(&images, &f->report, f->tasks[0].input, "condition", LATENTS), QD_OK);
 	float v = f->condition[(1 * (LATENTS + 4) + 4) * H * W];
 	assert_true(images.pixels[CHANNELS * H * W * PACK * PACK] == clamp01(0.5f + 0.5f * v));
 	qd_images_release(&images);
@@ -137,21 +137,22 @@ static void a_condition_ends_in_an_image(void **state)
 static void refuses_other_shapes(void **state)
 {
 	struct qd_images images;
+	struct qd_report plain = { .pack = 1 }, packed = { .pack = 2 };
 	float x[12] = { 0 };
 	const char *path = scratch_path("bad");
 	char wanted[4200];
 	(void)state;
 	write_tensor(path, "latents", QD_SHAPE(3, 4), x);
-	assert_int_equal(qd_images_read(&images, path, "latents", 0, 1), QD_EINPUT);
+	assert_int_equal(qd_images_read(&images, &plain, path, "latents", 0), QD_EINPUT);
 	snprintf(wanted, sizeof(wanted), "'%s': tensor 'latents' is [3,4], needs [N,C,H,W] with C at least 0", path);
 	assert_string_equal(qd_message(), wanted);
 	write_tensor(path, "latents", QD_SHAPE(1, 3, 2, 2), x);
-	assert_int_equal(qd_images_read(&images, path, "latents", 0, 2), QD_EINPUT);
+	assert_int_equal(qd_images_read(&images, &packed, path, "latents", 0), QD_EINPUT);
 	snprintf(wanted, sizeof(wanted), "'%s': tensor 'latents' has 3 image channels, needs a multiple of 4 (pack 2)", path);
 	assert_string_equal(qd_message(), wanted);
 	x[5] = NAN;
 	write_tensor(path, "latents", QD_SHAPE(1, 3, 2, 2), x);
-	assert_int_equal(qd_images_read(&images, path, "latents", 0, 1), QD_EINPUT);
+	assert_int_equal(qd_images_read(&images, &plain, path, "latents", 0), QD_EINPUT);
 }
 
 /* ---- numbers ---- */
@@ -236,7 +237,49 @@ static void json_holds_every_sample(void **state)
 	assert_true(json_real_value(json_object_get(column, "psnr_db")) == f->report.cells[1].mean);
 	const json_t *equal = json_array_get(json_object_get(json_array_get(json_object_get(d, "tasks"), 1), "columns"), 0);
 	assert_true(json_is_null(json_object_get(equal, "psnr_db"))); /* infinite */
+	/* what was not measured is not there */
+	assert_null(json_object_get(equal, "truth_psnr_db"));
+	assert_null(json_object_get(json_array_get(json_object_get(d, "tasks"), 1), "float_truth_psnr_db"));
+	assert_true(json_is_real(json_object_get(task, "float_truth_psnr_db")));
 	json_decref(d);
+	done(f);
+	free(f);
+}
+
+/* Latents that are no pixels are not clamped, and what is measured says its name. */
+static void latents_are_compared_as_they_are(void **state)
+{
+	struct files *f = malloc(sizeof(*f));
+	struct qd_image sheet;
+	double signal = 0, noise = 0;
+	char *text;
+	json_t *d;
+
+	(void)state;
+	make(f);
+	qd_arena_release(&f->report.arena);
+	f->report.n_columns = 0;
+	f->report.pack = 0;
+	assert_int_equal(qd_report_measure(&f->report), QD_OK);
+	for (int i = 0; i < EACH; i++) {
+		double a = (double)f->reference[i], b = (double)f->far[i];
+
+		signal += a * a;
+		noise += (a - b) * (a - b);
+	}
+	expect_close(f->report.cells[1].each[0], 10 * log10(signal / noise));
+	assert_int_equal(qd_report_text(&f->report, &text), QD_OK);
+	assert_non_null(strstr(text, "| SQNR of latents against float, dB |"));
+	assert_null(strstr(text, "PSNR"));
+	free(text);
+	assert_int_equal(qd_report_json(&f->report, &d), QD_OK);
+	const json_t *column = json_array_get(json_object_get(json_array_get(json_object_get(d, "tasks"), 0), "columns"), 1);
+	assert_true(json_real_value(json_object_get(column, "sqnr_db")) == f->report.cells[1].mean);
+	assert_null(json_object_get(column, "psnr_db"));
+	json_decref(d);
+	assert_int_equal(qd_report_sheet(&f->report, &sheet), QD_EINPUT);
+	assert_string_equal(
+		qd_message(), "latents are no images, which a sheet shows: give --decode, or --pack where they are pixels");
 	done(f);
 	free(f);
 }
@@ -350,6 +393,7 @@ int main(void)
 		cmocka_unit_test(measures_mean_and_standard_error),
 		cmocka_unit_test(the_table_is_aligned),
 		cmocka_unit_test(json_holds_every_sample),
+		cmocka_unit_test(latents_are_compared_as_they_are),
 		cmocka_unit_test(columns_keep_their_order),
 		cmocka_unit_test(names_the_file_that_does_not_fit),
 		cmocka_unit_test(draws_a_sheet),

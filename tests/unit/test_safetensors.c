@@ -268,6 +268,27 @@ static void lfs_pointers_are_called_that(void **state)
 }
 
 /* Every single-bit change of a small file is read or refused, never a crash; which is for the sanitizer to see. */
+/* What a download or another program left under the name. */
+static void other_files_are_called_what_they_are(void **state)
+{
+	static const struct {
+		const char *bytes, *message;
+	} cases[] = {
+		{ "<!DOCTYPE html><html><body>Access denied</body></html>", "it is a web page (HTML)" },
+		{ "{\"error\": \"Repository not found\"}", "it is JSON text" },
+	};
+	struct qd_safetensors file;
+
+	(void)state;
+	for (size_t i = 0; i < QD_COUNT(cases); i++) {
+		assert_int_equal(
+			qd_safetensors_parse(&file, "f", (const unsigned char *)cases[i].bytes, strlen(cases[i].bytes)), QD_EINPUT);
+		if (strstr(qd_message(), cases[i].message) == NULL)
+			fail_msg("'%s' does not say '%s'", qd_message(), cases[i].message);
+		qd_safetensors_release(&file);
+	}
+}
+
 static void damaged_files_do_no_harm(void **state)
 {
 	(void)state;
@@ -486,6 +507,7 @@ int main(void)
 		cmocka_unit_test(deep_headers_are_refused),
 		cmocka_unit_test(bad_lengths_are_refused),
 		cmocka_unit_test(lfs_pointers_are_called_that),
+		cmocka_unit_test(other_files_are_called_what_they_are),
 		cmocka_unit_test(damaged_files_do_no_harm),
 		cmocka_unit_test(agrees_with_the_reference_verdicts),
 		cmocka_unit_test(writes_the_reference_order),

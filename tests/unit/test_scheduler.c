@@ -86,6 +86,18 @@ static void the_default_is_a_file(void **state)
 	free(text);
 }
 
+/* diffusers writes what stands for infinity as it prints it, into fields that nobody asks for. */
+static void reads_what_python_prints(void **state)
+{
+	struct qd_schedule schedule;
+
+	(void)state;
+	read_text(&schedule, "\xef\xbb\xbf" SD15("\"lambda_min_clipped\": -Infinity, \"steps_offset\": 1"));
+	assert_int_equal(schedule.train_steps, 1000);
+	assert_int_equal(schedule.steps_offset, 1);
+	qd_schedule_release(&schedule);
+}
+
 static void assert_timesteps(const char *spacing, const char *kind, int steps, size_t n, const double *expected)
 {
 	char text[400];
@@ -498,6 +510,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(has_the_reference_schedule),
 		cmocka_unit_test(the_default_is_a_file),
+		cmocka_unit_test(reads_what_python_prints),
 		cmocka_unit_test(spaces_timesteps),
 		cmocka_unit_test(cuts_trailing_lists),
 		cmocka_unit_test(follows_the_reference_trailing),
