@@ -20,7 +20,7 @@ static const struct qd_option first[] = {
 	{ "base", QD_OPT_TEXT, FIELD(base), .untold = true, .bit = QD_COMMON_BASE, .arg = "PATH",
 		.help = "model: a diffusers folder, a checkpoint or an ONNX file" },
 	{ "adapter", QD_OPT_TEXTS, FIELD(adapters), .untold = true, .bit = QD_COMMON_ADAPTER, .arg = "[NAME=]PATH[@SCALE]",
-		.help = "adapter file or folder and its strength; may be repeated" },
+		.help = "adapter file or folder and its strength, several joined as PATH+PATH; may be repeated" },
 	{ "profile", QD_OPT_TEXT, FIELD(profile), .untold = true, .bit = QD_COMMON_PROFILE, .arg = "FILE",
 		.help = "profile.json with the shared encodings" },
 	{ "refit", QD_OPT_FLAG, FIELD(refit), .bit = QD_COMMON_REFIT,

@@ -101,6 +101,22 @@ static bool takes_lora(const struct qd_graph *g, const char *name)
 	return input != QD_NONE && g->values[input].kind == QD_INPUT && qd_lora_tensor_of(name) != QD_LORA_NONE;
 }
 
+/* All that a file holds must be taken. One that was not exported for this graph is most likely an adapter as it was trained. */
+static enum qd_status check_taken(const struct qd_runtime *rt, const struct qd_safetensors *file)
+{
+	const char *first = NULL;
+	size_t n = 0;
+
+	for (size_t i = 0; i < file->n; i++)
+		if (!takes_lora(rt->runner.graph, file->tensors[i].name))
+			first = n++ == 0 ? file->tensors[i].name : first;
+	if (n == 0)
+		return QD_OK;
+	return qd_fail(QD_EINPUT, "'%s': tensor '%s' is no LoRA input of '%s', of its %zu tensors %zu are none%s", file->path,
+		first, rt->options.base, file->n, n,
+		n == file->n ? ": quad export --adapter-only adds an adapter to an export" : "");
+}
+
 static enum qd_status feed_adapter_file(struct qd_runtime *rt)
 {
 	const struct qd_graph *g = rt->runner.graph;
@@ -113,10 +129,7 @@ static enum qd_status feed_adapter_file(struct qd_runtime *rt)
 			QD_TRY(st, qd_export_check_adapter(rt->root, rt->options.adapter));
 		QD_TRY(st, qd_safetensors_open(&file, rt->adapter_path));
 	}
-	for (size_t i = 0; i < file.n; i++)
-		if (!takes_lora(g, file.tensors[i].name))
-			QD_TRY(st, qd_fail(QD_EINPUT, "'%s': tensor '%s' is no LoRA input of '%s'", file.path, file.tensors[i].name,
-					   rt->options.base));
+	QD_TRY(st, check_taken(rt, &file));
 	for (size_t i = 0; i < g->n_inputs; i++)
 		if (qd_lora_tensor_of(g->values[g->inputs[i]].name) != QD_LORA_NONE)
 			QD_TRY(st, feed_lora(&rt->runner, &g->values[g->inputs[i]], rt->options.adapter != NULL ? &file : NULL));

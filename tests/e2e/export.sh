@@ -92,6 +92,9 @@ refused "'m' is an input, it cannot be the output too" "$QUAD" export --adapter-
 mkdir none
 refused "cannot read 'none/manifest.json'" "$QUAD" export --adapter-only --base m --profile profile.json --adapter a=a.safetensors -o none
 
+refused "are none: quad export --adapter-only adds an adapter to an export" "$QUAD" run --base o/x --adapter a.safetensors \
+	--inputs data.safetensors -o o/n
+
 # Every adapter: the simulator and the exported file agree at every step; the samples are the same, and the float ones are not far.
 common=(--inputs data.safetensors --steps 2 --seed 3)
 ort=yes
