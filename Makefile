@@ -218,7 +218,7 @@ test-clients: $(BUILD)/quad
 
 # Search, not replay: one libFuzzer program per target, to be run by hand as $(BUILD)/fuzz/NAME tests/fuzz/corpus/NAME.
 fuzz:
-	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPENMP=-Wno-unknown-pragmas SANITIZE='-fsanitize=fuzzer-no-link,address,undefined' fuzz-link
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/fuzz CC=clang OPENMP=-Wno-unknown-pragmas SANITIZE='-fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all' fuzz-link
 .PHONY: fuzz-link
 fuzz-link: $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%)
 $(FUZZ_SRC:tests/fuzz/%.c=$(BUILD)/%): $(BUILD)/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/unit/scratch.o $(SAN)/libquad.a

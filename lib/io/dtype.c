@@ -77,11 +77,11 @@ enum qd_status qd_shape_bytes(const struct qd_shape *shape, enum qd_dtype dtype,
 	char text[QD_SHAPE_TEXT];
 	if (shape->rank < 0 || shape->rank > QD_MAX_RANK)
 		return qd_fail(QD_EINPUT, "has %d dimensions, needs at most %d", shape->rank, QD_MAX_RANK);
-	uint64_t n = 1;
+	int64_t n = 1; /* as they are counted, also before a dimension of 0 */
 	for (int i = 0; i < shape->rank; i++) {
 		if (shape->dim[i] < 0)
 			return qd_fail(QD_EINPUT, "shape %s has a negative dimension", qd_shape_text(shape, text));
-		if (__builtin_mul_overflow(n, (uint64_t)shape->dim[i], &n))
+		if (__builtin_mul_overflow(n, shape->dim[i], &n))
 			return qd_fail(QD_EINPUT, "shape %s overflows 64 bits", qd_shape_text(shape, text));
 	}
 	if (__builtin_mul_overflow(n, qd_dtype_bits(dtype), &n))

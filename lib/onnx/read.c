@@ -129,7 +129,8 @@ static enum qd_status read_attribute(struct qd_onnx_build *b, const Onnx__Attrib
 		char *text = qd_arena_alloc(&b->g->arena, a->s.len + 1);
 		if (text == NULL)
 			return QD_ENOMEM;
-		memcpy(text, a->s.data, a->s.len);
+		if (a->s.len > 0)
+			memcpy(text, a->s.data, a->s.len);
 		attr.type = QD_ATTR_STRING;
 		attr.s = text;
 		break;

@@ -155,7 +155,7 @@ static enum qd_status cut(struct encoding *e, const struct qd_points *text, bool
 		QD_TRY(st, push_id(e, special->id));
 		from = i += special->points.n;
 	}
-	QD_TRY(st, rest(e, text->items + from, text->n - from));
+	st = from < text->n ? rest(e, text->items + from, text->n - from) : QD_OK;
 out:
 	return st;
 }

@@ -62,6 +62,7 @@ static void impossible_sizes_are_refused(void **state)
 		{ { 9, { 0 } }, QD_F32, "has 9 dimensions, needs at most 8" },
 		{ { 2, { 3, -1 } }, QD_F32, "shape [3,-1] has a negative dimension" },
 		{ { 2, { INT64_MAX, 3 } }, QD_F32, "shape [9223372036854775807,3] overflows 64 bits" },
+		{ { 3, { 76976, 236786456383808, 0 } }, QD_F32, "shape [76976,236786456383808,0] overflows 64 bits" },
 		{ { 1, { INT64_MAX } }, QD_F32, "F32 of shape [9223372036854775807] overflows 64 bits" },
 		{ { 1, { 3 } }, QD_F4, "F4 of shape [3] does not fill whole bytes" },
 	};
