@@ -113,14 +113,15 @@ FORCE:
 $(BUILD)/gen/shim-calls.h: lib/torch/shim.h scripts/shim-calls.awk
 	@mkdir -p $(@D)
 	$(call say,GEN,$@)
-	$(Q)awk -v own='qt_live qt_free qt_set_threads' -f scripts/shim-calls.awk $< >$@
+	$(Q)awk -v own='qt_live qt_free qt_set_threads qt_set_device qt_on_cpu' -f scripts/shim-calls.awk $< >$@
 
 # ---- objects ----
 $(LOAD_OBJ): $(BUILD)/gen/shim-calls.h
-$(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/lib/ir/encoding%.o $(OBJ)/quant/%.o: CFLAGS += -O3
+$(OBJ)/lib/engine/%.o $(OBJ)/lib/kernel/%.o $(OBJ)/lib/math/%.o $(OBJ)/lib/io/%.o $(OBJ)/lib/ir/encoding%.o $(OBJ)/quant/%.o: CFLAGS += -O3
 # Multiply and add in one instruction: for sums of products, never for what has to equal other implementations bit for bit.
 # (psabi: such vectors are passed differently per instruction set, but every function that takes one is inlined.)
-VECTOR_OBJ := lib/kernel/attention.o lib/kernel/norm.o lib/kernel/winograd.o
+VECTOR_OBJ := lib/kernel/attention.o lib/kernel/elementwise.o lib/kernel/norm.o lib/kernel/product_gradient.o lib/kernel/short_sums.o lib/kernel/softmax.o \
+	lib/kernel/winograd.o
 $(addprefix $(OBJ)/,$(VECTOR_OBJ)): CFLAGS += -ffp-contract=fast -Wno-psabi
 $(addprefix $(SAN)/,$(VECTOR_OBJ)): SANITIZE += -Wno-psabi
 $(OBJ)/%.o: %.c | $(GEN)
@@ -181,7 +182,7 @@ $(filter $(BUILD)/test/test_out_of_memory%,$(TEST_PLAIN)): $(UNIT_MALLOC:%.c=$(S
 $(TEST_PLAIN): $(BUILD)/test/%: $(SAN)/tests/unit/%.o $(SAN)/libhelp.a $(SAN)/libquad.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
-	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $^ $(LIBS) -lcmocka
+	$(Q)$(CC) $(OPENMP) $(SANITIZE) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LIBS) -lcmocka
 $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o $(SAN)/tests/unit/scratch.o $(SAN)/libquad.a
 	@mkdir -p $(@D)
 	$(call say,LINK,$@)
@@ -189,7 +190,7 @@ $(TEST_FUZZ): $(BUILD)/test/%: $(SAN)/tests/fuzz/%.o $(SAN)/tests/fuzz/replay.o 
 
 # Measuring programs for scripts/bench.sh.
 BENCH_SRC := $(sort $(wildcard scripts/bench/*.c))
-$(BUILD)/bench-forward: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_OBJ) $(OBJ)/libquad.a
+$(BUILD)/bench-engine: $(BENCH_SRC:%.c=$(OBJ)/%.o) $(SHIM_OBJ) $(OBJ)/libquad.a
 	$(call say,LINK,$@)
 	$(Q)$(CXX) $(OPENMP) $(LDFLAGS) -o $@ $^ $(TORCH_LIB) $(LIBS) -lopenblas
 

@@ -5,6 +5,8 @@
  *     per block of keys:  s = scale q k^T;  m' = max(m, rowmax s);  p = exp(s - m');  f = exp(m - m')
  *                         l = f l + rowsum p;  o = f o + p v;  m = m'
  *     out = o / l,  logsum = m + log l
+ *   with grids, per block of query rows:   s = q k^T for all keys;  s = round(s);  s = round(scale s);  m = rowmax s
+ *                         p = exp(s - m);  p = round(p / rowsum p);  out = p v
  *   backward, per block of keys and of query rows:   p = exp(scale q k^T - logsum),  D = rowsum(dout out)
  *     dv += p^T dout;   ds = scale p (dout v^T - D);   dq += ds k;   dk += ds^T q
  *
@@ -18,10 +20,13 @@
 #include "lib/kernel/vector.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { PANEL = QD_LANES, QUERY_BLOCK = 96, KEY_BLOCK = 512 };
+/* Bytes of whole rows of scores: of one thread, so that they stay in its second cache, and the most of all threads together. */
+enum { CACHED_SCORES = 1 << 20, MOST_SCORES = 64 << 20 };
 /* Rows and panels of a tile: most, and where registers are half as wide and half as many. */
 enum { ROWS = 8, PANELS = 3, NARROW_ROWS = 6 };
 
@@ -153,18 +158,22 @@ INLINE float exponentials(float *s, size_t n, float scale, float shift)
 
 INLINE float largest(const float *s, size_t n)
 {
-	vec best = { 0 };
+	vec best[4]; /* so that no comparison waits for the one before */
 	float most = s[0];
+	size_t j = 0;
 
-	best += most;
-	for (size_t j = 0; j + PANEL <= n; j += PANEL) {
-		vec x = load(s + j);
-		veci more = x > best;
-		best = (vec)(((veci)x & more) | ((veci)best & ~more));
-	}
+	for (size_t i = 0; i < QD_COUNT(best); i++)
+		best[i] = all(most);
+	for (; j + QD_COUNT(best) * PANEL <= n; j += QD_COUNT(best) * PANEL)
+		for (size_t i = 0; i < QD_COUNT(best); i++) {
+			vec x = load(s + j + i * PANEL);
+			best[i] = choose(x > best[i], x, best[i]);
+		}
+	for (size_t i = 1; i < QD_COUNT(best); i++)
+		best[0] = choose(best[i] > best[0], best[i], best[0]);
 	for (size_t i = 0; i < PANEL; i++)
-		most = best[i] > most ? best[i] : most;
-	for (size_t j = n - n % PANEL; j < n; j++)
+		most = best[0][i] > most ? best[0][i] : most;
+	for (; j < n; j++)
 		most = s[j] > most ? s[j] : most;
 	return most;
 }
@@ -175,49 +184,151 @@ INLINE void scale_row(float *o, size_t n, float by)
 		store(o + j, load(o + j) * by);
 }
 
+/* ---- rounding to a grid ---- */
+
+/*
+ * What qd_numbers_round does, as a loop that costs less than the products everywhere: some processors divide slowly. x is clamped
+ * first, to the grid's ends as floats: x / scale rounds to an end there, and what lies between is small enough for `rounder`. The
+ * quotient is made of products: q = x hi + x lo, where hi + lo is 1 / scale, is wrong by less than its last place, and q + (x - q
+ * scale) hi is then the quotient rounded correctly (Markstein 1990), as long as no remainder that matters is a denormal.
+ */
+struct rounding {
+	enum { KEPT, DIVIDED, MULTIPLIED } way;
+	float scale, low, high, inverse_hi, inverse_lo;
+};
+
+/* Whether a fused multiply-add is one instruction in the functions that are compiled several times. */
+static bool has_fused(void)
+{
+#if defined(FP_FAST_FMAF)
+	return true;
+#elif defined(__x86_64__) && defined(__GNUC__)
+	return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#else
+	return false;
+#endif
+}
+
+static struct rounding rounding_to(const struct qd_numbers *grid)
+{
+	struct rounding r = { .way = KEPT };
+
+	if (grid == NULL)
+		return r;
+	r.way = has_fused() && grid->scale > 0x1p-60f && grid->scale < 0x1p+60f ? MULTIPLIED : DIVIDED;
+	r.scale = grid->scale;
+	r.inverse_hi = 1.0f / grid->scale;
+	r.inverse_lo = (float)(1 / (double)grid->scale - (double)r.inverse_hi);
+	r.low = (0.0f - grid->zero) * grid->scale;
+	r.high = (grid->high - grid->zero) * grid->scale;
+	return r;
+}
+
+/* s[n] = s * by, rounded. */
+INLINE void round_row(const struct rounding *to, size_t n, float by, float *s)
+{
+	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
+	const float scale = to->scale, low = to->low, high = to->high, hi = to->inverse_hi, lo = to->inverse_lo;
+
+	switch (to->way) {
+	case KEPT:
+		for (size_t j = 0; j < n; j++)
+			s[j] *= by;
+		break;
+	case DIVIDED:
+		for (size_t j = 0; j < n; j++) {
+			float x = s[j] * by;
+			x = x > low ? x : low;
+			x = x < high ? x : high;
+			s[j] = (x / scale + rounder - rounder) * scale;
+		}
+		break;
+	case MULTIPLIED:
+		for (size_t j = 0; j < n; j++) {
+			float x = s[j] * by, q;
+			x = x > low ? x : low;
+			x = x < high ? x : high;
+			q = fmaf(x, hi, x * lo);
+			q = fmaf(fmaf(-q, scale, x), hi, q);
+			s[j] = (q + rounder - rounder) * scale;
+		}
+		break;
+	}
+}
+
 /* ---- forward ---- */
 
-/* One thread's buffers: a head's keys and values, packed in blocks of KEY_BLOCK, a tile of scores, the rows' results. */
+struct forward_call {
+	const struct qd_attention *a;
+	const struct qd_numbers *q, *k, *v, *out;
+	struct rounding scores, scaled, weights;
+	bool whole;        /* rows of scores exist whole, because of the above */
+	size_t block_rows; /* of queries */
+	float *logsum;
+};
+
+/*
+ * One thread's buffers: a head's keys and values, packed in blocks of KEY_BLOCK; scores of the rows and one block of keys, or, block
+ * behind block, of all keys; the rows' queries and results; and what is decoded of keys and values before it is packed.
+ */
 struct forward {
-	float *memory, *keys, *values, *scores, *o;
+	float *memory, *keys, *values, *scores, *q, *o, *decoded;
 	float m[QUERY_BLOCK], l[QUERY_BLOCK];
 	int64_t head; /* the one whose keys and values are packed; -1: none */
 	bool wide;
 };
 
-static bool forward_init(struct forward *f, const struct qd_attention *a)
+static bool forward_init(struct forward *f, const struct forward_call *c)
 {
-	size_t keys = padded(a->keys), block = qd_min_size(KEY_BLOCK, keys);
-	size_t need = keys * ((size_t)a->d + padded(a->dv)) + QUERY_BLOCK * (block + padded(a->dv));
+	size_t d = (size_t)c->a->d, keys = padded(c->a->keys), block = qd_min_size(KEY_BLOCK, keys), e = padded(c->a->dv);
+	size_t decoded = block * padded(c->a->d > c->a->dv ? c->a->d : c->a->dv);
+	size_t scores = c->block_rows * (c->whole ? keys : block);
+	size_t need = keys * (d + e) + scores + c->block_rows * (padded(c->a->d) + e) + decoded;
 
 	f->head = -1;
 	f->wide = has_wide_registers();
-	f->memory = aligned_alloc(64, (need * sizeof(float) + 63) / 64 * 64);
+	f->memory = aligned_alloc(64, qd_whole_lines(need * sizeof(float)));
 	if (f->memory == NULL)
 		return false;
 	f->keys = f->memory;
-	f->values = f->keys + keys * (size_t)a->d;
-	f->scores = f->values + keys * padded(a->dv);
-	f->o = f->scores + QUERY_BLOCK * block;
+	f->values = f->keys + keys * d;
+	f->scores = f->values + keys * e;
+	f->o = f->scores + scores;
+	f->q = f->o + c->block_rows * e;
+	f->decoded = f->q + c->block_rows * padded(c->a->d);
 	return true;
 }
 
-/* Blocks lie one behind the other; only the last one's columns of keys are padded. */
-static void pack_head(struct forward *f, const struct qd_attention *a, const float *k, const float *v)
+/* Rows of `columns` numbers, `row` elements apart, as floats: where they are, or decoded into `to`. */
+static struct left decode(const struct qd_numbers *x, int64_t first, int64_t row, size_t rows, size_t columns, float *to)
 {
+	if (x->form == QD_FORM_F32)
+		return (struct left){ (const float *)x->at + first, row, 1 };
+	for (size_t i = 0; i < rows; i++)
+		qd_numbers_load(x, (size_t)(first + (int64_t)i * row), columns, to + i * columns);
+	return (struct left){ to, (int64_t)columns, 1 };
+}
+
+/* Blocks lie one behind the other; only the last one's columns of keys are padded. The head begins at elements k and v. */
+static void pack_head(struct forward *f, const struct forward_call *c, int64_t k, int64_t v)
+{
+	const struct qd_attention *a = c->a;
+	size_t d = (size_t)a->d, dv = (size_t)a->dv;
+
 	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK) {
 		size_t n = qd_min_size(KEY_BLOCK, (size_t)a->keys - at);
-		pack((struct left){ k + (int64_t)at * a->k.row, 1, a->k.row }, (size_t)a->d, n, f->keys + at * (size_t)a->d);
-		pack((struct left){ v + (int64_t)at * a->v.row, a->v.row, 1 }, n, (size_t)a->dv, f->values + at * padded(a->dv));
+		struct left rows = decode(c->k, k + (int64_t)at * a->k.row, a->k.row, n, d, f->decoded);
+		pack((struct left){ rows.at, 1, rows.row }, d, n, f->keys + at * d);
+		pack(decode(c->v, v + (int64_t)at * a->v.row, a->v.row, n, dv, f->decoded), n, dv, f->values + at * padded(a->dv));
 	}
 }
 
 /* Adds a block of n packed keys and values to the rows' running maximum, sum and output. */
-INLINE void absorb(struct forward *f, const struct qd_attention *a, const float *q, size_t rows, size_t at, size_t n)
+INLINE void absorb(struct forward *f, const struct qd_attention *a, struct left q, size_t rows, size_t at, size_t n)
 {
 	size_t lds = padded((int64_t)n), ldo = padded(a->dv);
 
-	multiply(f->wide, (struct left){ q, a->q.row, 1 }, rows, (size_t)a->d, f->keys + at * (size_t)a->d, n, f->scores, false);
+	multiply(f->wide, q, rows, (size_t)a->d, f->keys + at * (size_t)a->d, n, f->scores, false);
 	for (size_t i = 0; i < rows; i++) {
 		float *s = f->scores + i * lds, m = fmaxf(f->m[i], largest(s, n) * a->scale), fade = expf(f->m[i] - m);
 		f->l[i] = f->l[i] * fade + exponentials(s, n, a->scale, m);
@@ -228,24 +339,51 @@ INLINE void absorb(struct forward *f, const struct qd_attention *a, const float 
 	multiply(f->wide, (struct left){ f->scores, (int64_t)lds, 1 }, rows, n, f->values + at * ldo, (size_t)a->dv, f->o, true);
 }
 
-/* The rows [first, first + rows) of the head whose keys and values are packed. q, out, logsum point at that head. */
-QD_VECTOR static void forward_block(
-	struct forward *f, const struct qd_attention *a, const float *q, size_t first, size_t rows, float *out, float *logsum)
+/* The rows' results a block of keys at a time. */
+QD_VECTOR static void running_rows(struct forward *f, const struct forward_call *c, struct left q, size_t rows)
 {
+	const struct qd_attention *a = c->a;
 	size_t ldo = padded(a->dv);
 
-	for (size_t i = 0; i < rows; i++) {
-		f->m[i] = -INFINITY;
-		f->l[i] = 0.0f;
-	}
 	memset(f->o, 0, rows * ldo * sizeof(float));
 	for (size_t at = 0; at < (size_t)a->keys; at += KEY_BLOCK)
-		absorb(f, a, q + (int64_t)first * a->q.row, rows, at, qd_min_size(KEY_BLOCK, (size_t)a->keys - at));
-	for (size_t i = 0; i < rows; i++) {
+		absorb(f, a, q, rows, at, qd_min_size(KEY_BLOCK, (size_t)a->keys - at));
+	for (size_t i = 0; i < rows; i++)
 		scale_row(f->o + i * ldo, ldo, 1.0f / f->l[i]);
-		memcpy(out + (int64_t)(first + i) * a->out.row, f->o + i * ldo, (size_t)a->dv * sizeof(float));
-		if (logsum != NULL)
-			logsum[first + i] = f->m[i] + logf(f->l[i]);
+}
+
+/* The rows' results by way of whole rows of scores, which are rounded on the way. */
+QD_VECTOR static void whole_rows(struct forward *f, const struct forward_call *c, struct left q, size_t rows)
+{
+	const struct qd_attention *a = c->a;
+	size_t d = (size_t)a->d, keys = (size_t)a->keys, n, lds;
+
+	for (size_t at = 0; at < keys; at += KEY_BLOCK) {
+		n = qd_min_size(KEY_BLOCK, keys - at);
+		lds = padded((int64_t)n);
+		multiply(f->wide, q, rows, d, f->keys + at * d, n, f->scores + rows * at, false);
+		for (size_t i = 0; i < rows; i++) {
+			float *s = f->scores + rows * at + i * lds;
+			if (c->scores.way != KEPT)
+				round_row(&c->scores, lds, 1.0f, s);
+			round_row(&c->scaled, lds, a->scale, s);
+			f->m[i] = fmaxf(f->m[i], largest(s, n));
+		}
+	}
+	for (size_t i = 0; i < rows; i++) {
+		for (size_t at = 0; at < keys; at += KEY_BLOCK) {
+			n = qd_min_size(KEY_BLOCK, keys - at);
+			f->l[i] += exponentials(f->scores + rows * at + i * padded((int64_t)n), n, 1.0f, f->m[i]);
+		}
+		for (size_t at = 0; at < keys; at += KEY_BLOCK) {
+			lds = padded((int64_t)qd_min_size(KEY_BLOCK, keys - at));
+			round_row(&c->weights, lds, 1.0f / f->l[i], f->scores + rows * at + i * lds);
+		}
+	}
+	for (size_t at = 0; at < keys; at += KEY_BLOCK) {
+		n = qd_min_size(KEY_BLOCK, keys - at);
+		struct left weights = { f->scores + rows * at, (int64_t)padded((int64_t)n), 1 };
+		multiply(f->wide, weights, rows, n, f->values + at * padded(a->dv), (size_t)a->dv, f->o, at > 0);
 	}
 }
 
@@ -254,34 +392,89 @@ static int64_t head_at(const struct qd_strides *strides, int64_t batch, int64_t 
 	return batch * strides->batch + head * strides->head;
 }
 
-enum qd_status qd_attention_f32(
-	const struct qd_attention *a, const float *q, const float *k, const float *v, float *out, float *logsum)
+/* The rows [first, first + rows) of a head, counted through the batch. */
+static void forward_block(struct forward *f, const struct forward_call *c, int64_t head, size_t first, size_t rows)
 {
-	int64_t blocks = (a->queries + QUERY_BLOCK - 1) / QUERY_BLOCK, work = a->batch * a->heads * blocks;
+	const struct qd_attention *a = c->a;
+	int64_t n = head / a->heads, h = head % a->heads;
+	int64_t at_q = head_at(&a->q, n, h) + (int64_t)first * a->q.row,
+		at_o = head_at(&a->out, n, h) + (int64_t)first * a->out.row;
+	struct left q = decode(c->q, at_q, a->q.row, rows, (size_t)a->d, f->q);
+
+	if (f->head != head)
+		pack_head(f, c, head_at(&a->k, n, h), head_at(&a->v, n, h));
+	f->head = head;
+	for (size_t i = 0; i < rows; i++) {
+		f->m[i] = -INFINITY;
+		f->l[i] = 0.0f;
+	}
+	(c->whole ? whole_rows : running_rows)(f, c, q, rows);
+	for (size_t i = 0; i < rows; i++) {
+		qd_numbers_store(c->out, (size_t)(at_o + (int64_t)i * a->out.row), (size_t)a->dv, f->o + i * padded(a->dv));
+		if (c->logsum != NULL)
+			c->logsum[(size_t)(head * a->queries) + first + i] = f->m[i] + logf(f->l[i]);
+	}
+}
+
+static enum qd_status forward(const struct forward_call *c)
+{
+	const struct qd_attention *a = c->a;
+	int64_t blocks = (a->queries + (int64_t)c->block_rows - 1) / (int64_t)c->block_rows, work = a->batch * a->heads * blocks;
 	bool failed = false;
 
 #pragma omp parallel reduction(|| : failed) if (work > 1 && a->batch * a->heads * a->queries * a->keys > QD_CHUNK)
 	{
 		struct forward f;
-		bool ready = forward_init(&f, a);
+		bool ready = forward_init(&f, c);
 #pragma omp for schedule(static)
 		for (int64_t i = 0; i < work; i++) {
-			int64_t batch = i / blocks / a->heads, head = i / blocks % a->heads;
-			size_t first = (size_t)(i % blocks) * QUERY_BLOCK,
-			       rows = qd_min_size(QUERY_BLOCK, (size_t)a->queries - first);
-			if (ready && f.head != i / blocks) {
-				pack_head(&f, a, k + head_at(&a->k, batch, head), v + head_at(&a->v, batch, head));
-				f.head = i / blocks;
-			}
+			size_t first = (size_t)(i % blocks) * c->block_rows;
 			if (ready)
-				forward_block(&f, a, q + head_at(&a->q, batch, head), first, rows,
-					out + head_at(&a->out, batch, head),
-					logsum != NULL ? logsum + i / blocks * a->queries : NULL);
+				forward_block(&f, c, i / blocks, first, qd_min_size(c->block_rows, (size_t)a->queries - first));
 		}
 		failed = !ready;
 		free(f.memory);
 	}
 	return failed ? qd_fail(QD_ENOMEM, "out of memory for attention tiles") : QD_OK;
+}
+
+enum qd_status qd_attention_f32(
+	const struct qd_attention *a, const float *q, const float *k, const float *v, float *out, float *logsum)
+{
+	const struct qd_numbers nq = { .at = (void *)q }, nk = { .at = (void *)k }, nv = { .at = (void *)v }, no = { .at = out };
+
+	return forward(&(struct forward_call){
+		.a = a, .q = &nq, .k = &nk, .v = &nv, .out = &no, .block_rows = QUERY_BLOCK, .logsum = logsum });
+}
+
+/*
+ * Rows of scores that exist at a time: whole tiles that stay in a thread's cache. Keys and values are read once per block: with fewer
+ * rows than an eighth of their columns that would be more than is gained. One at least, within what all threads may take.
+ */
+static size_t whole_block(const struct qd_attention *a)
+{
+	size_t row = padded(a->keys) * sizeof(float), rows = CACHED_SCORES / row, worth = (size_t)(a->d + a->dv) / 8;
+	size_t most = MOST_SCORES / (size_t)omp_get_max_threads() / row;
+
+	rows = qd_min_size((rows > worth ? rows : worth) / ROWS * ROWS, QUERY_BLOCK);
+	rows = qd_min_size(rows > ROWS ? rows : ROWS, most);
+	return rows > 0 ? rows : 1;
+}
+
+enum qd_status qd_attention_numbers(const struct qd_attention *a, const struct qd_numbers *q, const struct qd_numbers *k,
+	const struct qd_numbers *v, const struct qd_attention_grids *grids, const struct qd_numbers *out)
+{
+	struct forward_call c = { .a = a, .q = q, .k = k, .v = v, .out = out, .block_rows = QUERY_BLOCK };
+
+	if (grids != NULL) {
+		c.scores = rounding_to(grids->scores);
+		c.scaled = rounding_to(grids->scaled);
+		c.weights = rounding_to(grids->weights);
+		c.whole = grids->scores != NULL || grids->scaled != NULL || grids->weights != NULL;
+	}
+	if (c.whole)
+		c.block_rows = whole_block(a);
+	return forward(&c);
 }
 
 /* ---- backward ---- */

@@ -9,6 +9,7 @@
 #include "lib/kernel/dnnl.h"
 
 #include <dnnl.h>
+#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,9 +87,25 @@ static enum qd_status checked(dnnl_status_t status, const char *what)
 }
 #define DNNL_TRY(st, call, what) QD_TRY(st, checked(call, what))
 
+/* An instruction set contains the bits of those that it extends. */
+static bool has(dnnl_cpu_isa_t set)
+{
+	return ((int)dnnl_get_effective_cpu_isa() & (int)set) == (int)set;
+}
+
+bool qd_dnnl_has_bfloat16(void)
+{
+	return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_bf16) == dnnl_cpu_isa_avx512_core_bf16;
+}
+
 bool qd_dnnl_has_matrix_units(void)
 {
-	return (dnnl_get_effective_cpu_isa() & dnnl_cpu_isa_avx512_core_amx) == dnnl_cpu_isa_avx512_core_amx;
+	return has(dnnl_cpu_isa_avx512_core_amx);
+}
+
+bool qd_dnnl_sums_bytes(void)
+{
+	return has(dnnl_cpu_isa_avx512_core_vnni) || has(dnnl_cpu_isa_avx2_vnni);
 }
 
 /* ---- one operation ---- */
@@ -170,11 +187,12 @@ static struct form convolution_form(const struct qd_product_spec *s)
 static enum qd_status make_layouts(struct qd_dnnl *d, struct making *m)
 {
 	const struct form f = qd_product_is_linear(m->spec) ? linear_form(m->spec) : convolution_form(m->spec);
-	dnnl_data_type_t type = m->options->bfloat16 ? dnnl_bf16 : dnnl_f32;
+	bool codes = m->options->codes;
+	dnnl_data_type_t type = m->options->bfloat16 ? dnnl_bf16 : codes ? dnnl_s8 : dnnl_f32;
 	enum qd_status st;
 
-	DNNL_TRY(st, layout_make(&m->x, f.rank, f.x, type, f.image), "layout");
-	DNNL_TRY(st, layout_make(&m->y, f.rank, f.y, dnnl_f32, f.image), "layout");
+	DNNL_TRY(st, layout_make(&m->x, f.rank, f.x, codes ? dnnl_u8 : type, f.image), "layout");
+	DNNL_TRY(st, layout_make(&m->y, f.rank, f.y, codes ? dnnl_s32 : dnnl_f32, f.image), "layout");
 	DNNL_TRY(st, layout_make(&m->bias, f.bias_rank, f.bias, dnnl_f32, f.vector), "layout");
 	DNNL_TRY(st, layout_make(&d->plain, f.rank, f.w, type, f.plain), "layout");
 	if (m->options->like != NULL)
@@ -280,11 +298,15 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	struct qd_dnnl *d = calloc(1, sizeof(*d));
 	struct making m = { .spec = spec, .options = options };
 	bool linear = qd_product_is_linear(spec);
+	int threads = omp_get_max_threads();
 	enum qd_status st;
 
 	*out = NULL;
 	if (d == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
+	/* The library divides the work among the threads that there are while it is described. */
+	if (options->codes)
+		omp_set_num_threads(1);
 	QD_TRY(st, ready());
 	QD_TRY(st, make_layouts(d, &m));
 	QD_TRY(st, make_attributes(&m));
@@ -294,6 +316,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	*out = d;
 	d = NULL;
 out:
+	omp_set_num_threads(threads);
 	making_release(&m);
 	qd_dnnl_free(d);
 	return st;
@@ -361,5 +384,34 @@ enum qd_status qd_dnnl_run(
 	DNNL_TRY(st, dnnl_primitive_execute(d->primitive, stream, d->n_args, d->args), "product");
 	DNNL_TRY(st, dnnl_stream_wait(stream), "product");
 out:
+	return st;
+}
+
+enum qd_status qd_dnnl_run_codes(const struct qd_dnnl *d, size_t n, const struct qd_dnnl_codes *products, void *scratch)
+{
+	dnnl_memory_t memory[OPERANDS] = { NULL };
+	dnnl_exec_arg_t args[] = { { DNNL_ARG_SRC, NULL }, { DNNL_ARG_WEIGHTS, NULL }, { DNNL_ARG_DST, NULL },
+		{ DNNL_ARG_SCRATCHPAD, NULL } };
+	static const int operands[] = { X, W, Y, SCRATCH };
+	enum qd_status st = QD_OK;
+
+	/* Other threads are using the product's own ones. */
+	for (size_t i = 0; i < QD_COUNT(args); i++) {
+		layout_ref l;
+		DNNL_TRY(st, dnnl_memory_get_memory_desc(d->memory[operands[i]], &l), "product");
+		DNNL_TRY(st, dnnl_memory_create(&memory[operands[i]], l, engine, scratch), "product");
+		args[i].memory = memory[operands[i]];
+	}
+	for (size_t i = 0; i < n; i++) {
+		DNNL_TRY(st, dnnl_memory_set_data_handle(memory[X], (void *)(uintptr_t)products[i].x), "product");
+		DNNL_TRY(st, dnnl_memory_set_data_handle(memory[W], (void *)(uintptr_t)products[i].packed), "product");
+		DNNL_TRY(st, dnnl_memory_set_data_handle(memory[Y], products[i].y), "product");
+		DNNL_TRY(st, dnnl_primitive_execute(d->primitive, stream, QD_COUNT(args), args), "product");
+		DNNL_TRY(st, dnnl_stream_wait(stream), "product");
+	}
+out:
+	for (size_t i = 0; i < OPERANDS; i++)
+		if (memory[i] != NULL)
+			dnnl_memory_destroy(memory[i]);
 	return st;
 }

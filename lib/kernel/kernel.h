@@ -19,6 +19,10 @@
 extern "C" {
 #endif
 
+/* At least `bytes` aligned to 64, or NULL without a message; free with the same number of bytes. memory.c says what it is for. */
+void *qd_large_alloc(size_t bytes);
+void qd_large_free(void *memory, size_t bytes);
+
 /* A grid over x seen as [outer, channels, inner]: scale and zero f32 [channels]. One channel is "per tensor". */
 struct qd_grid {
 	size_t outer, channels, inner;
@@ -54,6 +58,41 @@ struct qd_adamw {
 void qd_adamw_f32(const struct qd_adamw *options, size_t n, float *x, float *m, float *v, const float *g);
 
 /*
+ * ---- numbers in memory (numbers.c): float32, or codes q of y = (q - zero) * scale on the grid of the integers [0, high] ----
+ * A signed grid is stored shifted: low is taken from its codes and from its zero point. Codes of more than 8 bits are two planes of
+ * bytes, q = 256 hi + lo, which are what integer products take. An array of numbers is indexed by element, whatever its form.
+ */
+enum qd_form { QD_FORM_F32, QD_FORM_U8, QD_FORM_U16 };
+struct qd_numbers {
+	enum qd_form form;
+	void *at;     /* F32: float; U8: codes; U16: the high bytes */
+	size_t plane; /* U16: bytes from an element's high byte to its low one */
+	float scale, zero, high;
+};
+/* Bytes of n elements (U16: of both planes, when the low one begins where the high one ends). */
+size_t qd_numbers_bytes(enum qd_form form, size_t n);
+/* Elements [first, first + n) as floats; y f32 [n]. */
+void qd_numbers_load(const struct qd_numbers *x, size_t first, size_t n, float *y);
+/* The floats x [n], rounded to the grid as qd_quantize_f32 does, into elements [first, first + n). */
+void qd_numbers_store(const struct qd_numbers *y, size_t first, size_t n, const float *x);
+/* x f32 [n] -> what storing and loading would give; y may be x. Not for F32, whose numbers stay as they are. */
+void qd_numbers_round(const struct qd_numbers *grid, size_t n, const float *x, float *y);
+
+/* g f32 [n], gradients at elements [first, first + n): zero where the code is the grid's first or last one, which stands for what was
+ * clipped; not where such an end is the number 0. */
+void qd_numbers_mask(const struct qd_numbers *x, size_t first, size_t n, float *g);
+
+/* ---- elementwise operators on n floats (elementwise.c); results may take an operand's place ---- */
+enum qd_binary { QD_BINARY_ADD, QD_BINARY_SUB, QD_BINARY_MUL, QD_BINARY_DIV };
+enum qd_unary { QD_UNARY_SIGMOID, QD_UNARY_GELU, QD_UNARY_RELU, QD_UNARY_NEG };
+void qd_binary_f32(enum qd_binary op, size_t n, const float *a, const float *b, float *to);
+/* op(a, number), or op(number, a). */
+void qd_binary_number_f32(enum qd_binary op, size_t n, const float *a, float number, bool swapped, float *to);
+void qd_unary_f32(enum qd_unary op, size_t n, const float *x, float *to);
+/* g <- g times the operator's slope at x. */
+void qd_unary_slope_f32(enum qd_unary op, size_t n, const float *x, float *g);
+
+/*
  * Attention: out = softmax(q k^T * scale) v for each of `batch` x `heads`; q, out [batch, heads, queries, d], k [batch, heads,
  * keys, d], v [batch, heads, keys, dv], out [batch, heads, queries, dv]. Rows are contiguous; the other strides, in elements, are
  * given, so that heads inside a token's row need no copy. Scores exist one tile at a time.
@@ -79,6 +118,18 @@ struct qd_attention_gradients {
 QD_CHECK enum qd_status qd_attention_backward_f32(const struct qd_attention *a, const float *q, const float *k, const float *v,
 	const float *out, const float *logsum, const float *dout, const struct qd_attention_gradients *to);
 
+/*
+ * The same over numbers of any form; strides count elements. What lies between the two products may have grids of its own (NULL:
+ * float32): the scores q k^T, these times scale, and the softmax; each is rounded to its grid before it goes on, and the softmax is
+ * that of whole rows. With a grid the scores of some rows of one head exist at a time, never more than 64 MiB over all threads.
+ * QD_ENOMEM.
+ */
+struct qd_attention_grids {
+	const struct qd_numbers *scores, *scaled, *weights; /* of each only the grid counts */
+};
+QD_CHECK enum qd_status qd_attention_numbers(const struct qd_attention *a, const struct qd_numbers *q, const struct qd_numbers *k,
+	const struct qd_numbers *v, const struct qd_attention_grids *grids, const struct qd_numbers *out);
+
 /* ---- products whose weights are packed once and used often, for inference ---- */
 
 /*
@@ -86,11 +137,12 @@ QD_CHECK enum qd_status qd_attention_backward_f32(const struct qd_attention *a, 
  * out_height, out_width, out]; a linear layer of `n` rows has height, width, kernel, output size and strides 1. Adding `other` here
  * gives the same bits as adding it afterwards.
  */
-/* How float32 products are made. All are float32-accurate. */
+/* How float32 products are made. All but the last are float32-accurate. */
 enum qd_product_way {
 	QD_WAY_BEST,     /* whichever is fastest on this processor */
 	QD_WAY_FLOAT,    /* float32 arithmetic */
 	QD_WAY_BFLOAT16, /* x and w as sums of two bfloat16 each, hi hi + hi lo + lo hi summed in float32 */
+	QD_WAY_COARSE,   /* x and w rounded to bfloat16, summed in float32: for gradients; float32 where there is none */
 };
 struct qd_product_spec {
 	int64_t n, height, width, in, out, kernel_h, kernel_w, out_height, out_width;
@@ -106,14 +158,61 @@ QD_CHECK enum qd_status qd_product_new(struct qd_product **out, const struct qd_
 void qd_product_free(struct qd_product *product);
 /* Copies w (F32, F16 or BF16; its bytes are not needed after) into the product's own order, replacing what it had. QD_ENOMEM. */
 QD_CHECK enum qd_status qd_product_pack(struct qd_product *product, const struct qd_tensor *w);
-/* The memory a run works in. */
+/* The memory a run works in, and what the packed weights take. */
 size_t qd_product_scratch_bytes(const struct qd_product *product);
+size_t qd_product_weight_bytes(const struct qd_product *product);
 /*
  * x, y, other (as y, not y itself) and bias [out] f32; bias and other NULL where the spec has none; scratch of that many bytes,
  * aligned to 64, which may serve many products. One run of a product at a time.
  */
 QD_CHECK enum qd_status qd_product_run(
 	struct qd_product *product, const float *x, const float *bias, const float *other, float *y, void *scratch);
+
+/*
+ * The gradient of w: dw [out, in, kernel_h, kernel_w] = sum over the result's rows of dy[row, out] x[the pixel under that tap, in]; x and
+ * dy f32, dense and channels-last. Sums run over the rows in order, whatever the number of threads. QD_ENOMEM. (product_gradient.c)
+ */
+QD_CHECK enum qd_status qd_product_weight_gradient_f32(
+	const struct qd_product_spec *spec, const float *x, const float *dy, float *dw);
+/*
+ * The product that gives dx of dy: the spec of a convolution of dy (with zeros between its pixels where strides are above 1) by the
+ * weights turned round. QD_EUNSUPPORTED where it needs negative padding.
+ */
+QD_CHECK enum qd_status qd_product_back_spec(const struct qd_product_spec *spec, struct qd_product_spec *out);
+/* w [out, in, kernel_h, kernel_w] -> turned [in, out, kernel_h, kernel_w], taps from the last to the first. */
+void qd_product_turn_weights(const struct qd_product_spec *spec, const float *w, float *turned);
+
+/*
+ * ---- products of codes (integer.c): exact ----
+ * What an integer processor computes: the sums over k of (q_x - zero_x) q_w are exact integers, whatever the processor here has.
+ * `shape` says sizes as above; bias, add and way of it are not looked at.
+ */
+struct qd_integer_spec {
+	struct qd_product_spec shape;
+	enum qd_form x; /* U8 or U16 */
+	int w_bits;     /* of the weights' signed codes: up to 16 */
+};
+struct qd_integer_product;
+/* QD_EUNSUPPORTED when the library has no such product. */
+QD_CHECK enum qd_status qd_integer_product_new(struct qd_integer_product **out, const struct qd_integer_spec *spec);
+void qd_integer_product_free(struct qd_integer_product *product);
+/* w: signed codes [out, in, kernel_h, kernel_w]; copied into the product's own order, replacing what it had. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_integer_product_pack(struct qd_integer_product *product, const int16_t *w);
+size_t qd_integer_product_scratch_bytes(const struct qd_integer_product *product);
+/* Bytes that the packed weights take. */
+size_t qd_integer_product_weight_bytes(const struct qd_integer_product *product);
+/*
+ * Takes rows [first, first + n) of the result, f32 [n, out], from any thread, each row once; it may change them.
+ * A row is a pixel or a linear layer's row.
+ */
+typedef void (*qd_rows_sink)(void *context, size_t first, size_t n, float *rows);
+/*
+ * x codes, dense and channels-last; row r, column c of the result is float(sum) * (x->scale * w_scale[c]) + bias[c], the exact sum
+ * rounded to float32 once, in float32 arithmetic after. w_scale f32 [out], bias f32 [out] or NULL. Pixels around x are 0, whose
+ * code is the zero point. scratch aligned to 64.
+ */
+QD_CHECK enum qd_status qd_integer_product_run(struct qd_integer_product *product, const struct qd_numbers *x, const float *w_scale,
+	const float *bias, qd_rows_sink sink, void *context, void *scratch);
 
 /* ---- what lies between the products, on channels-last data ---- */
 
@@ -130,8 +229,22 @@ struct qd_group_norm {
 };
 QD_CHECK enum qd_status qd_group_norm_f32(
 	const struct qd_group_norm *g, const float *x, const float *scale, const float *bias, const float *shift, float *y);
+/* The same over numbers of any form, which lie densely; row n * pixels + pixel is a pixel's channels. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_group_norm_numbers(const struct qd_group_norm *g, const struct qd_numbers *x, const float *scale,
+	const float *bias, const float *shift, qd_rows_sink sink, void *context);
 /* Layer normalization of each row of x [rows, channels]; bias may be NULL, y may be x. */
 void qd_layer_norm_f32(int64_t rows, int64_t channels, float eps, const float *x, const float *scale, const float *bias, float *y);
+/* The same over numbers of any form, which lie densely. QD_ENOMEM. */
+QD_CHECK enum qd_status qd_layer_norm_numbers(int64_t rows, int64_t channels, float eps, const struct qd_numbers *x,
+	const float *scale, const float *bias, qd_rows_sink sink, void *context);
+/* Their gradients at x, added to dx f32 (norm_gradient.c); dy f32, like dx dense as x. shift and silu of `g` are not looked at. QD_ENOMEM.
+ */
+QD_CHECK enum qd_status qd_group_norm_backward(
+	const struct qd_group_norm *g, const struct qd_numbers *x, const float *scale, const float *dy, float *dx);
+QD_CHECK enum qd_status qd_layer_norm_backward(
+	int64_t rows, int64_t channels, float eps, const struct qd_numbers *x, const float *scale, const float *dy, float *dx);
+/* x [n] -> exp(x - max) / sum of them, n > 0. */
+void qd_softmax_row_f32(size_t n, float *x);
 /* y [rows, width] = value * gelu(gate), x [rows, 2 width] holding value, then gate, in each row. */
 void qd_gated_gelu_f32(int64_t rows, int64_t width, const float *x, float *y);
 /* y [rows, widths[0] + ...] = the n parts [rows, widths[i]] side by side. */

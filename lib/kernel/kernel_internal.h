@@ -25,10 +25,6 @@ static inline size_t qd_chunks(size_t n)
 	return (n + QD_CHUNK - 1) / QD_CHUNK;
 }
 
-/* At least `bytes` aligned to 64, or NULL without a message; free with the same number of bytes. memory.c says what it is for. */
-void *qd_large_alloc(size_t bytes);
-void qd_large_free(void *memory, size_t bytes);
-
 /* Up to whole cache lines, and vectors. */
 static inline size_t qd_whole_lines(size_t bytes)
 {

@@ -7,6 +7,8 @@
  *                per group: mean = average of mean_c,  variance = average of (m2_c / n + (mean_c - mean)^2)
  *                y = x a + b with a = scale / sqrt(variance + eps), b = bias - mean a, folded per channel
  *
+ * Codes are decoded some rows at a time, once per pass, into memory that stays in cache.
+ *
  * Sums are float32 over a few pixels and double over those. Which pixels are summed together depends on the sizes only, so the
  * result does not depend on the number of threads.
  *
@@ -17,9 +19,35 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* ---- group normalization ---- */
+enum { ROWS_AT_ONCE = 32 };
 
-enum { PIXELS_AT_ONCE = 32 };
+/* `rows` <= ROWS_AT_ONCE rows as floats: where they are, or decoded into `buffer`. */
+static const float *decode(const struct qd_numbers *x, int64_t first, int64_t rows, int64_t channels, float *buffer)
+{
+	if (x->form == QD_FORM_F32)
+		return (const float *)x->at + first * channels;
+	qd_numbers_load(x, (size_t)(first * channels), (size_t)(rows * channels), buffer);
+	return buffer;
+}
+
+static float *row_buffer(int64_t channels)
+{
+	return malloc((size_t)(ROWS_AT_ONCE * channels) * sizeof(float));
+}
+
+static int64_t at_once(int64_t first, int64_t end)
+{
+	return end - first < ROWS_AT_ONCE ? end - first : ROWS_AT_ONCE;
+}
+
+/* Where normalized rows go: to y, or, where that is NULL, to a sink. */
+struct target {
+	float *y;
+	qd_rows_sink sink;
+	void *context;
+};
+
+/* ---- group normalization ---- */
 
 /* One sample's sums, double [2, channels]: of x - k and of its square, over `rows` pixels. part: f32 [2, channels]. */
 QD_VECTOR static void add_sums(const float *x, int64_t rows, int64_t channels, const float *k, float *part, double *sums)
@@ -85,52 +113,86 @@ QD_VECTOR static void apply_rows(const float *x, int64_t rows, int64_t channels,
 	}
 }
 
-/* Sums of one slice of a sample's pixels. */
-static void sum_slice(const struct qd_group_norm *g, const float *x, int64_t first, int64_t end, float *part, double *sums)
+/* Sums of the pixels [first, end), counted through the batch, all of one sample. */
+static void sum_slice(const struct qd_group_norm *g, const struct qd_numbers *x, int64_t first, int64_t end, const float *k,
+	float *buffer, float *part, double *sums)
 {
 	memset(sums, 0, 2 * (size_t)g->channels * sizeof(*sums));
-	for (int64_t p = first; p < end; p += PIXELS_AT_ONCE) {
-		int64_t rows = end - p < PIXELS_AT_ONCE ? end - p : PIXELS_AT_ONCE;
-		add_sums(x + p * g->channels, rows, g->channels, x, part, sums);
+	for (int64_t p = first; p < end; p += ROWS_AT_ONCE) {
+		int64_t rows = at_once(p, end);
+		add_sums(decode(x, p, rows, g->channels, buffer), rows, g->channels, k, part, sums);
 	}
+}
+
+static void apply_slice(const struct qd_group_norm *g, const struct qd_numbers *x, int64_t first, int64_t end, const float *folded,
+	float *buffer, const struct target *to)
+{
+	for (int64_t p = first; p < end; p += ROWS_AT_ONCE) {
+		int64_t rows = at_once(p, end);
+		float *y = to->y != NULL ? to->y + p * g->channels : buffer;
+		apply_rows(decode(x, p, rows, g->channels, buffer), rows, g->channels, folded, g->silu, y);
+		if (to->y == NULL)
+			to->sink(to->context, (size_t)p, (size_t)rows, y);
+	}
+}
+
+static enum qd_status group_norm(const struct qd_group_norm *g, const struct qd_numbers *x, const float *scale, const float *bias,
+	const float *shift, const struct target *to)
+{
+	const int64_t slices = g->pixels < 256 ? 1 : 16, c = g->channels, per = (g->pixels + slices - 1) / slices;
+	size_t n_sums = (size_t)(g->n * slices * 2 * c), n_folded = (size_t)(g->n * 2 * c), n_guess = (size_t)(g->n * c);
+	double *sums = malloc(n_sums * sizeof(*sums));
+	float *parts = malloc((n_sums + n_folded + n_guess) * sizeof(*parts)), *folded, *guess;
+	bool failed = sums == NULL || parts == NULL;
+
+	if (failed)
+		goto out;
+	folded = parts + n_sums;
+	guess = folded + n_folded;
+	for (int64_t n = 0; n < g->n; n++)
+		qd_numbers_load(x, (size_t)(n * g->pixels * c), (size_t)c, guess + n * c);
+#pragma omp parallel reduction(|| : failed) if ((size_t)(g->n * g->pixels * c) >= QD_PARALLEL_MIN)
+	{
+		float *buffer = row_buffer(c);
+		bool ready = buffer != NULL;
+#pragma omp for schedule(static)
+		for (int64_t i = 0; i < g->n * slices; i++) {
+			int64_t n = i / slices, first = n * g->pixels + i % slices * per, end = (n + 1) * g->pixels;
+			if (ready)
+				sum_slice(g, x, first, first + per < end ? first + per : end, guess + n * c, buffer,
+					parts + 2 * i * c, sums + 2 * i * c);
+		}
+#pragma omp single
+		for (int64_t n = 0; n < g->n; n++)
+			fold(g, guess + n * c, sums + 2 * n * slices * c, slices, scale, bias,
+				shift != NULL ? shift + (g->shift_per_sample ? n * c : 0) : NULL, folded + 2 * n * c);
+#pragma omp for schedule(static)
+		for (int64_t i = 0; i < g->n * slices; i++) {
+			int64_t n = i / slices, first = n * g->pixels + i % slices * per, end = (n + 1) * g->pixels;
+			if (ready)
+				apply_slice(g, x, first, first + per < end ? first + per : end, folded + 2 * n * c, buffer, to);
+		}
+		failed = !ready;
+		free(buffer);
+	}
+out:
+	free(sums);
+	free(parts);
+	return failed ? qd_fail(QD_ENOMEM, "out of memory for group normalization") : QD_OK;
 }
 
 enum qd_status qd_group_norm_f32(
 	const struct qd_group_norm *g, const float *x, const float *scale, const float *bias, const float *shift, float *y)
 {
-	const int64_t slices = g->pixels < 256 ? 1 : 16, c = g->channels, per = (g->pixels + slices - 1) / slices;
-	size_t n_sums = (size_t)(g->n * slices * 2 * c), n_folded = (size_t)(g->n * 2 * c);
-	double *sums = malloc(n_sums * sizeof(*sums));
-	float *parts = malloc((n_sums + n_folded) * sizeof(*parts)), *folded = parts + n_sums;
-	enum qd_status st = QD_OK;
+	const struct qd_numbers floats = { .at = (void *)x };
 
-	if (sums == NULL || parts == NULL) {
-		st = qd_fail(QD_ENOMEM, "out of memory for group normalization");
-		goto out;
-	}
-#pragma omp parallel if ((size_t)(g->n * g->pixels * c) >= QD_PARALLEL_MIN)
-	{
-#pragma omp for schedule(static)
-		for (int64_t i = 0; i < g->n * slices; i++) {
-			int64_t first = i % slices * per, end = first + per < g->pixels ? first + per : g->pixels;
-			sum_slice(g, x + i / slices * g->pixels * c, first, end, parts + 2 * i * c, sums + 2 * i * c);
-		}
-#pragma omp single
-		for (int64_t n = 0; n < g->n; n++)
-			fold(g, x + n * g->pixels * c, sums + 2 * n * slices * c, slices, scale, bias,
-				shift != NULL ? shift + (g->shift_per_sample ? n * c : 0) : NULL, folded + 2 * n * c);
-#pragma omp for schedule(static)
-		for (int64_t i = 0; i < g->n * slices; i++) {
-			int64_t n = i / slices, first = i % slices * per, end = first + per < g->pixels ? first + per : g->pixels;
-			const float *from = x + (n * g->pixels + first) * c;
-			if (first < end)
-				apply_rows(from, end - first, c, folded + 2 * n * c, g->silu, y + (from - x));
-		}
-	}
-out:
-	free(sums);
-	free(parts);
-	return st;
+	return group_norm(g, &floats, scale, bias, shift, &(struct target){ .y = y });
+}
+
+enum qd_status qd_group_norm_numbers(const struct qd_group_norm *g, const struct qd_numbers *x, const float *scale,
+	const float *bias, const float *shift, qd_rows_sink sink, void *context)
+{
+	return group_norm(g, x, scale, bias, shift, &(struct target){ .sink = sink, .context = context });
 }
 
 /* ---- layer normalization ---- */
@@ -165,6 +227,30 @@ void qd_layer_norm_f32(int64_t rows, int64_t channels, float eps, const float *x
 #pragma omp parallel for schedule(static) if ((size_t)(rows * channels) >= QD_PARALLEL_MIN)
 	for (int64_t r = 0; r < rows; r++)
 		layer_norm_row(channels, eps, x + r * channels, scale, bias, y + r * channels);
+}
+
+enum qd_status qd_layer_norm_numbers(int64_t rows, int64_t channels, float eps, const struct qd_numbers *x, const float *scale,
+	const float *bias, qd_rows_sink sink, void *context)
+{
+	bool failed = false;
+
+#pragma omp parallel reduction(|| : failed) if ((size_t)(rows * channels) >= QD_PARALLEL_MIN)
+	{
+		float *buffer = row_buffer(channels);
+		bool ready = buffer != NULL;
+#pragma omp for schedule(static)
+		for (int64_t r = 0; r < rows; r += ROWS_AT_ONCE) {
+			int64_t n = ready ? at_once(r, rows) : 0;
+			const float *from = n > 0 ? decode(x, r, n, channels, buffer) : NULL;
+			for (int64_t i = 0; i < n; i++)
+				layer_norm_row(channels, eps, from + i * channels, scale, bias, buffer + i * channels);
+			if (n > 0)
+				sink(context, (size_t)r, (size_t)n, buffer);
+		}
+		failed = !ready;
+		free(buffer);
+	}
+	return failed ? qd_fail(QD_ENOMEM, "out of memory for layer normalization") : QD_OK;
 }
 
 /* ---- gate, parts side by side ---- */

@@ -16,7 +16,8 @@
 
 struct qd_product {
 	struct qd_product_spec spec;
-	bool bfloat16;
+	bool bfloat16; /* in halves */
+	bool coarse;   /* once, without the lower halves */
 	struct qd_winograd *winograd;
 	struct qd_dnnl *steps[3]; /* without winograd. float32: one; bfloat16: x_hi w_hi, x_hi w_lo, x_lo w_hi */
 	void *high, *low;         /* packed weights; low for bfloat16 only */
@@ -103,7 +104,11 @@ enum qd_status qd_product_new(struct qd_product **out, const struct qd_product_s
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	p->spec = *spec;
 	p->bfloat16 = wants_bfloat16(spec);
-	if (!p->bfloat16 && qd_winograd_fits(spec))
+	if (spec->way == QD_WAY_COARSE && qd_dnnl_has_bfloat16() && !spec->add && !sees_only_padding(spec)) {
+		const struct qd_dnnl_options options = { .bfloat16 = true, .bias = spec->bias };
+		p->coarse = true;
+		QD_TRY(st, qd_dnnl_new(&p->steps[0], &p->spec, &options));
+	} else if (!p->bfloat16 && qd_winograd_fits(spec))
 		QD_TRY(st, qd_winograd_new(&p->winograd, spec));
 	else
 		QD_TRY(st, p->bfloat16 ? make_bfloat16(p) : make_float(p));
@@ -116,6 +121,7 @@ out:
 
 /* ---- weights ---- */
 
+/* Of each half. */
 static size_t weight_bytes(const struct qd_product *p)
 {
 	return p->winograd != NULL ? qd_winograd_weight_bytes(p->winograd) : qd_dnnl_weight_bytes(p->steps[0]);
@@ -201,7 +207,8 @@ static enum qd_status pack_halves(struct qd_product *p, const float *w, size_t n
 		return qd_fail(QD_ENOMEM, "out of memory for packing weights");
 	split(n, w, high, low);
 	QD_TRY(st, qd_dnnl_pack(p->steps[0], high, p->high));
-	QD_TRY(st, qd_dnnl_pack(p->steps[0], low, p->low));
+	if (p->low != NULL)
+		QD_TRY(st, qd_dnnl_pack(p->steps[0], low, p->low));
 out:
 	qd_large_free(high, 2 * n * sizeof(*high));
 	return st;
@@ -230,10 +237,15 @@ enum qd_status qd_product_pack(struct qd_product *p, const struct qd_tensor *w)
 	if (p->winograd != NULL)
 		QD_TRY(st, qd_winograd_pack(p->winograd, plain, p->high));
 	else
-		QD_TRY(st, p->bfloat16 ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
+		QD_TRY(st, p->bfloat16 || p->coarse ? pack_halves(p, plain, n) : qd_dnnl_pack(p->steps[0], plain, p->high));
 out:
 	qd_large_free(copy, n * sizeof(*copy));
 	return st;
+}
+
+size_t qd_product_weight_bytes(const struct qd_product *p)
+{
+	return weight_bytes(p) * (p->bfloat16 ? 2 : 1);
 }
 
 /* ---- a run ---- */
@@ -275,7 +287,8 @@ size_t qd_product_scratch_bytes(const struct qd_product *p)
 {
 	size_t half = qd_whole_lines(x_elements(&p->spec) * sizeof(uint16_t));
 
-	return p->winograd != NULL ? qd_winograd_scratch_bytes(p->winograd) : own_scratch_bytes(p) + (p->bfloat16 ? 2 * half : 0);
+	return p->winograd != NULL ? qd_winograd_scratch_bytes(p->winograd)
+				   : own_scratch_bytes(p) + (p->bfloat16 || p->coarse ? 2 * half : 0);
 }
 
 static enum qd_status run_halves(
@@ -288,6 +301,8 @@ static enum qd_status run_halves(
 
 	split(n, x, high, low);
 	QD_TRY(st, qd_dnnl_run(p->steps[0], high, p->high, bias, NULL, y, scratch));
+	if (p->coarse)
+		return QD_OK;
 	QD_TRY(st, qd_dnnl_run(p->steps[1], high, p->low, NULL, NULL, y, scratch));
 	QD_TRY(st, qd_dnnl_run(p->steps[2], low, p->high, NULL, other, y, scratch));
 out:
@@ -302,8 +317,8 @@ enum qd_status qd_product_run(struct qd_product *p, const float *x, const float 
 
 	if (p->winograd != NULL)
 		return qd_winograd_run(p->winograd, x, p->high, bias, other, y, scratch);
-	QD_TRY(st, p->bfloat16 ? run_halves(p, x, bias, other, y, scratch)
-			       : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch));
+	QD_TRY(st, p->bfloat16 || p->coarse ? run_halves(p, x, bias, other, y, scratch)
+					    : qd_dnnl_run(p->steps[0], x, p->high, bias, other, y, scratch));
 	if (adds_after(s))
 		add_all((size_t)(s->n * s->out_height * s->out_width * s->out), other, y);
 out:

@@ -12,6 +12,7 @@
 enum { QD_LANES = 16 };
 typedef float vec __attribute__((vector_size(QD_LANES * sizeof(float))));
 typedef int32_t veci __attribute__((vector_size(QD_LANES * sizeof(int32_t))));
+typedef uint32_t vecu __attribute__((vector_size(QD_LANES * sizeof(uint32_t))));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE vec load(const float *p)
@@ -74,7 +75,7 @@ INLINE vec exponential(vec x)
 	const float rounder = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer in the low bits */
 	const vec lowest = all(-126.0f);
 	vec n, f, y;
-	veci bits;
+	vecu bits; /* lanes that nobody wants may hold anything */
 
 	x = choose(x < lowest, lowest, x);
 	n = x + rounder;
@@ -86,7 +87,7 @@ INLINE vec exponential(vec x)
 	y = y * f + 2.4022646248e-1f;
 	y = y * f + 6.9314718246e-1f;
 	y = y * f + 1.0f;
-	return y * (vec)((bits << 23) + (127 << 23));
+	return y * (vec)((bits << 23) + (127u << 23));
 }
 
 /* x sigmoid(x) = x / (1 + 2^(-x log2 e)); beyond 87 the denominator's power would leave float32's range. */

@@ -25,6 +25,7 @@ void *__interceptor_calloc(size_t n, size_t bytes);
 void *__interceptor_realloc(void *block, size_t bytes);
 void *__interceptor_aligned_alloc(size_t alignment, size_t bytes);
 void *__interceptor_memalign(size_t alignment, size_t bytes);
+int __interceptor_posix_memalign(void **block, size_t alignment, size_t bytes);
 void __interceptor_free(void *block);
 void *reallocarray(void *block, size_t n, size_t bytes);
 
@@ -94,6 +95,15 @@ void *aligned_alloc(size_t alignment, size_t bytes)
 void *memalign(size_t alignment, size_t bytes)
 {
 	return count(__interceptor_memalign(alignment, bytes));
+}
+
+/* oneDNN, version 2.6 of which writes to what it did not get. */
+int posix_memalign(void **block, size_t alignment, size_t bytes)
+{
+	int failed = __interceptor_posix_memalign(block, alignment, bytes);
+
+	live += failed == 0;
+	return failed;
 }
 
 char *strndup(const char *text, size_t most)

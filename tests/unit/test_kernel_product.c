@@ -7,8 +7,7 @@
 #include <stdint.h>
 #include <cmocka.h>
 
-#include "lib/kernel/kernel.h"
-#include "lib/math/math.h"
+#include "tests/unit/product_help.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>
@@ -155,32 +154,11 @@ static void test_linear_layers(void **state)
 	}
 }
 
-static int64_t out_size(int64_t in, int64_t before, int64_t after, int64_t kernel, int64_t dilation, int64_t stride)
-{
-	return (in + before + after - (kernel - 1) * dilation - 1) / stride + 1;
-}
-
 static void test_convolutions(void **state)
 {
 	(void)state;
 	for (int round = 0; round < 48; round++) {
-		struct qd_product_spec s = { .n = 1 + below(2),
-			.height = 5 + below(20),
-			.width = 5 + below(20),
-			.in = 1 + below(40),
-			.out = round % 3 ? 1 + below(40) : 32,
-			.kernel_h = 1 + below(3),
-			.kernel_w = 1 + below(3),
-			.stride_h = 1 + below(2),
-			.stride_w = 1 + below(2),
-			.dilation_h = 1 + below(2),
-			.dilation_w = 1 + below(2),
-			.top = below(3),
-			.left = below(3),
-			.bottom = below(3),
-			.right = below(3) };
-		s.out_height = out_size(s.height, s.top, s.bottom, s.kernel_h, s.dilation_h, s.stride_h);
-		s.out_width = out_size(s.width, s.left, s.right, s.kernel_w, s.dilation_w, s.stride_w);
+		struct qd_product_spec s = random_convolution(&random_state, round);
 		s.bias = round & 1;
 		s.add = round / 2 % 2;
 		s.way = round / 4 % 2 ? QD_WAY_BFLOAT16 : QD_WAY_FLOAT;
@@ -188,32 +166,17 @@ static void test_convolutions(void **state)
 	}
 }
 
-/* What networks are made of: 3 x 3, padding 1, stride 1, in sizes that tiles divide and in others. */
+/* In sizes that tiles divide and in others. */
 static void test_square_convolutions(void **state)
 {
 	(void)state;
 	for (int round = 0; round < 12; round++) {
 		bool large = round % 3 == 0;
 		int64_t height = large ? 24 + 2 * below(5) : 4 + below(30), width = large ? 24 + 2 * below(5) : 4 + below(30);
-		struct qd_product_spec s = { .n = 2 + below(2),
-			.height = height,
-			.width = width,
-			.in = large ? 64 + 16 * below(2) : 1 + below(50),
-			.out = large ? 64 + 16 * below(2) : 1 + below(30),
-			.kernel_h = 3,
-			.kernel_w = 3,
-			.out_height = height,
-			.out_width = width,
-			.stride_h = 1,
-			.stride_w = 1,
-			.dilation_h = 1,
-			.dilation_w = 1,
-			.top = 1,
-			.left = 1,
-			.bottom = 1,
-			.right = 1,
-			.bias = round & 1,
-			.add = round / 2 % 2 };
+		struct qd_product_spec s = square_convolution(2 + below(2), height, width,
+			large ? 64 + 16 * below(2) : 1 + below(50), large ? 64 + 16 * below(2) : 1 + below(30));
+		s.bias = round & 1;
+		s.add = round / 2 % 2;
 		run_product(s);
 	}
 }

@@ -1,6 +1,6 @@
 /*
- * Memory that runs out, lib/base, lib/io and lib/ir: every reader and writer of files, with each of its allocations failing in
- * turn.
+ * Memory that runs out, lib/base, lib/io, lib/ir and lib/kernel: readers and writers of files, and what works on codes, with
+ * each allocation failing in turn.
  */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -14,6 +14,7 @@
 #include <sys/stat.h>
 
 #include "lib/data/data.h"
+#include "lib/kernel/kernel.h"
 #include "tests/unit/failing_malloc.h"
 #include "tests/unit/npy_help.h"
 #include "tests/unit/scratch.h"
@@ -313,6 +314,95 @@ static void graphs(void **state)
 	}
 }
 
+/* ---- products of codes ---- */
+
+enum { ROWS = 5, MOST = 64 };
+
+static _Alignas(64) char scratch[1 << 20];
+
+static void see_rows(void *context, size_t first, size_t n, float *rows)
+{
+	const struct qd_product_spec *shape = context;
+
+	(void)first;
+	failing_see(rows, n * (size_t)shape->out * sizeof(*rows));
+}
+
+static enum qd_status multiply(const void *context)
+{
+	const struct qd_integer_spec *spec = context;
+	uint8_t codes[2 * ROWS * MOST];
+	int16_t w[MOST * MOST];
+	float scale[MOST];
+	struct qd_numbers x = { .form = spec->x, .at = codes, .plane = ROWS * MOST, .scale = 0.5f, .zero = 7, .high = 65535 };
+	struct qd_product_spec shape = spec->shape;
+	struct qd_integer_product *product = NULL;
+	enum qd_status st;
+
+	for (size_t i = 0; i < QD_COUNT(codes); i++)
+		codes[i] = (uint8_t)(i * i);
+	for (size_t i = 0; i < QD_COUNT(w); i++)
+		w[i] = (int16_t)(i * 77);
+	for (size_t i = 0; i < MOST; i++)
+		scale[i] = 1;
+	QD_TRY(st, qd_integer_product_new(&product, spec));
+	QD_TRY(st, qd_integer_product_pack(product, w));
+	assert_true(qd_integer_product_scratch_bytes(product) <= sizeof(scratch));
+	QD_TRY(st, qd_integer_product_run(product, &x, scale, NULL, see_rows, &shape, scratch));
+out:
+	qd_integer_product_free(product);
+	return st;
+}
+
+static void products_of_codes(void **state)
+{
+	(void)state;
+	struct qd_integer_spec spec = { qd_linear_spec(ROWS, 64, 48), QD_FORM_U16, 16 };
+
+	failing_each("a product of codes", multiply, &spec);
+	spec.shape.in = 12;
+	failing_each("a product of codes with short sums", multiply, &spec);
+}
+
+/* ---- what lies between them ---- */
+
+static enum qd_status attend(const void *context)
+{
+	/* on one thread: in others nothing fails */
+	const struct qd_attention a = { 1, 1, 6, 7, 4, 5, 0.5f, { 0, 0, 4 }, { 0, 0, 4 }, { 0, 0, 5 }, { 0, 0, 5 } };
+	uint8_t codes[2][7 * 5] = { { 1, 20, 3, 40, 5 }, { 200, 4, 99 } };
+	const struct qd_numbers in = { QD_FORM_U8, codes[0], 0, 0.1f, 9, 255 }, out = { QD_FORM_U8, codes[1], 0, 0.1f, 9, 255 };
+	enum qd_status st = qd_attention_numbers(&a, &in, &in, &in, context, &out);
+
+	failing_see(codes[1], 6 * 5);
+	return st;
+}
+
+static enum qd_status normalize(const void *context)
+{
+	const float ones[6] = { 1, 1, 1, 1, 1, 1 };
+	uint8_t codes[4 * 6] = { 1, 20, 3, 40, 5 };
+	const struct qd_numbers in = { QD_FORM_U8, codes, 0, 0.1f, 9, 255 };
+	struct qd_product_spec shape = { .out = 6 };
+
+	if (context == NULL)
+		return qd_layer_norm_numbers(4, 6, 1e-5f, &in, ones, NULL, see_rows, &shape);
+	return qd_group_norm_numbers(context, &in, ones, ones, NULL, see_rows, &shape);
+}
+
+static void between_products(void **state)
+{
+	const struct qd_numbers grid = { .scale = 0.01f, .high = 255 };
+	const struct qd_attention_grids grids = { NULL, NULL, &grid };
+	const struct qd_group_norm g = { .n = 1, .pixels = 4, .channels = 6, .groups = 2, .eps = 1e-5f };
+
+	(void)state;
+	failing_each("attention over codes", attend, NULL);
+	failing_each("attention over codes with a grid", attend, &grids);
+	failing_each("layer normalization of codes", normalize, NULL);
+	failing_each("group normalization of codes", normalize, &g);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -324,6 +414,8 @@ int main(void)
 		cmocka_unit_test(pictures),
 		cmocka_unit_test(image_folders),
 		cmocka_unit_test(graphs),
+		cmocka_unit_test(products_of_codes),
+		cmocka_unit_test(between_products),
 	};
 	return cmocka_run_group_tests_name("out_of_memory", tests, NULL, NULL);
 }
