@@ -23,6 +23,7 @@ lib/kernel       not lib/draw
 lib/ir           not lib/draw
 lib/onnx         not lib/draw
 lib/torch        not lib/draw lib/onnx
+lib/engine       only lib/base lib/io lib/math lib/kernel lib/ir
 lib/ort          not lib/draw lib/kernel lib/onnx lib/torch
 lib/weights      not lib/draw lib/onnx lib/torch lib/ort
 lib/adapter      not lib/draw lib/onnx lib/torch lib/ort

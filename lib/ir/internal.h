@@ -21,8 +21,6 @@ QD_CHECK enum qd_status qd_node_infer(const struct qd_graph *g, struct qd_node *
 qd_id qd_graph_add_constant(struct qd_graph *g, const char *name, const struct qd_tensor *data);
 
 /* ---- shapes (shapes.c) ---- */
-/* F32, F16, BF16, F64: computed in float32. */
-bool qd_dtype_is_float(enum qd_dtype dtype);
 /* The integer types; neither BOOL nor floats. */
 bool qd_dtype_is_integer(enum qd_dtype dtype);
 /* QD_EINPUT when a dimension is negative or the number of elements (zeros counted as ones) leaves 2^58. */

@@ -249,6 +249,8 @@ QD_CHECK enum qd_status qd_graph_rename(struct qd_graph *g, qd_id value, const c
 qd_id qd_graph_reshaped(struct qd_graph *g, qd_id node, const char *suffix, qd_id x, const struct qd_shape *shape);
 
 /* Looking. */
+/* F32, F16, BF16, F64: computed in float32. */
+bool qd_dtype_is_float(enum qd_dtype dtype);
 qd_id qd_graph_find(const struct qd_graph *g, const char *value_name);
 qd_id qd_graph_find_node(const struct qd_graph *g, const char *node_name);
 /* The node that computes `value` if its operator is `op` (QD_OP_COUNT: any), else NULL. */
