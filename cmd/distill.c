@@ -17,6 +17,8 @@ static enum qd_status parse_trajectory(void *into, const struct qd_option *optio
 }
 
 #define FIELD(field) QD_FIELD(struct distill, field)
+static const char *const gradients[] = { "bf16", "f32", NULL };    /* by options.exact_gradients */
+static const char *const engines[] = { "builtin", "torch", NULL }; /* by options.libtorch */
 static const struct qd_option table[] = {
 	{ "data", QD_OPT_TEXTS, FIELD(data), .required = true, .arg = "FILE",
 		.help = "latents, condition, encoder_hidden_states, or a calibration file; repeat for more" },
@@ -30,6 +32,10 @@ static const struct qd_option table[] = {
 		.absent = "0.3, or 4 from a start below 20 dB" },
 	{ "lr-gain", QD_OPT_NUMBER, FIELD(options.lr_gain), .to = 10, .arg = "X", .help = "relative learning rate of the gain",
 		.absent = "0.003, or 0.1 from such a start" },
+	{ "grad", QD_OPT_CHOICE, FIELD(options.exact_gradients), .names = gradients,
+		.help = "products of gradients: rounded to bfloat16 where the processor has it, or float32" },
+	{ "engine", QD_OPT_CHOICE, FIELD(options.libtorch), .names = engines,
+		.help = "what trains: the engine, or libtorch's operators, the reference" },
 	{ "task-weight", QD_OPT_NUMBER, FIELD(options.task_weight), .to = 1e6, .arg = "W",
 		.help = "of the noise-prediction objective beside reconstruction" },
 	{ "schedule", QD_OPT_CHOICE, FIELD(options.loop.schedule), .names = qd_lr_schedule_names, .help = "of the learning rate" },

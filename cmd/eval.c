@@ -27,12 +27,15 @@ static const char doc[] =
 struct eval_options {
 	struct qd_common common;
 	const char *inputs, *part;
+	enum qd_executor executor;
 	double tolerance; /* negative: nothing is checked */
 };
 
 #define FIELD(field) QD_FIELD(struct eval_options, field)
 static const struct qd_option table[] = {
 	{ "inputs", QD_OPT_TEXT, FIELD(inputs), .required = true, .arg = "FILE", .help = "safetensors file of tensors to run on" },
+	{ "engine", QD_OPT_CHOICE, FIELD(executor), .names = qd_executor_names, .help = "what executes",
+		.absent = "builtin: the engine, for exported files libtorch" },
 	{ "part", QD_OPT_TEXT, FIELD(part), .arg = "NAME", .help = "which component of a pipeline, or which direction of a VAE" },
 	{ "check", QD_OPT_NUMBER, FIELD(tolerance), .to = HUGE_VAL, .arg = "TOL",
 		.help = "exit 1 when an output differs from the file's by more than TOL anywhere", .absent = "" },
@@ -236,6 +239,7 @@ static enum qd_status evaluate(struct eval *e)
 	const struct qd_common *common = &e->options->common;
 	const struct qd_runtime_options what = { .base = common->base,
 		.part = e->options->part,
+		.executor = e->options->executor,
 		.adapter = common->adapters.n > 0 ? common->adapters.items[0] : NULL,
 		.profile = common->profile,
 		.refit = common->refit,

@@ -18,13 +18,13 @@ struct run {
 };
 
 #define FIELD(field) QD_FIELD(struct run, field)
-static const char *const engines[] = { "torch", "ort", NULL }; /* by options.engine.ort */
 static const struct qd_option table[] = {
 	{ "scheduler", QD_OPT_CHOICE, FIELD(options.scheduler), .name_at = qd_scheduler_name,
 		.help = "how to sample; FILE is made by quad olss" },
 	{ "steps", QD_OPT_INT, FIELD(options.steps), .low = 1, .high = 999, .arg = "N", .help = "steps",
 		.absent = "8, or those of the FILE" },
-	{ "engine", QD_OPT_CHOICE, FIELD(options.engine.ort), .names = engines, .help = "what executes an export" },
+	{ "engine", QD_OPT_CHOICE, FIELD(options.engine.executor), .names = qd_executor_names, .help = "what executes",
+		.absent = "builtin: the engine, for exported files libtorch" },
 	{ "ort-lib", QD_OPT_TEXT, FIELD(options.engine.ort_library), .untold = true, .arg = "FILE",
 		.help = "the ONNX Runtime library", .absent = "$QUAD_ORT_LIB, the system's, or beside the program" },
 	{ "profile-ort", QD_OPT_TEXT, FIELD(options.engine.ort_profile), .untold = true, .arg = "PREFIX",

@@ -51,14 +51,13 @@ struct distiller {
 	struct qd_distill_result *result;
 	struct qd_noising noising;
 	struct qd_net net;
-	struct qd_runner student, teacher;
+	struct qd_runner student, teacher; /* simulated, with gradients; float */
 	struct qd_fitted fitted;
 	double lr, lr_gain;    /* as given, or by the start */
 	struct trained *slots; /* as net.slots */
 	struct qd_pool pool;
 	struct qd_tensor wanted; /* [B,O,H,W] teacher's outputs of a batch */
-	qt_tensor scale_loss;    /* 1 / variance */
-	qt_tensor scale_task;    /* task weight, or NULL */
+	float *out, *back;       /* a batch's outputs and the gradient there */
 };
 
 /* ---- parameters ---- */
@@ -79,7 +78,8 @@ static enum qd_status add_matrix(struct distiller *d, qd_id input, const float *
 	high = (qd_encoding_high(e) - e->zero_point[0]) * e->scale[0];
 	QD_TRY(st, qd_optimizer_add(o, &d->net.graph, input, &start, (double)(high - low) / 255 * d->lr));
 	QD_TRY(st, qd_param_bound(&o->params[o->n - 1], low, high));
-	QD_TRY(st, qd_exec_bind(d->student.exec, input, o->params[o->n - 1].x));
+	if (d->student.exec != NULL)
+		QD_TRY(st, qd_exec_bind(d->student.exec, input, o->params[o->n - 1].x));
 out:
 	return st;
 }
@@ -131,6 +131,17 @@ out:
 	return st;
 }
 
+static enum qd_status read_gain(const struct distiller *d, size_t slot, qt_tensor s, float *out)
+{
+	qt_tensor gain = NULL;
+	enum qd_status st = gain_of(d, slot, s, &gain);
+
+	if (st == QD_OK)
+		st = qt_read(gain, out, (size_t)d->net.slots.items[slot].rank * sizeof(*out));
+	qt_free(gain);
+	return st;
+}
+
 /* For the run that follows. */
 static enum qd_status bind_gains(struct distiller *d)
 {
@@ -160,22 +171,41 @@ static enum qd_status choose_rates(struct distiller *d)
 	return st;
 }
 
-static enum qd_status build_nets(struct distiller *d, const struct qd_model *model)
+static enum qd_status build_net(struct distiller *d, const struct qd_model *model)
 {
 	struct qd_sizes sizes = qd_dataset_sizes(&d->loop.data, d->options->loop.batch);
 	enum qd_status st;
 
 	QD_TRY(st, qd_net_build(&d->net, model, &sizes, &d->profile->slots));
 	QD_TRY(st, qd_profile_apply(d->profile, &d->net));
-	QD_TRY(st, qd_runner_open(&d->teacher, &d->net.graph, NULL));
-	QD_TRY(st, qd_runner_feed_adapter(&d->teacher, &d->net.slots, d->adapter));
-	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &qd_sim_options));
 	QD_TRY(st, qd_prefix(qd_fit_adapter(&d->fitted, d->adapter, d->profile, d->profile->options.align, true), "adapter '%s'",
 			   d->adapter->name));
-	QD_TRY(st, choose_rates(d));
+	st = choose_rates(d);
+out:
+	return st;
+}
+
+/* In the engine; on libtorch's operators where it is asked for, on another device, or where the engine has no gradient. */
+static enum qd_status open_student(struct distiller *d)
+{
+	bool *trained = calloc(d->net.graph.n_values + 1, sizeof(*trained));
+	const struct qd_run_options options = {
+		.engine = { .simulate = true, .trained = trained, .coarse = !d->options->exact_gradients },
+		.libtorch = d->options->libtorch
+	};
+	enum qd_status st;
+
+	if (trained == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory");
+	for (size_t i = 0; i < d->net.slots.n; i++) {
+		const struct qd_slot *slot = &d->net.slots.items[i];
+		trained[slot->down] = trained[slot->up] = trained[slot->gain] = true;
+	}
+	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &options));
 	QD_TRY(st, qd_runner_feed_fitted(&d->student, &d->net.slots, &d->fitted));
 	QD_TRY(st, add_slots(d));
 out:
+	free(trained);
 	return st;
 }
 
@@ -188,14 +218,19 @@ static enum qd_status make_pool(struct distiller *d)
 	double start = qd_now();
 	enum qd_status st;
 
+	/* Its weights are let go before the student's come. */
+	QD_TRY(st, qd_runner_open(&d->teacher, &d->net.graph, NULL));
+	QD_TRY(st, qd_runner_feed_adapter(&d->teacher, &d->net.slots, d->adapter));
 	QD_TRY(st, qd_pool_make(&d->pool, &teacher, &d->loop.batch, o->pool, all));
+	qd_runner_release(&d->teacher);
 	d->result->teacher_seconds = qd_now() - start;
 	d->result->draws = d->pool.n_train;
 	d->result->held_out = d->pool.n - d->pool.n_train;
 	QD_TRY(st, qd_tensor_new(&d->wanted, "teacher", QD_F32, &out->shape));
-	QD_TRY(st, qt_full(&QD_SHAPE(1), (float)(1 / d->pool.variance), &d->scale_loss));
-	if (o->task_weight > 0 && d->loop.data.has[QD_FIELD_LATENTS])
-		QD_TRY(st, qt_full(&QD_SHAPE(1), (float)o->task_weight, &d->scale_task));
+	d->out = malloc(2 * (size_t)qd_shape_elements(&out->shape) * sizeof(*d->out));
+	if (d->out == NULL)
+		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a batch's outputs"));
+	d->back = d->out + qd_shape_elements(&out->shape);
 out:
 	return st;
 }
@@ -221,86 +256,182 @@ static enum qd_status identify_distillation(void *context, FILE *text)
 	return QD_OK;
 }
 
-/* The student's answer to the draws `draw` [B], and the reconstruction error of it. */
-static enum qd_status run_student(struct distiller *d, const int64_t *draw, qt_tensor *out, qt_tensor *error)
+/* The present parameters, into the fitted tensors and from there to the student. */
+static enum qd_status feed_student(struct distiller *d)
 {
-	qt_tensor wanted = NULL;
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < d->net.slots.n; i++) {
+		const struct qd_slot *slot = &d->net.slots.items[i];
+		const struct qd_param *params = d->loop.optimizer.params + d->slots[i].first;
+		struct qd_fitted_slot *f = &d->fitted.slots[i];
+		if (d->slots[i].start == NULL)
+			continue;
+		QD_TRY(st, qt_read(params[0].x, f->down, (size_t)(slot->rank * slot->in * slot->kh * slot->kw) * sizeof(float)));
+		QD_TRY(st, qt_read(params[1].x, f->up, (size_t)(slot->rank * slot->out) * sizeof(float)));
+		QD_TRY(st, read_gain(d, i, params[2].x, f->gain));
+		QD_TRY(st, qd_runner_feed_slot(&d->student, slot, f->down, f->up, f->gain, f->bias));
+	}
+out:
+	return st;
+}
+
+static const struct qd_value *output_of(const struct distiller *d)
+{
+	return &d->net.graph.values[d->net.graph.outputs[0]];
+}
+
+/* The student's answer to the draws `draw` [B], in d->out; the teacher's is in d->wanted. `y` is kept where libtorch answers. */
+static enum qd_status run_student(struct distiller *d, const int64_t *draw, qt_tensor *y)
+{
+	size_t n = (size_t)qd_shape_elements(&output_of(d)->shape);
 	enum qd_status st;
 
-	*out = *error = NULL;
+	*y = NULL;
 	QD_TRY(st, qd_pool_take(&d->pool, &d->loop.data, draw, &d->loop.batch, d->wanted.data));
 	QD_TRY(st, qd_batch_feed(&d->loop.batch, &d->student));
-	QD_TRY(st, bind_gains(d));
-	QD_TRY(st, qd_exec_run(d->student.exec, out));
-	QD_TRY(st, qt_from_tensor(&d->wanted, &wanted));
-	QD_TRY(st, qt_mse(*out, wanted, error));
+	if (d->student.exec != NULL) {
+		QD_TRY(st, bind_gains(d));
+		QD_TRY(st, qd_exec_run(d->student.exec, y));
+		QD_TRY(st, qt_read(*y, d->out, n * sizeof(*d->out)));
+	} else {
+		QD_TRY(st, qd_runner_run(&d->student));
+		QD_TRY(st, qd_runner_read(&d->student, output_of(d)->name, n, d->out));
+	}
 out:
-	qt_free(wanted);
 	return st;
+}
+
+static double mean_square(const float *a, const float *b, size_t n)
+{
+	double sum = 0;
+
+	for (size_t i = 0; i < n; i++)
+		sum += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+	return sum / (double)n;
 }
 
 /* Mean squared error of the quantized student on the draws that judge. */
 static enum qd_status held_out_error(void *context, double *mean)
 {
 	struct distiller *d = context;
-	int64_t n = d->loop.batch.n;
-	double sum = 0, value;
-	qt_tensor out = NULL, error = NULL;
+	int64_t batch = d->loop.batch.n;
+	double sum = 0;
+	qt_tensor y = NULL;
 	enum qd_status st = QD_OK;
 
-	for (int64_t first = d->pool.n_train; first < d->pool.n; first += n) {
-		for (int64_t b = 0; b < n; b++)
+	if (d->student.engine != NULL)
+		QD_TRY(st, feed_student(d));
+	for (int64_t first = d->pool.n_train; first < d->pool.n; first += batch) {
+		for (int64_t b = 0; b < batch; b++)
 			d->loop.index[b] = first + b;
-		QD_TRY(st, run_student(d, d->loop.index, &out, &error));
-		QD_TRY(st, qt_item(error, &value));
-		qt_free(out);
-		qt_free(error);
-		out = error = NULL;
-		sum += value * (double)n;
+		QD_TRY(st, run_student(d, d->loop.index, &y));
+		qt_free(y);
+		y = NULL;
+		sum += mean_square(d->out, d->wanted.data, (size_t)qd_shape_elements(&output_of(d)->shape)) * (double)batch;
 	}
 	*mean = sum / (double)(d->pool.n - d->pool.n_train);
 out:
-	qt_free(out);
-	qt_free(error);
+	qt_free(y);
 	return st;
 }
 
-/* reconstruction / variance + weight * objective */
-static enum qd_status total_loss(struct distiller *d, qt_tensor out, qt_tensor error, qt_tensor *loss)
+/*
+ * loss = |y - teacher|^2 / (n variance) + weight |y - target|^2 / n, and its gradient at y in d->back:
+ *
+ *   2 / n ((y - teacher) / variance + weight (y - target))
+ */
+static double loss_at_output(struct distiller *d)
 {
-	qt_tensor target = NULL, task = NULL, scaled = NULL, weighted = NULL;
+	size_t n = (size_t)qd_shape_elements(&output_of(d)->shape);
+	bool task = d->options->task_weight > 0 && d->loop.data.has[QD_FIELD_LATENTS];
+	const float *teacher = d->wanted.data, *target = d->loop.batch.target.data;
+	double by = 1 / d->pool.variance, weight = task ? d->options->task_weight : 0, loss;
+
+	loss = by * mean_square(d->out, teacher, n);
+	if (task)
+		loss += weight * mean_square(d->out, target, n);
+	for (size_t i = 0; i < n; i++) {
+		double g = by * ((double)d->out[i] - (double)teacher[i]);
+		if (task)
+			g += weight * ((double)d->out[i] - (double)target[i]);
+		d->back[i] = (float)(2 * g / (double)n);
+	}
+	return loss;
+}
+
+/* The gradient of one input, put to its parameter. By its logarithm that of a gain is as many times the gain. */
+static enum qd_status take_gradient(struct distiller *d, qd_id input, const struct qd_param *p, const float *gain)
+{
+	size_t n = (size_t)qd_shape_elements(&d->net.graph.values[input].shape);
+	float *g = malloc((n + 1) * sizeof(*g));
 	enum qd_status st;
 
-	*loss = NULL;
-	QD_TRY(st, qt_binary(QT_MUL, error, d->scale_loss, &scaled));
-	if (d->scale_task == NULL) {
-		QD_TRY(st, qt_retain(scaled, loss));
-	} else {
-		QD_TRY(st, qt_from_tensor(&d->loop.batch.target, &target));
-		QD_TRY(st, qt_mse(out, target, &task));
-		QD_TRY(st, qt_binary(QT_MUL, task, d->scale_task, &weighted));
-		QD_TRY(st, qt_binary(QT_ADD, scaled, weighted, loss));
+	if (g == NULL)
+		return qd_fail(QD_ENOMEM, "out of memory for a gradient");
+	QD_TRY(st, qd_engine_gradient(d->student.engine, input, g));
+	for (size_t i = 0; gain != NULL && i < n; i++)
+		g[i] *= gain[i];
+	QD_TRY(st, qt_put_grad(p->x, g));
+out:
+	free(g);
+	return st;
+}
+
+static enum qd_status take_gradients(struct distiller *d)
+{
+	enum qd_status st = QD_OK;
+
+	for (size_t i = 0; i < d->net.slots.n; i++) {
+		const struct qd_slot *slot = &d->net.slots.items[i];
+		const struct qd_param *params = d->loop.optimizer.params + d->slots[i].first;
+		if (d->slots[i].start == NULL)
+			continue;
+		QD_TRY(st, take_gradient(d, slot->down, &params[0], NULL));
+		QD_TRY(st, take_gradient(d, slot->up, &params[1], NULL));
+		QD_TRY(st, take_gradient(d, slot->gain, &params[2], d->fitted.slots[i].gain));
 	}
 out:
-	qt_free(target);
-	qt_free(task);
-	qt_free(scaled);
-	qt_free(weighted);
 	return st;
 }
 
-static enum qd_status distillation_loss(void *context, int64_t step, const int64_t *index, qt_tensor *loss)
+/* Backward through libtorch, from sum(y gradient), whose gradient at y is that one. */
+static enum qd_status go_back_in_libtorch(struct distiller *d, qt_tensor y)
 {
-	struct distiller *d = context;
-	qt_tensor out = NULL, error = NULL;
+	struct qd_tensor view = qd_tensor_view(NULL, QD_F32, output_of(d)->shape, d->back);
+	qt_tensor back = NULL, product = NULL, sum = NULL;
 	enum qd_status st;
 
-	(void)step;
-	QD_TRY(st, run_student(d, index, &out, &error));
-	QD_TRY(st, total_loss(d, out, error, loss));
+	QD_TRY(st, qt_from_tensor(&view, &back));
+	QD_TRY(st, qt_binary(QT_MUL, y, back, &product));
+	QD_TRY(st, qt_reduce_sum(product, 0, NULL, false, &sum));
+	QD_TRY(st, qt_backward(sum));
 out:
-	qt_free(out);
-	qt_free(error);
+	qt_free(back);
+	qt_free(product);
+	qt_free(sum);
+	return st;
+}
+
+static enum qd_status learn(void *context, int64_t step, const int64_t *index, double *loss)
+{
+	struct distiller *d = context;
+	qt_tensor y = NULL;
+	enum qd_status st = QD_OK;
+
+	(void)step;
+	if (d->student.engine != NULL)
+		QD_TRY(st, feed_student(d));
+	QD_TRY(st, run_student(d, index, &y));
+	*loss = loss_at_output(d);
+	if (d->student.engine != NULL) {
+		QD_TRY(st, qd_engine_backward(d->student.engine, 0, d->back));
+		QD_TRY(st, take_gradients(d));
+	} else {
+		QD_TRY(st, go_back_in_libtorch(d, y));
+	}
+out:
+	qt_free(y);
 	return st;
 }
 
@@ -328,17 +459,6 @@ static enum qd_status read_matrix(const struct distiller *d, const struct qd_par
 	return st;
 }
 
-static enum qd_status read_gain(struct distiller *d, size_t slot, float *out)
-{
-	qt_tensor gain = NULL;
-	enum qd_status st = gain_of(d, slot, qd_param_kept(&d->loop.optimizer.params[d->slots[slot].first + 2]), &gain);
-
-	if (st == QD_OK)
-		st = qt_read(gain, out, (size_t)d->net.slots.items[slot].rank * sizeof(*out));
-	qt_free(gain);
-	return st;
-}
-
 static enum qd_status write_distilled(void *context)
 {
 	struct distiller *d = context;
@@ -352,7 +472,7 @@ static enum qd_status write_distilled(void *context)
 			continue;
 		QD_TRY(st, read_matrix(d, &params[0], d->fitted.slots[i].down));
 		QD_TRY(st, read_matrix(d, &params[1], d->fitted.slots[i].up));
-		QD_TRY(st, read_gain(d, i, d->fitted.slots[i].gain));
+		QD_TRY(st, read_gain(d, i, qd_param_kept(&params[2]), d->fitted.slots[i].gain));
 	}
 	QD_TRY(st, qd_profile_encodings_id(d->profile, id));
 	QD_TRY(st, qd_fitted_to_adapter(&d->fitted, d->profile, d->adapter->name, &out));
@@ -368,7 +488,7 @@ out:
 static const struct qd_objective taught = { .name = "distill",
 	.keep_best = true,
 	.identify = identify_distillation,
-	.loss = distillation_loss,
+	.learn = learn,
 	.measure = held_out_error,
 	.note = note_best,
 	.write = write_distilled };
@@ -385,8 +505,7 @@ static void release_distiller(struct distiller *d)
 	qd_net_release(&d->net);
 	qd_pool_release(&d->pool);
 	qd_tensor_release(&d->wanted);
-	qt_free(d->scale_loss);
-	qt_free(d->scale_task);
+	free(d->out);
 }
 
 enum qd_status qd_distill(const struct qd_model *model, const struct qd_profile *profile, const struct qd_adapter *adapter,
@@ -402,8 +521,9 @@ enum qd_status qd_distill(const struct qd_model *model, const struct qd_profile 
 	QD_TRY(st, qd_profile_check_base(profile, model));
 	QD_TRY(st, qd_loop_open(&d.loop, &taught, &d, &options->loop, model, data, n_data));
 	d.noising = (struct qd_noising){ .schedule = &d.loop.schedule };
-	QD_TRY(st, build_nets(&d, model));
+	QD_TRY(st, build_net(&d, model));
 	QD_TRY(st, make_pool(&d));
+	QD_TRY(st, open_student(&d));
 	QD_TRY(st, qd_loop_run(&d.loop, d.pool.n_train));
 	result->parameters = qd_optimizer_parameters(&d.loop.optimizer);
 	result->resumed_at = d.loop.resumed_at;

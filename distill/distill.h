@@ -122,6 +122,8 @@ struct qd_distill_options {
 	double task_weight;     /* of the training objective beside reconstruction, where the data has latents */
 	const char *trajectory; /* "ddim" or "euler": draw the states that the teacher passes when sampling; NULL: noised latents */
 	int trajectory_steps;
+	bool exact_gradients; /* by products of float32, not of bfloat16 where the processor has those */
+	bool libtorch;        /* the student on libtorch's operators */
 };
 struct qd_distill_options qd_distill_options_default(void);
 struct qd_distill_result {

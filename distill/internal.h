@@ -66,8 +66,8 @@ struct qd_objective {
 	bool keep_best;   /* what counts is the state of the lowest measure, the start included; else the last one or its average */
 	/* Writes as text whatever shapes the result beside the loop's options, the data and the noise that is put on it. */
 	enum qd_status (*identify)(void *context, FILE *text);
-	/* The loss of an update on samples `index` [B]: a scalar that backward can start from. */
-	enum qd_status (*loss)(void *context, int64_t step, const int64_t *index, qt_tensor *loss);
+	/* The loss of an update on samples `index` [B], and its gradients, which the parameters of the loop's optimizer receive. */
+	enum qd_status (*learn)(void *context, int64_t step, const int64_t *index, double *loss);
 	/* How good the present state is, lower is better; NAN where there is nothing to tell by. Without gradients. */
 	enum qd_status (*measure)(void *context, double *measure);
 	/* What the progress line says beside the count. */

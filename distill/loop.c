@@ -3,7 +3,7 @@
  *
  *   where the best state counts: measure the start
  *   go on from the state that a killed run left
- *   update           the next samples of shuffled passes (shuffle.c); loss; backward; AdamW and averages (optimizer.c) at the
+ *   update           the next samples of shuffled passes (shuffle.c); loss and gradients; AdamW and averages (optimizer.c) at the
  *                    schedule's rate
  *   every so often   measure, and keep the best state; write the state (state.c); say how far it is
  *   write what was learned, and drop the state
@@ -161,21 +161,17 @@ static enum qd_status update_once(struct qd_loop *loop)
 	const struct qd_loop_options *o = loop->options;
 	int64_t step = loop->optimizer.step;
 	double rate = (loop->objective->one_rate ? o->lr : 1) * qd_lr_factor(o->schedule, step, o->steps, o->warmup);
-	qt_tensor loss = NULL;
 	enum qd_status st;
 
 	qd_shuffle_take(&loop->shuffle, step * o->batch, o->batch, loop->index);
-	QD_TRY(st, loop->objective->loss(loop->context, step, loop->index, &loss));
-	QD_TRY(st, qt_item(loss, &loop->loss));
+	QD_TRY(st, loop->objective->learn(loop->context, step, loop->index, &loop->loss));
 	if (!isfinite(loop->loss) && loop->objective->one_rate)
 		QD_TRY(st, qd_fail(QD_EINPUT, "the loss is not finite at step %" PRId64 ": a lower learning rate than %g is needed",
 				   step, o->lr));
 	if (!isfinite(loop->loss))
 		QD_TRY(st, qd_fail(QD_EINPUT, "the loss is not finite at step %" PRId64, step));
-	QD_TRY(st, qt_backward(loss));
 	QD_TRY(st, qd_optimizer_step(&loop->optimizer, rate, NULL));
 out:
-	qt_free(loss);
 	return st;
 }
 

@@ -170,7 +170,7 @@ static enum qd_status build_graph(struct trainer *t)
 		QD_TRY(st, fresh_adapter(t));
 	if (trains_adapter(t))
 		QD_TRY(st, qd_slots_attach(&t->slots, &t->graph));
-	QD_TRY(st, qd_runner_open(&t->runner, &t->graph, NULL));
+	QD_TRY(st, qd_runner_open_libtorch(&t->runner, &t->graph, NULL));
 	QD_TRY(st, trains_adapter(t) ? add_adapter(t) : add_weights(t));
 	QD_TRY(st, use_parameters(t, false));
 out:
@@ -231,17 +231,23 @@ out:
 	return st;
 }
 
-static enum qd_status training_loss(void *context, int64_t step, const int64_t *index, qt_tensor *loss)
+static enum qd_status learn(void *context, int64_t step, const int64_t *index, double *value)
 {
 	struct trainer *t = context;
 	struct qd_batch *batch = &t->loop.batch;
 	struct qd_random random;
+	qt_tensor loss = NULL;
 	enum qd_status st;
 
 	qd_random_init(&random, t->options->loop.seed, qd_stream(QD_STREAM_STEP, (uint64_t)step));
 	memcpy(batch->index, index, (size_t)batch->n * sizeof(*index));
-	st = qd_batch_fill(batch, &t->loop.data, &t->noising, &random);
-	return st == QD_OK ? batch_loss(t, loss) : st;
+	QD_TRY(st, qd_batch_fill(batch, &t->loop.data, &t->noising, &random));
+	QD_TRY(st, batch_loss(t, &loss));
+	QD_TRY(st, qt_item(loss, value));
+	QD_TRY(st, qt_backward(loss));
+out:
+	qt_free(loss);
+	return st;
 }
 
 /* Mean loss over the validation file, the same draws every time, with the averaged weights where there are any. */
@@ -454,7 +460,7 @@ static enum qd_status write_trained(void *context)
 static const struct qd_objective plain = { .name = "train",
 	.one_rate = true,
 	.identify = identify_training,
-	.loss = training_loss,
+	.learn = learn,
 	.measure = validation_loss,
 	.note = note_losses,
 	.write = write_trained };

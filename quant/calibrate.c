@@ -25,11 +25,13 @@ enum qd_status qd_observers_new(
 {
 	*observers = (struct qd_observers){ .kinds = kinds, .n = n };
 	observers->of = calloc(n + 1, sizeof(*observers->of));
-	if (observers->of == NULL)
+	observers->seen = calloc(n + 1, sizeof(*observers->seen));
+	if (observers->of == NULL || observers->seen == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t i = 0; i < n; i++) {
 		observers->of[i].kind = options->observer;
 		observers->of[i].percentile = options->percentile;
+		observers->seen[i] = kinds[i] == QD_ENTRY_ACTIVATION;
 	}
 	return QD_OK;
 }
@@ -50,36 +52,15 @@ void qd_observers_release(struct qd_observers *observers)
 	for (size_t i = 0; i < observers->n; i++)
 		qd_observer_release(&observers->of[i]);
 	free(observers->of);
-	free(observers->values);
+	free(observers->seen);
 	*observers = (struct qd_observers){ 0 };
 }
 
-static enum qd_status observe(struct qd_observers *observers, const struct qd_value *v, qt_tensor tensor, struct qd_observer *o)
-{
-	size_t n = (size_t)qd_shape_elements(&v->shape);
-	float low, high;
-	enum qd_status st;
-
-	if (!qd_observer_sees_values(o)) {
-		QD_TRY(st, qt_min_max(tensor, &low, &high));
-		qd_observer_add_range(o, low, high);
-		return QD_OK;
-	}
-	QD_TRY(st, qd_grow(&observers->values, &observers->cap_values, n, sizeof(float)));
-	QD_TRY(st, qt_read(tensor, observers->values, n * sizeof(float)));
-	QD_TRY(st, qd_observer_add(o, n, observers->values));
-out:
-	return st;
-}
-
-enum qd_status qd_observe_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
+enum qd_status qd_observe(void *context, qd_id value, size_t n, const float *x)
 {
 	struct qd_observers *observers = context;
-	enum qd_status st = QD_OK;
 
-	if (observers->kinds[value] == QD_ENTRY_ACTIVATION && qd_shape_elements(&g->values[value].shape) > 0)
-		st = observe(observers, &g->values[value], *tensor, &observers->of[value]);
-	return st == QD_OK ? qd_sim_hook(NULL, g, value, tensor) : st;
+	return qd_observer_add(&observers->of[value], n, x);
 }
 
 enum qd_status qd_activation_encodings(
@@ -222,12 +203,13 @@ out:
 
 static enum qd_status observe_all(struct calibration *c)
 {
-	struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &c->observers, .see_all = true };
+	struct qd_run_options options = { .engine = { .simulate = true, .see = qd_observe, .context = &c->observers } };
 	struct qd_runner runner = { 0 };
 	enum qd_status st;
 
 	hang_lora(c, true);
 	QD_TRY(st, qd_observers_new(&c->observers, c->kinds, c->net.graph.n_values, &c->profile->options));
+	options.engine.seen = c->observers.seen;
 	QD_TRY(st, qd_runner_open(&runner, &c->net.graph, &options));
 	for (size_t i = 0; i < c->n; i++)
 		QD_TRY(st, observe_adapter(c, &runner, c->adapters[i]));

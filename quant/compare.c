@@ -26,7 +26,6 @@ struct comparing {
 
 static enum qd_status run_float(struct comparing *c)
 {
-	static const struct qd_exec_options plain;
 	struct qd_net net = { 0 };
 	struct qd_runner runner = { 0 };
 	const struct qd_value *output;
@@ -35,7 +34,7 @@ static enum qd_status run_float(struct comparing *c)
 	QD_TRY(st, qd_net_build(&net, c->model, &c->sizes, &c->profile->slots));
 	output = &net.graph.values[net.graph.outputs[0]];
 	c->outputs = (size_t)(qd_shape_elements(&output->shape) / c->sizes.batch) * (size_t)c->data->n;
-	QD_TRY(st, qd_runner_open(&runner, &net.graph, &plain));
+	QD_TRY(st, qd_runner_open(&runner, &net.graph, NULL));
 	c->z = malloc(c->outputs * sizeof(*c->z) + 1);
 	if (c->z == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
@@ -55,13 +54,14 @@ out:
 /* Adapters [first, first + n) under a profile; db [n]. */
 static enum qd_status simulate(struct comparing *c, const struct qd_profile *p, size_t first, size_t n, double *db)
 {
+	const struct qd_run_options simulated = { .engine.simulate = true };
 	struct qd_net net = { 0 };
 	struct qd_runner runner = { 0 };
 	enum qd_status st;
 
 	QD_TRY(st, qd_net_build(&net, c->model, &c->sizes, &p->slots));
 	QD_TRY(st, qd_profile_apply(p, &net));
-	QD_TRY(st, qd_runner_open(&runner, &net.graph, &qd_sim_options));
+	QD_TRY(st, qd_runner_open(&runner, &net.graph, &simulated));
 	for (size_t i = 0; i < n; i++) {
 		const struct qd_adapter *adapter = c->adapters[first + i];
 		struct qd_fitted fitted = { 0 };

@@ -85,21 +85,20 @@ QD_CHECK enum qd_status qd_weight_encodings(struct qd_arena *arena, const struct
 /* ---- running over the calibration data (calibrate.c) ---- */
 /* Samples per run: a divisor of the number of samples. QD_EINPUT when options->batch does not divide it. */
 QD_CHECK enum qd_status qd_data_batch(const struct qd_dataset *data, const struct qd_quant_options *options, int64_t *batch);
-/* One observer per activation: the context of qd_observe_hook. */
+/* One observer per activation: the context of qd_observe. */
 struct qd_observers {
 	const enum qd_entry_kind *kinds; /* [n], borrowed */
 	struct qd_observer *of;          /* [n] */
 	size_t n;
-	float *values; /* room for one tensor */
-	size_t cap_values;
+	bool *seen; /* [n]: which are observed */
 };
 QD_CHECK enum qd_status qd_observers_new(
 	struct qd_observers *observers, const enum qd_entry_kind *kinds, size_t n, const struct qd_quant_options *options);
 /* Forgets what was seen. */
 void qd_observers_reset(struct qd_observers *observers);
 void qd_observers_release(struct qd_observers *observers);
-/* A qd_value_hook: observes activations, then does what qd_sim_hook does. */
-enum qd_status qd_observe_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
+/* A qd_engine_see. */
+enum qd_status qd_observe(void *context, qd_id value, size_t n, const float *x);
 /* encodings [n_values]: those of the activations from what was observed. */
 QD_CHECK enum qd_status qd_activation_encodings(
 	struct qd_arena *arena, const struct qd_observers *observers, int bits, const struct qd_encoding **encodings);

@@ -151,10 +151,10 @@ static enum qd_status score_adapter(struct scoring *s, size_t i)
 	return QD_OK;
 }
 
-/* Only LoRA tensors are rounded, and only inputs change between runs: one runner does both, on the operators of simulation. */
+/* Only LoRA tensors are rounded, and their encodings count when they are fed: one runner does both. */
 static enum qd_status score_adapters(struct scoring *s)
 {
-	struct qd_exec_options options = { .hook = qd_sim_hook, .libtorch = true };
+	const struct qd_run_options options = { .engine.simulate = true };
 	enum qd_status st;
 
 	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
@@ -170,10 +170,11 @@ out:
 static enum qd_status observe_float(struct scoring *s)
 {
 	const struct qd_quant_options *o = &s->profile->options;
-	struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &s->observers, .see_all = true };
+	struct qd_run_options options = { .engine = { .simulate = true, .see = qd_observe, .context = &s->observers } };
 	enum qd_status st;
 
 	QD_TRY(st, qd_observers_new(&s->observers, s->kinds, s->net.graph.n_values, o));
+	options.engine.seen = s->observers.seen;
 	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &options));
 	for (size_t i = 0; i < s->n; i++) {
 		qd_observers_reset(&s->observers);
@@ -186,16 +187,20 @@ out:
 	return st;
 }
 
-/* Everything is rounded: weights once, so float and rounded runs have a runner each. */
+/* Everything is rounded, each adapter's run to encodings of its own. */
 static enum qd_status score_models(struct scoring *s)
 {
+	const struct qd_run_options simulated = { .engine.simulate = true };
 	enum qd_status st;
 
 	QD_TRY(st, observe_float(s));
 	QD_TRY(st, qd_weight_encodings(&s->arena, &s->net.graph, s->kinds, &s->profile->options, s->weights));
-	QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &qd_sim_options));
-	for (size_t i = 0; i < s->n; i++)
+	for (size_t i = 0; i < s->n; i++) {
+		hang_encodings(s, i);
+		QD_TRY(st, qd_runner_open(&s->runner, &s->net.graph, &simulated));
 		QD_TRY(st, score_adapter(s, i));
+		qd_runner_release(&s->runner);
+	}
 out:
 	return st;
 }

@@ -204,13 +204,13 @@ QD_CHECK enum qd_status qd_update_sqnr(
 /* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. */
 enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 /* An executor with that hook, which sees every value. */
-extern const struct qd_exec_options qd_sim_options;
+extern const struct qd_exec_options qd_student_options;
 /*
  * Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter (`refit` as
- * qd_fit_adapter has it) and feeds it (NULL: none).
+ * qd_fit_adapter has it) and feeds it (NULL: none). `libtorch`: on its operators instead of the engine, to compare with.
  */
 QD_CHECK enum qd_status qd_runner_open_simulated(struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile,
-	const struct qd_adapter *adapter, bool refit);
+	const struct qd_adapter *adapter, bool refit, bool libtorch);
 /* Feeds fitted tensors to the LoRA inputs of a net (float: their encodings round them). */
 QD_CHECK enum qd_status qd_runner_feed_fitted(
 	struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted);

@@ -1,6 +1,6 @@
 /*
- * Simulation: an executor with qd_sim_hook computes, in float32, what integer hardware computes, because every value that carries
- * an encoding is rounded to its grid. Rounding is straight-through for gradients, so the same hook serves training.
+ * Simulation: the engine computes what integer hardware computes. Training needs gradients: there libtorch's executor, with
+ * qd_sim_hook, rounds every value that carries an encoding to its grid, straight-through.
  */
 #include "quant/quant.h"
 
@@ -22,7 +22,7 @@ enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value,
 	return QD_OK;
 }
 
-const struct qd_exec_options qd_sim_options = { .hook = qd_sim_hook, .see_all = true };
+const struct qd_exec_options qd_student_options = { .hook = qd_sim_hook, .see_all = true };
 
 enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted)
 {
@@ -37,14 +37,15 @@ enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_s
 }
 
 enum qd_status qd_runner_open_simulated(struct qd_runner *runner, struct qd_net *net, const struct qd_profile *profile,
-	const struct qd_adapter *adapter, bool refit)
+	const struct qd_adapter *adapter, bool refit, bool libtorch)
 {
+	const struct qd_run_options options = { .engine.simulate = true, .libtorch = libtorch };
 	struct qd_fitted fitted = { 0 };
 	enum qd_status st;
 
 	*runner = (struct qd_runner){ 0 };
 	QD_TRY(st, qd_profile_apply(profile, net));
-	QD_TRY(st, qd_runner_open(runner, &net->graph, &qd_sim_options));
+	QD_TRY(st, qd_runner_open(runner, &net->graph, &options));
 	if (adapter == NULL) {
 		st = qd_runner_feed_adapter(runner, &net->slots, NULL);
 		goto out;

@@ -144,7 +144,7 @@ static enum qd_status start_torch(struct qd_runtime *rt)
 {
 	/* the operators that simulation runs on: the two then agree bit for bit, where every sum taken in another order turns some
 	 * value on its grid */
-	const struct qd_exec_options options = { .libtorch = true };
+	const struct qd_run_options options = { .libtorch = true };
 
 	snprintf(rt->name, sizeof(rt->name), "torch, exported file");
 	return qd_runner_open(&rt->runner, &rt->onnx.graph, &options);
@@ -209,9 +209,9 @@ enum qd_status qd_runtime_open_onnx(struct qd_runtime *rt, const char *path)
 	has_lora = qd_graph_has_lora_inputs(&rt->onnx.graph);
 	if (o->adapter != NULL && !has_lora)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is no UNet and has no LoRA inputs, --adapter does not apply", path));
-	if (!has_lora && !o->ort)
+	if (!has_lora && o->executor != QD_EXECUTOR_ORT)
 		QD_TRY(st, qd_graph_recognize(&rt->onnx.graph, NULL, NULL));
-	QD_TRY(st, o->ort ? start_ort(rt, path) : start_torch(rt));
+	QD_TRY(st, o->executor == QD_EXECUTOR_ORT ? start_ort(rt, path) : start_torch(rt));
 	QD_TRY(st, feed_adapter_file(rt));
 out:
 	return st;

@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *const qd_executor_names[] = { "builtin", "torch", "ort", NULL };
+
 /* ---- sizes ---- */
 
 static enum qd_status input_shape(const struct qd_safetensors *inputs, const char *name, int rank, const struct qd_shape **out)
@@ -46,11 +48,12 @@ out:
 
 static enum qd_status run_net(struct qd_runtime *rt, const struct qd_adapter *adapter)
 {
+	const struct qd_run_options options = { .libtorch = rt->options.executor == QD_EXECUTOR_TORCH };
 	enum qd_status st;
 
 	if (rt->options.profile != NULL)
-		return qd_runner_open_simulated(&rt->runner, &rt->net, &rt->profile, adapter, rt->options.refit);
-	QD_TRY(st, qd_runner_open(&rt->runner, &rt->net.graph, NULL));
+		return qd_runner_open_simulated(&rt->runner, &rt->net, &rt->profile, adapter, rt->options.refit, options.libtorch);
+	QD_TRY(st, qd_runner_open(&rt->runner, &rt->net.graph, &options));
 	QD_TRY(st, qd_runner_feed_adapter(&rt->runner, &rt->net.slots, adapter));
 out:
 	return st;
@@ -63,7 +66,7 @@ static enum qd_status open_net(struct qd_runtime *rt)
 	struct qd_sizes sizes;
 	enum qd_status st;
 
-	if (o->ort)
+	if (o->executor == QD_EXECUTOR_ORT)
 		return qd_fail(QD_EINPUT, "'%s' is a model: ONNX Runtime executes exports and other ONNX graphs", o->base);
 	QD_TRY(st, qd_opened_open(&rt->opened, o->base, &o->adapter, o->adapter != NULL));
 	adapter = o->adapter != NULL ? rt->opened.adapter_list[0] : NULL;
@@ -80,7 +83,8 @@ static enum qd_status open_net(struct qd_runtime *rt)
 	if (adapter != NULL)
 		QD_TRY(st, qd_prefix(st, "adapter '%s'", adapter->name));
 	rt->root = rt->opened.model.root;
-	snprintf(rt->name, sizeof(rt->name), "torch%s", o->profile != NULL ? ", simulated" : "");
+	snprintf(rt->name, sizeof(rt->name), "%s%s", rt->runner.engine != NULL ? "engine" : "torch",
+		o->profile != NULL ? ", simulated" : "");
 out:
 	return st;
 }
@@ -160,19 +164,21 @@ out:
 static enum qd_status open_component(struct qd_runtime *rt)
 {
 	const struct qd_runtime_options *o = &rt->options;
+	const struct qd_run_options options = { .libtorch = o->executor == QD_EXECUTOR_TORCH };
 	struct qd_component_sizes sizes;
 	enum qd_status st;
 
 	QD_TRY(st, qd_component_open(&rt->component, o->base, is_direction(o->part) ? "vae" : o->part));
-	if (o->ort || o->inputs == NULL)
+	if (o->executor == QD_EXECUTOR_ORT || o->inputs == NULL)
 		QD_TRY(st, qd_fail(QD_EINPUT, "'%s' is %s, needs a UNet%s", rt->component.folder,
-				   qd_component_kind_name(rt->component.kind), o->ort ? ": ONNX Runtime executes exports" : ""));
+				   qd_component_kind_name(rt->component.kind),
+				   o->executor == QD_EXECUTOR_ORT ? ": ONNX Runtime executes exports" : ""));
 	QD_TRY(st, check_part(&rt->component, o));
 	QD_TRY(st, component_sizes(&rt->component, o, &sizes));
 	QD_TRY(st, qd_component_graph(&rt->component_graph, &rt->component, &sizes));
-	QD_TRY(st, qd_runner_open(&rt->runner, &rt->component_graph, NULL));
+	QD_TRY(st, qd_runner_open(&rt->runner, &rt->component_graph, &options));
 	rt->root = rt->component.folder;
-	snprintf(rt->name, sizeof(rt->name), "torch");
+	snprintf(rt->name, sizeof(rt->name), "%s", rt->runner.engine != NULL ? "engine" : "torch");
 out:
 	return st;
 }

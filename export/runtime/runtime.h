@@ -10,6 +10,12 @@
 #include "quant/quant.h"
 
 /* ---- opening what runs (open.c, onnx.c, ort_runner.c) ---- */
+enum qd_executor {
+	QD_EXECUTOR_BUILTIN, /* of a model the engine, of an exported file libtorch */
+	QD_EXECUTOR_TORCH,   /* libtorch's operators: the reference */
+	QD_EXECUTOR_ORT,     /* ONNX Runtime, for ONNX graphs */
+};
+extern const char *const qd_executor_names[]; /* of these; ends with NULL */
 struct qd_runtime_options {
 	const char *base; /* a pipeline's or a component's folder, a single-file model, an ONNX file, an export's folder */
 	/* of a pipeline or VAE: unet, text_encoder, text_encoder_2, encoder, decoder; NULL: what `base` is, or a pipeline's UNet */
@@ -17,7 +23,7 @@ struct qd_runtime_options {
 	const char *adapter; /* of a model as qd_adapter_open_spec takes it, of an export as onnx.c has it; NULL: none (gain 0) */
 	const char *profile; /* of a model: simulate under it; NULL: float */
 	bool refit;          /* as qd_fit_adapter has it */
-	bool ort;            /* an ONNX graph in ONNX Runtime */
+	enum qd_executor executor;
 	const char *ort_library, *ort_profile;
 	int threads;
 	/* Sizes of what has none of its own, and must fit what has: the inputs to come. NULL: those of a UNet are `sizes`. */
@@ -28,7 +34,7 @@ struct qd_runtime_options {
 struct qd_runtime {
 	struct qd_runtime_options options;    /* what they point at must stay */
 	struct qd_runner runner;              /* the adapter's tensors are fed */
-	char name[64];                        /* "torch", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
+	char name[64];                        /* "engine", "torch, simulated", "torch, exported file", "ONNX Runtime 1.30.0" */
 	const char *root;                     /* the folder with scheduler/: of the pipeline or the export, or that of the file */
 	const char *onnx_path, *adapter_path; /* of an ONNX graph; NULL: none */
 	const char *output_name;              /* NULL, or what an ONNX file of a UNet calls its output "out" */

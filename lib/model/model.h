@@ -8,6 +8,7 @@
 #include "lib/adapter/adapter.h"
 #include "lib/network/network.h"
 #include "lib/onnx/onnx.h"
+#include "lib/engine/engine.h"
 #include "lib/sampler/sampler.h"
 #include "lib/torch/torch.h"
 
@@ -138,7 +139,7 @@ void qd_net_release(struct qd_net *net);
  * no gradients; what trains reaches the executor itself.
  */
 struct qd_runner;
-/* What executes: the built-in executor here, others where they are known. */
+/* What executes: the engine and libtorch here, others where they are known. */
 struct qd_runner_kind {
 	/* Takes the tensor's values (not the tensor): its shape is the input's and all are finite. */
 	enum qd_status (*feed)(struct qd_runner *runner, qd_id input, const struct qd_tensor *tensor);
@@ -147,15 +148,28 @@ struct qd_runner_kind {
 	enum qd_status (*read)(struct qd_runner *runner, size_t output, float *out);
 	void (*release)(struct qd_runner *runner);
 };
+struct qd_run_options {
+	struct qd_engine_options engine; /* what is simulated and seen */
+	bool libtorch;                   /* its operators one by one, each value rounded after: the reference */
+};
 struct qd_runner {
 	const struct qd_graph *graph;
 	const struct qd_runner_kind *kind;
-	struct qd_exec *exec; /* the built-in executor, or NULL */
-	qt_tensor *outputs;   /* of its last run, as graph->outputs */
-	void *other;          /* what another kind keeps */
+	struct qd_engine *engine;      /* of one that the engine executes */
+	struct qd_exec *exec;          /* of one that libtorch executes */
+	qt_tensor *outputs;            /* of its last run, as graph->outputs */
+	void *other;                   /* what another kind keeps */
+	struct qd_run_options options; /* libtorch: what its hook does */
+	bool *seen;
 };
-/* Prepares `g` (kept; must stay unchanged) for the built-in executor; `options` NULL: float, as fast as it goes. */
-QD_CHECK enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options);
+/*
+ * Prepares `g` (kept; must stay unchanged) for the engine, or for libtorch where it is asked for, where it computes on another
+ * device, or where the graph has what only libtorch can. `options` NULL: float. The runner stays where it is until it is released.
+ */
+QD_CHECK enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_run_options *options);
+/* For libtorch, with a hook of one's own: what trains. */
+QD_CHECK enum qd_status qd_runner_open_libtorch(
+	struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options);
 void qd_runner_release(struct qd_runner *runner);
 /* Feeds the input that is called like the tensor, converted to the input's type. QD_EINPUT: there is none, it has another shape, or
  * a value is NaN or infinite. */

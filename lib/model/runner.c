@@ -1,12 +1,42 @@
 /*
- * Runners: what is fed is checked here, whatever executes it; then the built-in executor.
+ * Runners: what is fed is checked here, whatever executes it; then the two that are built in, the engine and libtorch's executor.
  */
 #include "lib/model/model.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- the built-in executor ---- */
+/* ---- the engine ---- */
+
+static enum qd_status engine_feed(struct qd_runner *runner, qd_id input, const struct qd_tensor *tensor)
+{
+	return qd_engine_feed(runner->engine, input, tensor);
+}
+
+static enum qd_status engine_run(struct qd_runner *runner)
+{
+	return qd_engine_run(runner->engine);
+}
+
+static enum qd_status engine_read(struct qd_runner *runner, size_t output, float *out)
+{
+	return qd_engine_read(runner->engine, output, out);
+}
+
+static void engine_release(struct qd_runner *runner)
+{
+	qd_engine_free(runner->engine);
+}
+
+static enum qd_status open_engine(struct qd_runner *runner, const struct qd_graph *g, const struct qd_engine_options *options)
+{
+	static const struct qd_runner_kind kind = { engine_feed, engine_run, engine_read, engine_release };
+
+	*runner = (struct qd_runner){ .graph = g, .kind = &kind };
+	return qd_engine_new(&runner->engine, g, options);
+}
+
+/* ---- libtorch ---- */
 
 static enum qd_status exec_feed(struct qd_runner *runner, qd_id input, const struct qd_tensor *tensor)
 {
@@ -48,7 +78,7 @@ static void exec_release(struct qd_runner *runner)
 	qd_exec_free(runner->exec);
 }
 
-enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options)
+enum qd_status qd_runner_open_libtorch(struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options)
 {
 	static const struct qd_runner_kind kind = { exec_feed, exec_run, exec_read, exec_release };
 	enum qd_status st = QD_OK;
@@ -64,12 +94,72 @@ out:
 	return st;
 }
 
+/* What the engine is asked for, as a hook of libtorch's executor. */
+static enum qd_status see_and_round(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
+{
+	struct qd_runner *runner = context;
+	const struct qd_engine_options *o = &runner->options.engine;
+	const struct qd_encoding *e = o->simulate ? g->values[value].encoding : NULL;
+	size_t n = (size_t)qd_shape_elements(&g->values[value].shape);
+	qt_tensor rounded = NULL;
+	float *x = NULL;
+	enum qd_status st = QD_OK;
+
+	if (o->see != NULL && runner->seen[value]) {
+		x = malloc((n + 1) * sizeof(*x));
+		if (x == NULL)
+			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for %zu values", n));
+		QD_TRY(st, qt_read(*tensor, x, n * sizeof(*x)));
+		QD_TRY(st, o->see(o->context, value, n, x));
+	}
+	if (e == NULL)
+		goto out;
+	QD_TRY(st, qt_fake_quantize(*tensor, e->n, e->scale, e->zero_point, e->n == 1 ? 0 : e->axis, qd_encoding_low(e),
+			   qd_encoding_high(e), &rounded));
+	qt_free(*tensor);
+	*tensor = rounded;
+out:
+	free(x);
+	return st;
+}
+
+enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_run_options *options)
+{
+	const struct qd_run_options floats = { 0 };
+	const struct qd_exec_options hook = { .hook = see_and_round, .hook_context = runner, .see_all = true };
+	bool *seen = NULL;
+	enum qd_status st = QD_EUNSUPPORTED;
+
+	options = options != NULL ? options : &floats;
+	if (!options->libtorch && qt_on_cpu())
+		st = open_engine(runner, g, &options->engine);
+	if (st != QD_EUNSUPPORTED)
+		return st;
+	if (!options->libtorch && qt_on_cpu())
+		qd_log(QD_LOG_DEBUG, "libtorch executes graph '%s': %s", g->name, qd_message());
+	if (!options->engine.simulate && options->engine.see == NULL)
+		return qd_runner_open_libtorch(runner, g, NULL);
+	if (options->engine.see != NULL) {
+		seen = malloc((g->n_values + 1) * sizeof(*seen));
+		if (seen == NULL)
+			return qd_fail(QD_ENOMEM, "out of memory");
+		memcpy(seen, options->engine.seen, g->n_values * sizeof(*seen));
+	}
+	st = qd_runner_open_libtorch(runner, g, &hook);
+	runner->options = *options;
+	runner->seen = seen;
+	if (st != QD_OK)
+		qd_runner_release(runner);
+	return st;
+}
+
 /* ---- whatever executes ---- */
 
 void qd_runner_release(struct qd_runner *runner)
 {
 	if (runner->kind != NULL)
 		runner->kind->release(runner);
+	free(runner->seen);
 	*runner = (struct qd_runner){ 0 };
 }
 

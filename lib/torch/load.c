@@ -80,6 +80,18 @@ void qt_free(qt_tensor x)
 		((void (*)(qt_tensor))f)(x);
 }
 
+/* The CPU is where everything is made anyway. */
+enum qd_status qt_set_device(const char *device)
+{
+	static function f;
+	enum qd_status st;
+
+	if (!loaded() && strcmp(device, "cpu") == 0)
+		return QD_OK;
+	st = ready("qt_set_device", &f);
+	return st == QD_OK ? ((enum qd_status(*)(const char *))f)(device) : st;
+}
+
 enum qd_status qt_set_threads(int n)
 {
 	if (loaded())
@@ -87,6 +99,12 @@ enum qd_status qt_set_threads(int n)
 	omp_set_num_threads(n);
 	threads = n;
 	return QD_OK;
+}
+
+bool qt_on_cpu(void)
+{
+	static function f;
+	return !loaded() || find("qt_on_cpu", &f) != QD_OK || ((bool (*)(void))f)();
 }
 
 /* ---- all others ---- */

@@ -9,46 +9,42 @@
 
 #include <stdlib.h>
 
-const struct qd_node *qd_plan_hidden(const struct qd_planner *p, qd_id value, enum qd_op op, uint32_t uses)
+/* While planning: the graph, how often each value is used, and which nodes a group has swallowed. */
+struct planner {
+	const struct qd_graph *g;
+	uint32_t *uses;
+	bool *swallowed;
+};
+
+/* The producer of `value` if it is an `op` whose result has one use and no encoding. */
+static const struct qd_node *hidden_producer(const struct planner *p, qd_id value, enum qd_op op)
 {
 	const struct qd_value *v = value == QD_NONE ? NULL : &p->g->values[value];
 
-	if (v == NULL || v->kind != QD_RESULT || v->encoding != NULL || p->uses[value] != uses || p->g->nodes[v->producer].op != op)
+	if (v == NULL || v->kind != QD_RESULT || v->encoding != NULL || p->uses[value] != 1 || p->g->nodes[v->producer].op != op)
 		return NULL;
 	return &p->g->nodes[v->producer];
 }
 
-static const struct qd_node *hidden_producer(const struct qd_planner *p, qd_id value, enum qd_op op)
-{
-	return qd_plan_hidden(p, value, op, 1);
-}
-
-void qd_plan_swallow(struct qd_planner *p, const struct qd_node *node)
+static void swallow(struct planner *p, const struct qd_node *node)
 {
 	p->swallowed[node - p->g->nodes] = true;
 }
 
-const struct qd_node *qd_plan_silu(const struct qd_planner *p, const struct qd_node *mul, qd_id *x)
+/* Whether `mul` is x * sigmoid(x). */
+static bool match_silu(struct planner *p, const struct qd_node *mul, struct qd_step *step)
 {
 	for (size_t i = 0; i < 2; i++) {
 		const struct qd_node *sigmoid = hidden_producer(p, mul->in[i], QD_OP_SIGMOID);
-		*x = mul->in[1 - i];
-		if (sigmoid != NULL && sigmoid->in[0] == *x)
-			return sigmoid;
+		if (sigmoid == NULL || sigmoid->in[0] != mul->in[1 - i])
+			continue;
+		swallow(p, sigmoid);
+		step->kind = QD_STEP_SILU;
+		step->own_in[0] = mul->in[1 - i];
+		step->n_in = 1;
+		return true;
 	}
-	return NULL;
-}
-
-static bool match_silu(struct qd_planner *p, const struct qd_node *mul, struct qd_step *step)
-{
-	const struct qd_node *sigmoid = qd_plan_silu(p, mul, &step->own_in[0]);
-
-	if (sigmoid == NULL)
-		return false;
-	qd_plan_swallow(p, sigmoid);
-	step->kind = QD_STEP_SILU;
-	step->n_in = 1;
-	return true;
+	return false;
 }
 
 /* A float constant of one element without an encoding. */
@@ -73,7 +69,7 @@ static bool attention_shapes(const struct qd_graph *g, qd_id q, qd_id kt, qd_id 
 	return true;
 }
 
-static bool match_attention(struct qd_planner *p, const struct qd_node *last, struct qd_step *step)
+static bool match_attention(struct planner *p, const struct qd_node *last, struct qd_step *step)
 {
 	const struct qd_node *softmax = hidden_producer(p, last->in[0], QD_OP_SOFTMAX), *mul = NULL, *scores = NULL;
 	float scale = 1.0f;
@@ -91,10 +87,10 @@ static bool match_attention(struct qd_planner *p, const struct qd_node *last, st
 		scores = hidden_producer(p, softmax->in[0], QD_OP_MATMUL);
 	if (scores == NULL || !attention_shapes(p->g, scores->in[0], scores->in[1], last->in[1]))
 		return false;
-	qd_plan_swallow(p, softmax);
-	qd_plan_swallow(p, scores);
+	swallow(p, softmax);
+	swallow(p, scores);
 	if (mul != NULL)
-		qd_plan_swallow(p, mul);
+		swallow(p, mul);
 	step->kind = QD_STEP_ATTENTION;
 	step->scale = scale;
 	step->own_in[0] = scores->in[0];
@@ -109,14 +105,14 @@ static qd_id zero_point(const struct qd_node *node)
 	return node->n_in > 2 ? node->in[2] : QD_NONE;
 }
 
-static bool match_fake_quantize(struct qd_planner *p, const struct qd_node *dequantize, struct qd_step *step)
+static bool match_fake_quantize(struct planner *p, const struct qd_node *dequantize, struct qd_step *step)
 {
 	const struct qd_node *quantize = hidden_producer(p, dequantize->in[0], QD_OP_QUANTIZE);
 
 	if (quantize == NULL || quantize->in[1] != dequantize->in[1] || zero_point(quantize) != zero_point(dequantize) ||
 		qd_node_int(quantize, "axis", 1) != qd_node_int(dequantize, "axis", 1))
 		return false;
-	qd_plan_swallow(p, quantize);
+	swallow(p, quantize);
 	step->kind = QD_STEP_FAKE_QUANTIZE;
 	step->codes = p->g->values[dequantize->in[0]].dtype;
 	step->own_in[0] = quantize->in[0];
@@ -127,21 +123,18 @@ static bool match_fake_quantize(struct qd_planner *p, const struct qd_node *dequ
 }
 
 /* The step that computes `node`, from its last node: later nodes have not been looked at yet. */
-static void make_step(struct qd_planner *p, qd_id id, enum qd_plan_kind kind, struct qd_step *step)
+static void make_step(struct planner *p, qd_id id, bool see_all, struct qd_step *step)
 {
 	const struct qd_node *node = &p->g->nodes[id];
-	bool group = false;
 
-	*step = (struct qd_step){ .kind = QD_STEP_NODE, .node = id, .inner = id };
-	if (kind == QD_PLAN_INFERENCE)
-		group = qd_plan_match_inference(p, node, step);
-	if (!group && kind != QD_PLAN_NODES) {
+	*step = (struct qd_step){ .kind = QD_STEP_NODE, .node = id };
+	if (!see_all) {
 		if (node->op == QD_OP_MUL)
-			group = match_silu(p, node, step);
+			(void)match_silu(p, node, step);
 		else if (node->op == QD_OP_MATMUL)
-			group = match_attention(p, node, step);
+			(void)match_attention(p, node, step);
 		else if (node->op == QD_OP_DEQUANTIZE)
-			group = match_fake_quantize(p, node, step);
+			(void)match_fake_quantize(p, node, step);
 	}
 	if (step->n_in == 0) {
 		step->in = node->in;
@@ -149,7 +142,7 @@ static void make_step(struct qd_planner *p, qd_id id, enum qd_plan_kind kind, st
 	}
 }
 
-static void count_uses(const struct qd_planner *p)
+static void count_uses(const struct planner *p)
 {
 	const struct qd_graph *g = p->g;
 
@@ -175,9 +168,9 @@ static void find_last_uses(struct qd_plan *plan, const struct qd_graph *g)
 		plan->last_use[g->outputs[i]] = QD_NONE;
 }
 
-enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, enum qd_plan_kind kind)
+enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, bool see_all)
 {
-	struct qd_planner p = { .g = g };
+	struct planner p = { .g = g };
 	enum qd_status st = QD_OK;
 	size_t n = g->n_order;
 
@@ -194,7 +187,7 @@ enum qd_status qd_plan_init(struct qd_plan *plan, const struct qd_graph *g, enum
 	/* From the end, so that a group is found at its last node before its first ones become steps. */
 	for (size_t i = n; i-- > 0;)
 		if (!p.swallowed[g->order[i]])
-			make_step(&p, g->order[i], kind, &plan->steps[i]);
+			make_step(&p, g->order[i], see_all, &plan->steps[i]);
 	for (size_t i = 0; i < n; i++)
 		if (!p.swallowed[g->order[i]])
 			plan->steps[plan->n++] = plan->steps[i];

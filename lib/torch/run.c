@@ -1,14 +1,13 @@
 /*
- * The executor: walks the steps of a plan (plan.c), keeping each tensor as long as a later step needs it. Runs without gradients on
- * the CPU have a plan of their own, made when the first one comes; weights of its products are packed at their first use, and where
- * they lie in a mapped file its pages are let go: from then on the packed copy is the only one.
+ * The executor: walks the steps of a plan (plan.c), keeping each tensor as long as a later step needs it.
  *
  * A value's tensor is found in one of three places. `now` holds what belongs to the current run. `kept` holds what outlives it:
  * weights as the hook left them, and results that depend on such weights alone (they are computed in the first run only). `given`
  * holds what the caller put there: bound inputs and replaced weights, which pass the hook anew on each run, because they may change
  * or carry gradients.
  */
-#include "lib/torch/inference.h"
+#include "lib/torch/lower.h"
+#include "lib/torch/plan.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,9 +15,7 @@
 struct qd_exec {
 	const struct qd_graph *g;
 	struct qd_exec_options options;
-	struct qd_plan plans[2]; /* with gradients; for inference (when `inference` is there) */
-	struct qd_plan *plan;    /* the one in use */
-	struct qd_inference *inference;
+	struct qd_plan plan;
 	qt_tensor *now, *kept, *given; /* per value */
 	bool *steady;                  /* per value: a weight that was not replaced, or a result of such alone */
 	bool stale;                    /* `steady` no longer fits `given` */
@@ -56,8 +53,7 @@ enum qd_status qd_exec_new(struct qd_exec **out, const struct qd_graph *g, const
 	if (exec->now == NULL || exec->kept == NULL || exec->given == NULL || exec->steady == NULL)
 		st = qd_fail(QD_ENOMEM, "out of memory for an executor of %zu values", g->n_values);
 	if (st == QD_OK)
-		st = qd_plan_init(&exec->plans[0], g, exec->options.see_all ? QD_PLAN_NODES : QD_PLAN_GROUPS);
-	exec->plan = &exec->plans[0];
+		st = qd_plan_init(&exec->plan, g, exec->options.see_all);
 	if (st != QD_OK)
 		qd_exec_free(exec);
 	else
@@ -72,9 +68,7 @@ void qd_exec_free(struct qd_exec *exec)
 	drop_all(exec, exec->now);
 	drop_all(exec, exec->kept);
 	drop_all(exec, exec->given);
-	qd_inference_free(exec->inference);
-	qd_plan_release(&exec->plans[0]);
-	qd_plan_release(&exec->plans[1]);
+	qd_plan_release(&exec->plan);
 	free(exec->now);
 	free(exec->kept);
 	free(exec->given);
@@ -156,24 +150,6 @@ static enum qd_status load(const struct qd_exec *exec, qd_id weight, qt_tensor *
 
 /* ---- a run ---- */
 
-/* Takes the plan for what is asked for now. */
-static enum qd_status choose_plan(struct qd_exec *exec)
-{
-	bool inference = !exec->options.see_all && !exec->options.libtorch && qt_is_inference();
-	struct qd_plan *plan = &exec->plans[inference];
-	enum qd_status st = QD_OK;
-
-	if (inference && exec->inference == NULL) {
-		qd_plan_release(plan);
-		QD_TRY(st, qd_plan_init(plan, exec->g, QD_PLAN_INFERENCE));
-		QD_TRY(st, qd_inference_new(&exec->inference, exec->g, plan));
-	}
-	exec->stale = exec->stale || exec->plan != plan;
-	exec->plan = plan;
-out:
-	return st;
-}
-
 /* Works out `steady` and forgets kept results that no longer are. */
 static void refresh(struct qd_exec *exec)
 {
@@ -181,8 +157,8 @@ static void refresh(struct qd_exec *exec)
 
 	for (size_t i = 0; i < g->n_values; i++)
 		exec->steady[i] = g->values[i].kind == QD_WEIGHT && exec->given[i] == NULL;
-	for (size_t s = 0; s < exec->plan->n; s++) {
-		const struct qd_step *step = &exec->plan->steps[s];
+	for (size_t s = 0; s < exec->plan.n; s++) {
+		const struct qd_step *step = &exec->plan.steps[s];
 		const struct qd_node *node = &g->nodes[step->node];
 		bool steady = true;
 		for (size_t i = 0; i < step->n_in; i++)
@@ -242,7 +218,7 @@ out:
 
 static enum qd_status compute(const struct qd_exec *exec, size_t s, const qt_tensor *in, qt_tensor *out)
 {
-	const struct qd_step *step = &exec->plan->steps[s];
+	const struct qd_step *step = &exec->plan.steps[s];
 	const struct qd_node *node = &exec->g->nodes[step->node];
 	const struct qd_lower lower = { exec->g, node, in, out };
 
@@ -255,9 +231,8 @@ static enum qd_status compute(const struct qd_exec *exec, size_t s, const qt_ten
 		return qd_lower_fake_quantize(in[0], in[1], in[2], qd_node_int(node, "axis", 1), step->codes, out);
 	case QD_STEP_NODE:
 		return qd_lowerings[node->op](&lower);
-	default:
-		return qd_inference_run(exec->inference, s, in, out);
 	}
+	return QD_OK;
 }
 
 /* Puts a result where it belongs. What a gradient may flow through is never kept: its graph is good for one backward only. */
@@ -285,69 +260,9 @@ static bool is_kept(const struct qd_exec *exec, const struct qd_node *node)
 	return true;
 }
 
-/* A weight's tensor, as bytes in memory. */
-static enum qd_status pack_tensor(struct qd_exec *exec, size_t s, qt_tensor w)
-{
-	qt_tensor plain = NULL;
-	struct qd_shape shape;
-	float *data;
-	enum qd_status st;
-
-	QD_TRY(st, qt_contiguous(w, &plain));
-	QD_TRY(st, qt_shape(plain, &shape));
-	QD_TRY(st, qt_data(plain, &data));
-	const struct qd_tensor view = qd_tensor_view(NULL, QD_F32, shape, data);
-	QD_TRY(st, qd_inference_pack(exec->inference, s, &view));
-out:
-	qt_free(plain);
-	return st;
-}
-
-/*
- * Sees to it that a step has its weight packed: once where the weight stays, else on each run. What the hook would not change goes
- * from its file straight into the packed copy.
- */
-static enum qd_status pack(struct qd_exec *exec, size_t s)
-{
-	qd_id weight = exec->plan->steps[s].in[1];
-	const struct qd_value *v = &exec->g->values[weight];
-	qt_tensor w;
-	enum qd_status st = QD_OK;
-
-	if (exec->steady[weight] && qd_inference_is_packed(exec->inference, s))
-		return QD_OK;
-	if (exec->steady[weight] && v->kind == QD_WEIGHT && !(exec->options.hook != NULL && v->encoding != NULL) &&
-		exec->kept[weight] == NULL) {
-		QD_TRY(st, qd_inference_pack(exec->inference, s, &v->data));
-		qd_mapping_forget(v->data.data, v->data.bytes);
-		goto out;
-	}
-	QD_TRY(st, fetch(exec, weight, &w));
-	QD_TRY(st, pack_tensor(exec, s, w));
-out:
-	return qd_prefix(st, "weight '%s'", v->name);
-}
-
-/* All weights at once, before there are activations: what packing needs for a moment does not come on top of theirs. */
-static enum qd_status pack_all(struct qd_exec *exec)
-{
-	enum qd_status st = QD_OK;
-
-	for (size_t s = 0; exec->plan == &exec->plans[1] && s < exec->plan->n; s++) {
-		if (!qd_inference_packs(exec->inference, s))
-			continue;
-		qd_id weight = exec->plan->steps[s].in[1];
-		if (exec->steady[weight] && exec->g->values[weight].kind == QD_WEIGHT)
-			QD_TRY(st, pack(exec, s));
-	}
-out:
-	return st;
-}
-
 static enum qd_status run_step(struct qd_exec *exec, size_t s)
 {
-	const struct qd_step *step = &exec->plan->steps[s];
-	bool packs = exec->plan == &exec->plans[1] && qd_inference_packs(exec->inference, s);
+	const struct qd_step *step = &exec->plan.steps[s];
 	const struct qd_node *node = &exec->g->nodes[step->node];
 	qt_tensor *in = calloc(step->n_in + node->n_out + 1, sizeof(*in)), *results = in + step->n_in;
 	bool gradient = false;
@@ -358,10 +273,6 @@ static enum qd_status run_step(struct qd_exec *exec, size_t s)
 	for (size_t i = 0; i < step->n_in; i++) {
 		if (step->in[i] == QD_NONE)
 			continue;
-		if (packs && i == 1) {
-			QD_TRY(st, pack(exec, s));
-			continue;
-		}
 		QD_TRY(st, fetch(exec, step->in[i], &in[i]));
 		gradient = gradient || qt_wants_grad(in[i]);
 	}
@@ -376,14 +287,14 @@ out:
 
 static void bury(struct qd_exec *exec, size_t s)
 {
-	const struct qd_step *step = &exec->plan->steps[s];
+	const struct qd_step *step = &exec->plan.steps[s];
 	const struct qd_node *node = &exec->g->nodes[step->node];
 
 	for (size_t i = 0; i < step->n_in; i++)
-		if (step->in[i] != QD_NONE && exec->plan->last_use[step->in[i]] == s)
+		if (step->in[i] != QD_NONE && exec->plan.last_use[step->in[i]] == s)
 			drop(&exec->now[step->in[i]]);
 	for (size_t i = 0; i < node->n_out; i++)
-		if (exec->plan->last_use[node->out[i]] == s)
+		if (exec->plan.last_use[node->out[i]] == s)
 			drop(&exec->now[node->out[i]]);
 }
 
@@ -394,18 +305,16 @@ enum qd_status qd_exec_run(struct qd_exec *exec, qt_tensor *outputs)
 	qt_tensor last;
 
 	memset(outputs, 0, g->n_outputs * sizeof(*outputs));
-	QD_TRY(st, choose_plan(exec));
 	if (exec->stale)
 		refresh(exec);
-	QD_TRY(st, pack_all(exec));
-	for (size_t s = 0; s < exec->plan->n; s++) {
-		if (!is_kept(exec, &g->nodes[exec->plan->steps[s].node]))
+	for (size_t s = 0; s < exec->plan.n; s++) {
+		if (!is_kept(exec, &g->nodes[exec->plan.steps[s].node]))
 			QD_TRY(st, run_step(exec, s));
 		bury(exec, s);
 	}
 	for (size_t i = 0; i < g->n_outputs; i++) {
 		QD_TRY(st, fetch(exec, g->outputs[i], &last));
-		QD_TRY(st, exec->plan == &exec->plans[0] ? qt_retain(last, &outputs[i]) : qt_contiguous(last, &outputs[i]));
+		QD_TRY(st, qt_retain(last, &outputs[i]));
 	}
 out:
 	drop_all(exec, exec->now);

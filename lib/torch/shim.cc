@@ -4,6 +4,8 @@
  */
 #include "lib/torch/shim_internal.h"
 
+#include <cstring>
+
 using namespace quad;
 
 std::atomic<int64_t> quad::live{ 0 };
@@ -79,6 +81,11 @@ enum qd_status qt_set_device(const char *name)
 	} catch (...) {
 		return qd_fail(QD_EUNSUPPORTED, "this libtorch (%s) has no device '%s'", TORCH_VERSION, name);
 	}
+}
+
+bool qt_on_cpu(void)
+{
+	return device.is_cpu();
 }
 
 /* ---- in and out ---- */
@@ -293,6 +300,16 @@ enum qd_status qt_clamp_(qt_tensor x, double low, double high)
 	return act("clamp", [&] {
 		at::NoGradGuard no_grad;
 		x->tensor.clamp_(low, high);
+	});
+}
+
+enum qd_status qt_put_grad(qt_tensor x, const float *values)
+{
+	return act("put_grad", [&] {
+		at::NoGradGuard no_grad;
+		at::Tensor g = at::empty(x->tensor.sizes(), at::kFloat);
+		std::memcpy(g.data_ptr<float>(), values, (size_t)g.numel() * sizeof(float));
+		x->tensor.mutable_grad() = g.to(x->tensor.device());
 	});
 }
 

@@ -45,6 +45,8 @@ void qt_set_grad(bool on);
 bool qt_get_grad(void);
 /* "cpu", "cuda" or "cuda:1": sets the device of tensors made from now on. QD_EUNSUPPORTED when this libtorch has no such device. */
 QD_CHECK enum qd_status qt_set_device(const char *device);
+/* Whether that is the CPU. */
+bool qt_on_cpu(void);
 
 /* ---- in and out ---- */
 /*
@@ -87,6 +89,8 @@ bool qt_wants_grad(qt_tensor x);
 QD_CHECK enum qd_status qt_backward(qt_tensor loss);
 /* The gradient of a leaf, like x; NULL in *out, and QD_OK, when there is none. */
 QD_CHECK enum qd_status qt_grad(qt_tensor x, qt_tensor *out);
+/* Makes `data` f32, as many as x has, the gradient of the leaf x. */
+QD_CHECK enum qd_status qt_put_grad(qt_tensor x, const float *data);
 /* Drops it. */
 QD_CHECK enum qd_status qt_zero_grad(qt_tensor x);
 /*
@@ -209,28 +213,6 @@ QD_CHECK enum qd_status qt_gather(qt_tensor x, qt_tensor index, int64_t axis, qt
  * smaller. */
 QD_CHECK enum qd_status qt_upsample_nearest(
 	qt_tensor x, int64_t height, int64_t width, int64_t factor_h, int64_t factor_w, qt_tensor *out);
-
-/*
- * ---- inference: lib/kernel's, for runs without gradients on the CPU ----
- * Operands and results are f32, channels-last in memory where they have four dimensions (what comes otherwise is copied first).
- * Shapes are not checked: the plan that calls these did. Statuses are QD_OK and QD_ENOMEM, and those of the kernels (kernel.h).
- */
-/* Whether such runs are what is asked for now: no gradients, the CPU, exact products. */
-bool qt_is_inference(void);
-struct qd_product;
-/* What `product` was packed for, of x, plus `other`; `shape` is the result's. bias [O] and other, like the result, are NULL where
- * its spec has none; scratch of qd_product_scratch_bytes. */
-QD_CHECK enum qd_status qt_product(struct qd_product *product, const struct qd_shape *shape, qt_tensor x, qt_tensor bias,
-	qt_tensor other, void *scratch, qt_tensor *out);
-/* Group normalization of x + shift, x [N,C,H,W], scale and bias [C], shift [1 or N,C,1,1] or NULL; silu: times its own sigmoid. */
-QD_CHECK enum qd_status qt_image_norm(
-	qt_tensor x, int64_t groups, qt_tensor scale, qt_tensor bias, qt_tensor shift, double eps, bool silu, qt_tensor *out);
-/* Layer normalization of x [...,C] over its last dimension; scale [C], bias [C] or NULL. */
-QD_CHECK enum qd_status qt_row_norm(qt_tensor x, qt_tensor scale, qt_tensor bias, double eps, qt_tensor *out);
-/* x [rows, 2 w] -> its first half times gelu of its second, [rows, w]. */
-QD_CHECK enum qd_status qt_gated_gelu(qt_tensor x, qt_tensor *out);
-/* n > 0 images [N,Ci,H,W] side by side along their channels -> [N, sum of Ci, H, W]. */
-QD_CHECK enum qd_status qt_image_concat(size_t n, const qt_tensor *parts, qt_tensor *out);
 
 /*
  * ---- quantization ----

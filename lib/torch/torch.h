@@ -1,6 +1,7 @@
 /*
- * lib/torch: executes a graph (lib/ir) with libtorch, with or without gradients. shim.h is the C ABI over libtorch, lower.c has one
- * function per operator of ops.def, run.c walks the graph.
+ * lib/torch: executes a graph (lib/ir) with libtorch, with or without gradients: what trains, what computes on GPUs, and the reference
+ * that lib/engine is compared with. shim.h is the C ABI over libtorch, lower.c has one function per operator of ops.def, run.c walks
+ * the graph.
  *
  * The executor knows nothing of quantization. A hook sees every value (weights once, when they are loaded; inputs and results on
  * each run) and may put another tensor in its place: simulation, observation and training parameters all come in through it.
@@ -28,13 +29,6 @@ struct qd_exec_options {
 	 * values inside them, except that a value with an encoding is never inside. true: one step per node, every value is seen.
 	 */
 	bool see_all;
-	/*
-	 * false: where no gradient is wanted and the CPU computes, convolutions, linear layers and normalizations are lib/kernel's,
-	 * with weights packed at the first run and images channels-last; the hook then does not see weights without an encoding
-	 * that are packed, nor normalized values before their x * sigmoid(x), sums before theirs, and the like. true: libtorch's
-	 * operators.
-	 */
-	bool libtorch;
 };
 
 /* Prepares `g` (kept; must outlive the executor and stay unchanged): loads weights (mapped float32 is not copied), decides when

@@ -49,6 +49,7 @@ calib=("$QUAD" calib --model m --data images)
 expect 0 "would make 5 samples of 5 rows, latents 8 x 8, 16 tokens" "${calib[@]}" -o o/dry.safetensors --dry-run
 [ -z "$(ls o)" ] || fault "a dry run leaves $(ls o)"
 expect 0 "5 samples of 5 rows" "${calib[@]}" -o o/a.safetensors
+loads no "${calib[@]}" -o o/a.safetensors --force
 expect 0 '"samples": 5' "${calib[@]}" -o o/b.safetensors --json
 cmp o/a.safetensors o/b.safetensors || fault "the same command gives other bytes"
 expect 0 "" "${calib[@]}" -o o/b.safetensors --force --seed 1

@@ -51,6 +51,17 @@ tensors()
 	done
 }
 
+# loads yes|no COMMAND...: whether the command loads libtorch
+loads()
+{
+	local want=$1 found=no
+	shift
+	LD_DEBUG=files LD_DEBUG_OUTPUT=$work/files "$@" >/dev/null 2>&1
+	grep -q "libtorch[a-z_]*\.so" "$work"/files.* && found=yes
+	rm -f "$work"/files.*
+	[ $found = "$want" ] || fault "loads libtorch: $found, needs $want: $*"
+}
+
 # skip REASON: something of this script cannot be tried here; tests/run.sh counts it.
 skip()
 {

@@ -48,7 +48,7 @@ for file in lora_weight_list.txt manifest.json model.encodings.json adapters/a.s
 	grep -aq 'conv_out.lora_bias' "o/x/$file" || fault "'$file' has no bias"
 done
 for adapter in a b; do
-	expect 0 "" "$QUAD" eval --base m --profile profile.json --adapter "$(case $adapter in
+	expect 0 "" "$QUAD" eval --engine torch --base m --profile profile.json --adapter "$(case $adapter in
 		a) echo biased.safetensors@0.5 ;; b) echo plain.safetensors ;; esac)" --inputs calib.safetensors -o "$adapter.sim"
 	expect 0 "" "$QUAD" eval --base o/x --adapter $adapter --inputs calib.safetensors -o $adapter.exported
 	cmp -s $adapter.sim $adapter.exported || fault "the export is not what was simulated of '$adapter'"

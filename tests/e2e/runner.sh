@@ -72,7 +72,8 @@ neither()
 }
 
 # ---- the same paths and the same adapters, in both commands ----
-simulated=(--base m --profile profile.json)
+# By the operators that execute the exported file too: the same bits.
+simulated=(--base m --profile profile.json --engine torch)
 both sim "${simulated[@]}" --adapter a.safetensors
 both other "${simulated[@]}" --adapter b.safetensors
 both base "${simulated[@]}"

@@ -1,17 +1,6 @@
 #!/bin/bash
-# What starting costs: libtorch is loaded by commands that execute a graph, when they do, and by no others.
+# What starting costs: libtorch is loaded by commands that train, execute an exported file or are asked for it, and by no others.
 . "$(dirname "$0")/check.bash"
-
-# loads yes|no COMMAND...: whether the command loads libtorch
-loads()
-{
-	local want=$1 found=no
-	shift
-	LD_DEBUG=files LD_DEBUG_OUTPUT=$work/files "$@" >/dev/null 2>&1
-	grep -q "libtorch[a-z_]*\.so" "$work"/files.* && found=yes
-	rm -f "$work"/files.*
-	[ $found = "$want" ] || fault "loads libtorch: $found, needs $want: $*"
-}
 
 expect 0 "" "$QUAD" init --arch tiny -o "$work/model"
 loads no "$QUAD" --help
@@ -20,6 +9,31 @@ loads no "$QUAD" inspect "$work/model"
 loads no "$QUAD" eval --help
 loads no "$QUAD" eval --base "$work/nothing" --inputs "$work/nothing"
 loads yes "$QUAD" --version
+
+# Models are executed, simulated and calibrated without it.
+scenes=$(dirname "$QUAD")/scenes
+if [ -x "$scenes" ]; then
+	small_config "$work/config.json"
+	expect 0 "" "$QUAD" init --config "$work/config.json" --prediction v_prediction --seed 1 -o "$work/m"
+	expect 0 "" "$QUAD" init --config "$work/config.json" --lora 2 --seed 2 -o "$work/a.safetensors"
+	expect 0 "" "$scenes" --task all --count 2 --seed 1 --schedule "$work/m" -o "$work/calib.safetensors"
+	expect 0 "" "$scenes" --task sketch --count 1 --seed 2 -o "$work/data.safetensors"
+	run=("$QUAD" run --base "$work/m" --adapter "a=$work/a.safetensors" --inputs "$work/data.safetensors" --steps 1 --force)
+	loads no "$QUAD" qss --base "$work/m" --adapter "a=$work/a.safetensors" --calib "$work/calib.safetensors" -o "$work/profile.json"
+	[ -s "$work/profile.json" ] || fault "qss writes no profile"
+	loads no "${run[@]}" -o "$work/float.safetensors"
+	loads no "${run[@]}" --profile "$work/profile.json" -o "$work/simulated.safetensors"
+	loads yes "${run[@]}" --engine torch -o "$work/torch.safetensors"
+	for samples in float simulated torch; do
+		[ -s "$work/$samples.safetensors" ] || fault "run writes no $samples samples"
+	done
+else
+	skip "the program that draws data is not built"
+fi
+if golden tiny15; then
+	loads no "$QUAD" eval --base "$QUAD_GOLDEN/tiny15" --inputs "$QUAD_GOLDEN/expected/tiny15.safetensors" --check 2e-5
+	loads yes "$QUAD" eval --base "$QUAD_GOLDEN/tiny15" --inputs "$QUAD_GOLDEN/expected/tiny15.safetensors" --check 2e-5 --engine torch
+fi
 
 # The program finds its library beside itself or in ../lib/quad, and says so when it is in neither.
 library=$(dirname "$(realpath "$QUAD")")/libquad-torch.so

@@ -167,7 +167,7 @@ static double output_error(const struct qd_profile *profile, const struct qd_ada
 	OK(qd_dataset_open(&data, (const char *const[]){ all.noisy }, 1, &all.on.layers.model.config, QD_DATA_CALIBRATE));
 	sizes = qd_dataset_sizes(&data, data.n);
 	OK(qd_net_build(&net, &all.on.layers.model, &sizes, &profile->slots));
-	OK(qd_runner_open_simulated(&runners[1], &net, profile, adapter, false));
+	OK(qd_runner_open_simulated(&runners[1], &net, profile, adapter, false, false));
 	OK(qd_runner_open(&runners[0], &net.graph, NULL));
 	OK(qd_runner_feed_adapter(&runners[0], &net.slots, &all.adapters[0]));
 	n = (size_t)qd_shape_elements(&net.graph.values[net.graph.outputs[0]].shape);

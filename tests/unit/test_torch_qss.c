@@ -144,7 +144,7 @@ static void run_net(const struct qd_profile *p, size_t i, bool simulated, float 
 	sizes = qd_dataset_sizes(&all.data, all.data.n);
 	OK(qd_net_build(&net, &all.model, &sizes, &p->slots));
 	if (simulated) {
-		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i], false));
+		OK(qd_runner_open_simulated(&runner, &net, p, all.list[i], false, false));
 	} else {
 		OK(qd_runner_open(&runner, &net.graph, NULL));
 		OK(qd_runner_feed_adapter(&runner, &net.slots, all.list[i]));

@@ -1,4 +1,4 @@
-/* Simulation and observation: what the hooks do to a running graph, against plain loops. */
+/* Simulation by libtorch's executor, straight-through, and observation, against plain loops. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -155,15 +155,23 @@ static void gradients_pass_straight_through(void **state)
 	assert_int_equal(qt_live(), 0);
 }
 
-/* Ranges over two runs, by min-max and through the histogram (all of it: percentile 100), and the encodings made of them. */
-static void observes_activations(void **state)
+static void run_layer_observed(struct layer *l, struct qd_runner *runner, float *y)
 {
-	(void)state;
+	struct qd_tensor x = qd_tensor_view("x", QD_F32, QD_SHAPE(ROWS, IN), l->x);
+
+	OK(qd_runner_feed(runner, &x));
+	OK(qd_runner_run(runner));
+	OK(qd_runner_read(runner, "fc", ROWS * OUT, y));
+}
+
+/* Ranges over two runs, by min-max and through the histogram (all of it: percentile 100), and the encodings made of them. */
+static void observe_activations(bool libtorch)
+{
 	for (int kind = QD_OBSERVE_MINMAX; kind <= QD_OBSERVE_PERCENTILE; kind++) {
 		struct qd_quant_options quant = qd_quant_options_default();
 		struct qd_observers observers;
-		struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &observers, .see_all = true };
-		struct qd_exec *exec;
+		struct qd_run_options options = { .engine = { .see = qd_observe, .context = &observers }, .libtorch = libtorch };
+		struct qd_runner runner;
 		struct layer l;
 		enum qd_entry_kind kinds[8];
 		const struct qd_encoding *encodings[8] = { NULL };
@@ -175,9 +183,11 @@ static void observes_activations(void **state)
 		quant.percentile = 100;
 		OK(qd_assign(&l.g, kinds));
 		OK(qd_observers_new(&observers, kinds, l.g.n_values, &quant));
-		OK(qd_exec_new(&exec, &l.g, &options));
+		options.engine.seen = observers.seen;
+		OK(qd_runner_open(&runner, &l.g, &options));
+		assert_true((runner.engine == NULL) == libtorch);
 		for (int run = 0; run < 2; run++) {
-			run_layer(&l, exec, y);
+			run_layer_observed(&l, &runner, y);
 			for (size_t i = 0; i < ROWS * OUT; i++) {
 				low = fminf(low, y[i]);
 				high = fmaxf(high, y[i]);
@@ -191,38 +201,49 @@ static void observes_activations(void **state)
 		assert_true(encodings[l.out]->scale[0] == want->scale[0] && encodings[l.out]->zero_point[0] == want->zero_point[0]);
 		qd_observers_reset(&observers);
 		assert_false(observers.of[l.out].seen);
-		qd_exec_free(exec);
+		qd_runner_release(&runner);
 		qd_observers_release(&observers);
 		layer_release(&l);
 	}
 	assert_int_equal(qt_live(), 0);
 }
 
+static void observes_activations(void **state)
+{
+	(void)state;
+	observe_activations(false);
+	observe_activations(true);
+}
+
+/* An input can be finite and what is computed not. */
 static void refuses_values_that_are_not_finite(void **state)
 {
 	struct qd_quant_options quant = qd_quant_options_default();
-	struct qd_observers observers;
-	struct qd_exec_options options = { .hook = qd_observe_hook, .hook_context = &observers, .see_all = true };
 	enum qd_entry_kind kinds[8];
-	struct qd_exec *exec;
-	struct layer l;
-	struct qd_tensor x;
-	qt_tensor y = NULL;
 
 	(void)state;
-	layer_new(&l, 1);
-	l.x[3] = INFINITY;
-	x = qd_tensor_view("x", QD_F32, QD_SHAPE(ROWS, IN), l.x);
-	OK(qd_assign(&l.g, kinds));
-	OK(qd_observers_new(&observers, kinds, l.g.n_values, &quant));
-	OK(qd_exec_new(&exec, &l.g, &options));
-	OK(qd_exec_bind_tensor(exec, "x", &x));
-	assert_int_equal(qd_exec_run(exec, &y), QD_EINPUT);
-	assert_non_null(strstr(qd_message(), "'x'"));
-	assert_null(y);
-	qd_exec_free(exec);
-	qd_observers_release(&observers);
-	layer_release(&l);
+	for (int libtorch = 0; libtorch < 2; libtorch++) {
+		struct qd_observers observers;
+		struct qd_run_options options = { .engine = { .see = qd_observe, .context = &observers }, .libtorch = libtorch };
+		struct qd_runner runner;
+		struct layer l;
+		struct qd_tensor x;
+
+		layer_new(&l, 1);
+		for (size_t i = 0; i < QD_COUNT(l.w); i++)
+			l.w[i] = l.x[i] = 1e30f;
+		x = qd_tensor_view("x", QD_F32, QD_SHAPE(ROWS, IN), l.x);
+		OK(qd_assign(&l.g, kinds));
+		OK(qd_observers_new(&observers, kinds, l.g.n_values, &quant));
+		options.engine.seen = observers.seen;
+		OK(qd_runner_open(&runner, &l.g, &options));
+		OK(qd_runner_feed(&runner, &x));
+		assert_int_equal(qd_runner_run(&runner), QD_EINPUT);
+		assert_non_null(strstr(qd_message(), "'fc'"));
+		qd_runner_release(&runner);
+		qd_observers_release(&observers);
+		layer_release(&l);
+	}
 	assert_int_equal(qt_live(), 0);
 }
 
