@@ -216,7 +216,7 @@ static enum qd_status write_results(const struct eval *e)
 	const struct qd_common *common = &e->options->common;
 	struct qd_tensor *tensors = calloc(e->inputs.n + e->n + 1, sizeof(*tensors));
 	size_t n = 0;
-	if (!tensors)
+	if (tensors == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t i = 0; i < e->n; i++)
 		tensors[n++] = e->results[i].value;
@@ -247,14 +247,14 @@ static enum qd_status evaluate(struct eval *e)
 	enum qd_status st;
 
 	QD_TRY(st, qd_check_apart(common, common->output, &e->options->inputs, 1));
-	if (common->output && !common->force && (qd_is_file(common->output) || qd_is_directory(common->output)))
+	if (common->output != NULL && !common->force && (qd_is_file(common->output) || qd_is_directory(common->output)))
 		return qd_fail(QD_EEXIST, "'%s' exists, needs --force to be replaced", common->output);
 	QD_TRY(st, qd_safetensors_open(&e->inputs, e->options->inputs));
 	QD_TRY(st, qd_runtime_open(&e->runtime, &what));
 	QD_TRY(st, qd_runtime_feed(&e->runtime, &e->inputs));
 	QD_TRY(st, qd_runner_run(&e->runtime.runner));
 	QD_TRY(st, take_outputs(e));
-	if (common->output)
+	if (common->output != NULL)
 		QD_TRY(st, write_results(e));
 	QD_TRY(st, print_results(e));
 	QD_TRY(st, verdict(e));

@@ -77,7 +77,7 @@ static const struct qd_family *family_like(const struct qd_unet_config *c)
 
 static json_t *component(const char *library, const char *class_name)
 {
-	return library ? json_pack("[s,s]", library, class_name) : json_pack("[n,n]");
+	return library != NULL ? json_pack("[s,s]", library, class_name) : json_pack("[n,n]");
 }
 
 static json_t *model_index(const struct qd_unet_config *c)
@@ -237,7 +237,7 @@ static enum qd_status make_component(const struct init_options *o, bool *done)
 static enum qd_status make(const struct init_options *o)
 {
 	bool done = false;
-	enum qd_status st = o->config ? make_component(o, &done) : QD_OK;
+	enum qd_status st = o->config != NULL ? make_component(o, &done) : QD_OK;
 	return st == QD_OK && !done ? make_model(o) : st;
 }
 

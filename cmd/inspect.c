@@ -97,7 +97,7 @@ static bool looks_like_adapter(const struct qd_safetensors *file)
 static enum qd_status inspect_adapter(const char *path, const struct qd_common *common, bool *fits)
 {
 	*fits = true;
-	if (common->base)
+	if (common->base != NULL)
 		return with_base(path, common);
 	*fits = false;
 	for (size_t i = 0; i < QD_FAMILIES && !*fits; i++) {

@@ -140,7 +140,7 @@ enum qd_status qd_inspect_adapter(
 		enum qd_status st = add_lora(&f.total, &adapter->loras[i]);
 		if (st != QD_OK)
 			return st;
-		if (module)
+		if (module != NULL)
 			qd_module_sets_add(&f.adapted, module);
 	}
 	return common->json ? print_json(&f) : print_text(&f, common->verbose > 0);
@@ -151,8 +151,12 @@ enum qd_status qd_inspect_adapter(
 static void print_layer_fit(const struct qd_layer_fit *fit)
 {
 	char found[QD_SHAPE_TEXT];
-	qd_print("  %-8s %s", fit->fits ? "fits" : fit->path ? "differs" : "unknown", fit->path ? fit->path : fit->name);
-	if (fit->tensor)
+	qd_print("  %-8s %s",
+		fit->fits           ? "fits"
+		: fit->path != NULL ? "differs"
+				    : "unknown",
+		fit->path != NULL ? fit->path : fit->name);
+	if (fit->tensor != NULL)
 		qd_print("  tensor '%s' is %s, needs %s", fit->tensor, qd_shape_text(&fit->found, found), fit->needed);
 	putchar('\n');
 }
@@ -161,7 +165,7 @@ static json_t *layer_fit_json(const struct qd_layer_fit *fit)
 {
 	char found[QD_SHAPE_TEXT];
 	json_t *o = json_pack("{s:s,s:s?,s:b}", "name", fit->name, "path", fit->path, "fits", fit->fits);
-	if (fit->tensor)
+	if (fit->tensor != NULL)
 		json_object_update_new(o, json_pack("{s:s,s:s,s:s}", "tensor", fit->tensor, "found",
 						  qd_shape_text(&fit->found, found), "needed", fit->needed));
 	return o;
@@ -172,7 +176,7 @@ static enum qd_status print_diff(const char *path, const struct qd_adapter_diff 
 	json_t *layers = json ? json_array() : NULL;
 	if (!json) {
 		qd_print("%s: %zu of %zu layers fit; it looks made for %s\n", path, diff->fits, diff->n,
-			diff->family ? diff->family : "no known model");
+			diff->family != NULL ? diff->family : "no known model");
 		for (size_t i = 0; i < diff->n; i++)
 			print_layer_fit(&diff->layers[i]);
 		return QD_OK;

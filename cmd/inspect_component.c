@@ -239,7 +239,7 @@ void qd_print_components(const char *root)
 {
 	for (size_t i = 0; i < QD_COUNT(beside); i++) {
 		const char *class = beside_class(root, beside[i]);
-		if (class)
+		if (class != NULL)
 			qd_print("  beside      %s: %s (--part %s)\n", beside[i], class, beside[i]);
 	}
 }
@@ -249,7 +249,7 @@ json_t *qd_components_json(const char *root)
 	json_t *list = json_array();
 	for (size_t i = 0; i < QD_COUNT(beside); i++) {
 		const char *class = beside_class(root, beside[i]);
-		if (class)
+		if (class != NULL)
 			json_array_append_new(list, json_pack("{s:s,s:s}", "part", beside[i], "class", class));
 	}
 	return list;

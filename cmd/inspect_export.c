@@ -98,9 +98,9 @@ static enum qd_status check_list(const char *file, const json_t *object, const c
 		return qd_fail(QD_EINPUT, "'%s' is no manifest of an export: it has no list '%s'", file, list);
 	json_array_foreach(items, i, item)
 	{
-		if (!text_of(item, text))
+		if (text_of(item, text) == NULL)
 			return qd_fail(QD_EINPUT, "'%s': %s[%zu] has no text '%s'", file, list, i, text);
-		if (number && !json_is_integer(json_object_get(item, number)))
+		if (number != NULL && !json_is_integer(json_object_get(item, number)))
 			return qd_fail(QD_EINPUT, "'%s': %s[%zu] has no number '%s'", file, list, i, number);
 	}
 	return QD_OK;
@@ -109,7 +109,7 @@ static enum qd_status check_list(const char *file, const json_t *object, const c
 static enum qd_status check_texts(const char *file, const json_t *object, const char *const *keys, size_t n)
 {
 	for (size_t i = 0; i < n; i++)
-		if (!text_of(object, keys[i]))
+		if (text_of(object, keys[i]) == NULL)
 			return qd_fail(QD_EINPUT, "'%s' is no manifest of an export: it has no text '%s'", file, keys[i]);
 	return QD_OK;
 }

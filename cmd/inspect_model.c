@@ -52,7 +52,7 @@ void qd_weight_facts_add(struct qd_weight_facts *facts, const struct qd_tensor *
 	size_t used = strlen(facts->dtypes);
 	facts->parameters += (uint64_t)qd_shape_elements(&tensor->shape);
 	facts->bytes += tensor->bytes;
-	if (!strstr(facts->dtypes, name))
+	if (strstr(facts->dtypes, name) == NULL)
 		snprintf(facts->dtypes + used, sizeof(facts->dtypes) - used, "%s%s", used ? " " : "", name);
 }
 

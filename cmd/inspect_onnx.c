@@ -73,7 +73,7 @@ enum qd_status qd_inspect_onnx(const char *path, const struct qd_common *common)
 	struct qd_onnx_input *inputs = calloc(MOST_INPUTS, sizeof(*inputs));
 	size_t n = 0;
 	enum qd_status st;
-	if (!inputs)
+	if (inputs == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	QD_TRY(st, qd_onnx_load(&file, path));
 	if (qd_onnx_is_unet(file)) {

@@ -24,7 +24,7 @@ static void count(struct joint *j)
 	for (size_t i = 0; i < j->slots.n; i++) {
 		const struct qd_slot *slot = &j->slots.items[i];
 		const struct qd_module *module = qd_modules_find(modules, slot->path);
-		if (module)
+		if (module != NULL)
 			qd_module_sets_add(&j->adapted, module);
 		j->rank_low = i == 0 || slot->rank < j->rank_low ? slot->rank : j->rank_low;
 		j->rank_high = slot->rank > j->rank_high ? slot->rank : j->rank_high;

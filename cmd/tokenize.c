@@ -58,7 +58,7 @@ static enum qd_status encode_line(const struct tokenize *o, const struct qd_toke
 	QD_TRY(st, qd_json_parse("JSON", line, bytes, &value));
 	const json_t *text = json_object_get(value, "text");
 	if (!json_is_string(text))
-		QD_TRY(st, qd_fail(QD_EINPUT, "%s", text ? "field 'text' is not a text" : "has no field 'text'"));
+		QD_TRY(st, qd_fail(QD_EINPUT, "%s", text != NULL ? "field 'text' is not a text" : "has no field 'text'"));
 	QD_TRY(st, qd_tokenizer_encode(tokenizer, json_string_value(text), json_string_length(text), o->ids, &n));
 	QD_TRY(st, print_ids(o, n));
 out:

@@ -60,13 +60,14 @@ static enum qd_status allocate_scoring(struct scoring *s)
 	s->activations = qd_arena_array(&s->arena, s->n, sizeof(*s->activations));
 	s->y = qd_arena_array(&s->arena, s->n, sizeof(*s->y));
 	s->rounded = qd_arena_array(&s->arena, samples * s->outputs, sizeof(float));
-	if (!s->kinds || !s->own || !s->weights || !s->activations || !s->y || !s->rounded)
+	if (s->kinds == NULL || s->own == NULL || s->weights == NULL || s->activations == NULL || s->y == NULL ||
+		s->rounded == NULL)
 		return QD_ENOMEM;
 	for (size_t i = 0; i < s->n; i++) {
 		s->own[i] = qd_arena_array(&s->arena, s->net.slots.n, sizeof(**s->own));
 		s->activations[i] = qd_arena_array(&s->arena, values, sizeof(**s->activations));
 		s->y[i] = qd_arena_array(&s->arena, samples * s->outputs, sizeof(float));
-		if (!s->own[i] || !s->activations[i] || !s->y[i])
+		if (s->own[i] == NULL || s->activations[i] == NULL || s->y[i] == NULL)
 			return QD_ENOMEM;
 	}
 	return QD_OK;

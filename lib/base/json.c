@@ -30,7 +30,7 @@ static _Thread_local struct {
 static void *allocate(size_t bytes)
 {
 	void *block = malloc(bytes);
-	if (parser.active && block && qd_grow(&parser.blocks, &parser.cap, parser.n + 1, sizeof(*parser.blocks)) == QD_OK) {
+	if (parser.active && block != NULL && qd_grow(&parser.blocks, &parser.cap, parser.n + 1, sizeof(*parser.blocks)) == QD_OK) {
 		parser.blocks[parser.n++] = block;
 		return block;
 	}
@@ -38,7 +38,7 @@ static void *allocate(size_t bytes)
 		free(block);
 		longjmp(parser.out, 1);
 	}
-	starved |= !block;
+	starved |= block == NULL;
 	return block;
 }
 
@@ -223,7 +223,7 @@ enum qd_status qd_json_text(const json_t *value, size_t flags, char **text)
 		*text = NULL;
 		return qd_fail(QD_ENOMEM, "out of memory");
 	}
-	return *text ? QD_OK : qd_fail(QD_EINPUT, "the value is not valid JSON");
+	return *text != NULL ? QD_OK : qd_fail(QD_EINPUT, "the value is not valid JSON");
 }
 
 struct sink {

@@ -141,7 +141,7 @@ enum qd_status qd_output_commit(struct qd_output *out)
 	if (st == QD_OK && out->pending != NULL && fsync(out->fd) != 0)
 		st = write_failed(out);
 	/* closed behind the rename: until then it is locked */
-	if (st == QD_OK && out->pending)
+	if (st == QD_OK && out->pending != NULL)
 		st = qd_pending_rename(&out->pending, out->path, out->force);
 	if (st == QD_OK)
 		st = close_output(out);
@@ -176,7 +176,7 @@ out:
 
 static enum qd_status look_at_name(const char *path)
 {
-	const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;
+	const char *slash = strrchr(path, '/'), *name = slash != NULL ? slash + 1 : path;
 	if (*name == '\0' || strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
 		return qd_fail(QD_EIO, "cannot write the folder '%s': it has no name of its own", path);
 	return QD_OK;

@@ -111,7 +111,7 @@ void qd_outputs_abandon(void)
 	atomic_store(&abandoned, true);
 	for (int ms = 0; atomic_load(&changing) > 0 && ms < 1000; ms++)
 		poll(NULL, 0, 1);
-	for (struct qd_pending *pending = all; pending; pending = pending->next) {
+	for (struct qd_pending *pending = all; pending != NULL; pending = pending->next) {
 		if (pending->kind == QD_PENDING_FILE)
 			unlink(pending->path);
 		else if (pending->kind == QD_PENDING_FOLDER)

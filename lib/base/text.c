@@ -21,7 +21,7 @@ enum qd_status qd_text_open(struct qd_text *text)
 {
 	*text = (struct qd_text){ 0 };
 	text->stream = fopencookie(text, "w", (cookie_io_functions_t){ .write = write_bytes });
-	return text->stream ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+	return text->stream != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 }
 
 enum qd_status qd_text_end(struct qd_text *text)
@@ -42,7 +42,7 @@ char *qd_text_take(struct qd_text *text)
 
 void qd_text_release(struct qd_text *text)
 {
-	if (text->stream)
+	if (text->stream != NULL)
 		fclose(text->stream);
 	free(text->bytes);
 	*text = (struct qd_text){ 0 };

@@ -129,9 +129,9 @@ static enum qd_status first_file(
 	struct qd_weights *weights, const char *folder, size_t n, const char *const *names, const char **out)
 {
 	*out = NULL;
-	for (size_t i = 0; i < n && !*out; i++) {
+	for (size_t i = 0; i < n && *out == NULL; i++) {
 		const char *path = qd_arena_strf(&weights->arena, "%s/%s", folder, names[i]);
-		if (!path)
+		if (path == NULL)
 			return QD_ENOMEM;
 		*out = qd_is_file(path) ? path : NULL;
 	}
@@ -155,11 +155,11 @@ static enum qd_status open_variant(
 	const char *path;
 	enum qd_status st;
 	*found = true;
-	QD_TRY(st, first_file(weights, folder, variant ? 2 : 1, indices, &path));
-	if (path)
+	QD_TRY(st, first_file(weights, folder, variant != NULL ? 2 : 1, indices, &path));
+	if (path != NULL)
 		return open_index(weights, folder, path);
 	QD_TRY(st, first_file(weights, folder, 1, &file, &path));
-	if (path)
+	if (path != NULL)
 		return open_single(weights, path);
 	*found = false;
 out:
@@ -180,7 +180,7 @@ static enum qd_status nothing_found(struct qd_weights *weights, const char *fold
 	enum qd_status st = first_file(weights, folder, QD_COUNT(pickles), pickles, &pickle);
 	if (st != QD_OK)
 		return st;
-	if (pickle)
+	if (pickle != NULL)
 		return qd_fail(QD_EUNSUPPORTED, "'%s' is a Python pickle, which runs code when it is read; needs '%s.safetensors'",
 			pickle, stem);
 	return qd_fail(

@@ -77,7 +77,7 @@ static enum qd_status measure_onednn(struct matrices *m, bool bfloat16, double *
 	if (st == QD_OK) {
 		m->packed = aligned_alloc(64, (qd_dnnl_weight_bytes(m->dnnl) + 64) / 64 * 64);
 		m->scratch = aligned_alloc(64, (qd_dnnl_scratch_bytes(m->dnnl) + 64) / 64 * 64);
-		st = m->packed && m->scratch ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
+		st = m->packed != NULL && m->scratch != NULL ? QD_OK : qd_fail(QD_ENOMEM, "out of memory");
 	}
 	if (st == QD_OK)
 		st = qd_dnnl_pack(m->dnnl, m->b, m->packed);
@@ -145,7 +145,7 @@ enum qd_status bench_rates_measure(struct bench_rates *rates, int threads)
 	m.a = calloc(1, bytes);
 	m.b = calloc(1, bytes);
 	m.c = calloc(1, bytes);
-	if (!m.a || !m.b || !m.c)
+	if (m.a == NULL || m.b == NULL || m.c == NULL)
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory"));
 	openblas_set_num_threads(threads);
 	QD_TRY(st, measure(&m, by_openblas, &rates->openblas));

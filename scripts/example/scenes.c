@@ -131,7 +131,7 @@ static void pack(const float *rgb, const float *mask, uint16_t *out)
 			for (int x = 0; x < SIZE; x++) {
 				int cell = (y / 2) * CELLS + x / 2, channel = c * 4 + (y & 1) * 2 + (x & 1);
 				float v = 2 * rgb[c * PLANE + y * SIZE + x] - 1;
-				out[channel * CELL_PLANE + cell] = qd_f32_to_f16(mask && mask[cell] > 0 ? 0 : v);
+				out[channel * CELL_PLANE + cell] = qd_f32_to_f16(mask != NULL && mask[cell] > 0 ? 0 : v);
 			}
 }
 
@@ -208,10 +208,10 @@ static enum qd_status write_samples(const struct arguments *arguments)
 	struct qd_tensor tensors[TENSORS] = { 0 };
 	struct qd_schedule schedule = { 0 };
 	float *rgb = malloc(sizeof(float) * PICTURE);
-	if (!rgb)
+	if (rgb == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a picture");
 	QD_TRY(st, make_tensors(tensors, arguments->count));
-	if (arguments->schedule)
+	if (arguments->schedule != NULL)
 		QD_TRY(st, qd_schedule_read(&schedule, arguments->schedule, ""));
 	for (int64_t i = 0; i < arguments->count; i++) {
 		struct sample at = { (uint16_t *)tensors[LATENTS].data + i * PICTURE,
@@ -219,12 +219,12 @@ static enum qd_status write_samples(const struct arguments *arguments)
 			(uint16_t *)tensors[PROMPTS].data + i * WORDS * FEATURES,
 			(uint16_t *)tensors[PICTURES].data + i * PICTURE };
 		make_sample(arguments->task, arguments->seed, (uint64_t)i, rgb, at);
-		if (arguments->schedule)
+		if (arguments->schedule != NULL)
 			((float *)tensors[TIMESTEPS].data)[i] = noise_sample(&schedule, arguments->seed, (uint64_t)i, at,
 				(uint16_t *)tensors[SAMPLES].data + i * (PICTURE + CONDITION));
 	}
 	st = qd_safetensors_write(
-		arguments->output, tensors, arguments->schedule ? TENSORS : SAMPLES, NULL, 0, arguments->force, NULL, NULL);
+		arguments->output, tensors, arguments->schedule != NULL ? TENSORS : SAMPLES, NULL, 0, arguments->force, NULL, NULL);
 out:
 	for (int i = 0; i < TENSORS; i++)
 		qd_tensor_release(&tensors[i]);
@@ -264,7 +264,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
 		a->force = true;
 		return 0;
 	case ARGP_KEY_END:
-		if (!a->output)
+		if (a->output == NULL)
 			argp_error(state, "needs -o FILE");
 		return 0;
 	default:

@@ -14,7 +14,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	if (qd_json_parse("fuzz", (const char *)data, size, &value) != QD_OK)
 		return *qd_message() ? 0 : (abort(), 0);
 	char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
-	if (!text || qd_json_parse("again", text, strlen(text), &again) != QD_OK || !json_equal(value, again))
+	if (text == NULL || qd_json_parse("again", text, strlen(text), &again) != QD_OK || !json_equal(value, again))
 		abort();
 	free(text);
 	json_decref(again);

@@ -17,7 +17,7 @@ static void use(const struct qd_tensor *tensor, const uint8_t *data, size_t size
 		abort();
 	size_t n = (size_t)qd_shape_elements(&tensor->shape);
 	float *values = malloc((n ? n : 1) * sizeof(*values));
-	if (values && qd_tensor_to_f32(tensor, values) != QD_OK && !*qd_message())
+	if (values != NULL && qd_tensor_to_f32(tensor, values) != QD_OK && !*qd_message())
 		abort();
 	free(values);
 }

@@ -21,8 +21,8 @@ static void split(const uint8_t *data, size_t size, struct section *sections)
 	const char *at = (const char *)data, *end = at + size;
 	for (int i = 0; i < SECTIONS; i++) {
 		const char *stop = i + 1 < SECTIONS && at < end ? memchr(at, 0x1e, (size_t)(end - at)) : NULL;
-		sections[i] = (struct section){ at, (size_t)((stop ? stop : end) - at) };
-		at = stop ? stop + 1 : end;
+		sections[i] = (struct section){ at, (size_t)((stop != NULL ? stop : end) - at) };
+		at = stop != NULL ? stop + 1 : end;
 	}
 }
 

@@ -15,10 +15,10 @@ static int replay(const char *path)
 	long size = -1;
 	int failed = 1;
 
-	if (file && fseek(file, 0, SEEK_END) == 0 && (size = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
+	if (file != NULL && fseek(file, 0, SEEK_END) == 0 && (size = ftell(file)) >= 0 && fseek(file, 0, SEEK_SET) == 0) {
 		/* The exact size, so that the sanitizer sees a read past the end. */
 		data = malloc(size ? (size_t)size : 1);
-		if (data && fread(data, 1, (size_t)size, file) == (size_t)size) {
+		if (data != NULL && fread(data, 1, (size_t)size, file) == (size_t)size) {
 			LLVMFuzzerTestOneInput(data, (size_t)size);
 			failed = 0;
 		}
@@ -26,7 +26,7 @@ static int replay(const char *path)
 	if (failed)
 		fprintf(stderr, "cannot read '%s'\n", path);
 	free(data);
-	if (file)
+	if (file != NULL)
 		fclose(file);
 	return failed;
 }

@@ -26,7 +26,7 @@ void component_golden_values(const char *name, const struct qd_shape *shape, flo
 	uint32_t state = 2166136261U;
 	int64_t n = qd_shape_elements(shape), fan_in = shape->rank ? n / shape->dim[0] : 1;
 	float scale = (float)sqrt(3.0 / (double)fan_in);
-	bool norm = strstr(name, "norm") && qd_ends_with(name, ".weight");
+	bool norm = strstr(name, "norm") != NULL && qd_ends_with(name, ".weight");
 	for (const char *c = name; *c; c++)
 		state = (state ^ (unsigned char)*c) * 16777619U;
 	for (int64_t i = 0; i < n; i++) {
@@ -53,7 +53,7 @@ void component_each_weight(const struct qd_component *component,
 			component_ok(component->kind == QD_COMPONENT_TEXT ? qd_text_graph(&g, &shapes.text, NULL, &sizes)
 									  : qd_vae_graph(&g, &shapes.vae, NULL, &sizes));
 		for (size_t i = 0; i < g.n_values; i++)
-			if (g.values[i].kind == QD_WEIGHT && !g.values[i].data.data)
+			if (g.values[i].kind == QD_WEIGHT && g.values[i].data.data == NULL)
 				visit(context, g.values[i].name, &g.values[i].shape);
 		qd_graph_release(&g);
 	}
@@ -71,8 +71,8 @@ static void make_tensor(void *context, const char *name, const struct qd_shape *
 {
 	struct maker *m = context;
 	struct qd_shape stored = *shape;
-	const char *as = m->rename ? m->rename(name, &stored) : name;
-	if (!as)
+	const char *as = m->rename != NULL ? m->rename(name, &stored) : name;
+	if (as == NULL)
 		return;
 	assert_true(m->n < MAX_TENSORS);
 	m->names[m->n] = strdup(as);

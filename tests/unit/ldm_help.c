@@ -260,7 +260,7 @@ static void member(FILE *out, const char *name, const char *dtype, const struct 
 const char *help_ldm_hole(const char *file, const struct help_names *names, const char *prefix, const struct help_edit *edit)
 {
 	static const struct help_edit none;
-	const struct help_edit *e = edit ? edit : &none;
+	const struct help_edit *e = edit != NULL ? edit : &none;
 	const char *path = scratch_path(file);
 	char *header = NULL;
 	size_t length = 0, at = 0;
@@ -268,14 +268,14 @@ const char *help_ldm_hole(const char *file, const struct help_names *names, cons
 	for (size_t i = 0; i < names->n; i++) {
 		const char *name = names->original[i];
 		char full[192];
-		if (e->without && strcmp(e->without, name) == 0)
+		if (e->without != NULL && strcmp(e->without, name) == 0)
 			continue;
-		bool reshaped = e->reshaped && strcmp(e->reshaped, name) == 0,
-		     retyped = e->retyped && strcmp(e->retyped, name) == 0;
+		bool reshaped = e->reshaped != NULL && strcmp(e->reshaped, name) == 0,
+		     retyped = e->retyped != NULL && strcmp(e->retyped, name) == 0;
 		snprintf(full, sizeof(full), "%s%s", prefix, name);
 		member(text, full, retyped ? "I16" : "F16", reshaped ? &e->shape : &names->shapes[i], &at);
 	}
-	if (e->with)
+	if (e->with != NULL)
 		member(text, e->with, "F16", &e->shape, &at);
 	fputc('}', text);
 	fclose(text);

@@ -59,7 +59,7 @@ const float *plain_weight(const struct qd_weights *weights, const char *path, co
 	char name[256];
 	snprintf(name, sizeof(name), "%s%s", path, leaf);
 	const struct qd_tensor *tensor = qd_weights_find(weights, name);
-	if (!tensor || tensor->dtype != QD_F32) {
+	if (tensor == NULL || tensor->dtype != QD_F32) {
 		fprintf(stderr, "no tensor '%s'\n", name);
 		abort();
 	}
@@ -103,7 +103,7 @@ struct plain_image plain_conv(
 	for (int o = 0; o < out; o++)
 		for (int i = 0; i < y.h; i++)
 			for (int j = 0; j < y.w; j++) {
-				double sum = b ? (double)b[o] : 0;
+				double sum = b != NULL ? (double)b[o] : 0;
 				for (int c = 0; c < x->c; c++)
 					for (int di = 0; di < k; di++)
 						for (int dj = 0; dj < k; dj++)
@@ -140,7 +140,7 @@ double *plain_linear(const double *w, const float *b, int rows, int in, int out,
 	double *y = calloc((size_t)(rows * out), sizeof(*y));
 	for (int i = 0; i < rows; i++)
 		for (int o = 0; o < out; o++) {
-			y[i * out + o] = b ? (double)b[o] : 0;
+			y[i * out + o] = b != NULL ? (double)b[o] : 0;
 			for (int k = 0; k < in; k++)
 				y[i * out + o] += w[o * in + k] * x[i * in + k];
 		}
@@ -169,7 +169,7 @@ double *plain_attention(
 				double s = 0;
 				for (int e = h * size; e < (h + 1) * size; e++)
 					s += q[i * d + e] * k[j * d + e];
-				score[j] = !mask || mask[j] ? exp(s / sqrt(size)) : 0;
+				score[j] = mask == NULL || mask[j] ? exp(s / sqrt(size)) : 0;
 				sum += score[j];
 			}
 			for (int j = 0; j < seen; j++)

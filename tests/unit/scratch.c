@@ -28,8 +28,8 @@ const char *scratch_dir(void)
 	if (folder[0])
 		return folder;
 	const char *base = getenv("TMPDIR");
-	snprintf(folder, sizeof(folder), "%s/quad-test-XXXXXX", base ? base : "/tmp");
-	if (!mkdtemp(folder)) {
+	snprintf(folder, sizeof(folder), "%s/quad-test-XXXXXX", base != NULL ? base : "/tmp");
+	if (mkdtemp(folder) == NULL) {
 		perror(folder);
 		exit(1);
 	}
@@ -55,7 +55,7 @@ const char *scratch_file(const char *name, const void *data, size_t bytes)
 {
 	const char *path = scratch_path(name);
 	FILE *file = fopen(path, "wb");
-	if (!file || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0) {
+	if (file == NULL || fwrite(data, 1, bytes, file) != bytes || fclose(file) != 0) {
 		perror(path);
 		exit(1);
 	}
@@ -66,14 +66,14 @@ const char *golden_path(const char *name)
 {
 	const char *base = getenv("QUAD_GOLDEN");
 	char *path = answer();
-	int n = snprintf(path, PATH_BYTES, "%s/%s", base ? base : "../shared/golden", name);
+	int n = snprintf(path, PATH_BYTES, "%s/%s", base != NULL ? base : "../shared/golden", name);
 	return n < PATH_BYTES && access(path, R_OK) == 0 ? path : NULL;
 }
 
 unsigned long long test_seed(void)
 {
 	const char *text = getenv("SEED");
-	unsigned long long seed = text ? strtoull(text, NULL, 10) : 1;
+	unsigned long long seed = text != NULL ? strtoull(text, NULL, 10) : 1;
 	printf("# seed %llu (SEED=)\n", seed);
 	return seed;
 }

@@ -104,7 +104,7 @@ static void check(const struct field *f, const char *path, const char *where)
 	}
 	snprintf(message, sizeof(message), "'%s': field '%s' is %s, needs ", where, f->name, f->value);
 	assert_int_equal(st, QD_EUNSUPPORTED);
-	if (!strstr(qd_message(), message))
+	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says '%s', not '%s'", qd_message(), message);
 }
 

@@ -52,7 +52,7 @@ static void infers(const struct help_ldm *net, const char *config, const char *b
 	assert_int_equal(weights.n, names->n);
 	for (size_t i = 0; i < names->n; i++) {
 		const struct qd_tensor *tensor = qd_weights_find(&weights, names->diffusers[i]);
-		if (!tensor)
+		if (tensor == NULL)
 			fail_msg("no '%s'", names->diffusers[i]);
 		assert_true(qd_shape_equal(&tensor->shape, &names->shapes[i]));
 	}
@@ -247,9 +247,9 @@ static void refuses(const char *path, enum qd_status status, const char *message
 	struct qd_unet_config config;
 	struct qd_weights weights;
 	assert_int_equal(qd_checkpoint_open(&config, &weights, path), status);
-	if (!strstr(qd_message(), message))
+	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says '%s', not '%s'", qd_message(), message);
-	if (!strstr(qd_message(), path))
+	if (strstr(qd_message(), path) == NULL)
 		fail_msg("'%s' does not name '%s'", qd_message(), path);
 	assert_null(weights.tensors);
 }

@@ -313,7 +313,7 @@ static const char *old_name(const char *name, struct qd_shape *shape)
 	static char buffer[256];
 	for (size_t i = 0; i < QD_COUNT(pairs); i++) {
 		const char *at = strstr(name, pairs[i][0]);
-		if (!at)
+		if (at == NULL)
 			continue;
 		if (shape->rank == 2)
 			*shape = QD_SHAPE(shape->dim[0], shape->dim[1], 1, 1);

@@ -151,7 +151,7 @@ static float *elements(const struct qd_safetensors *file, const char *name, size
 	float *x = calloc(n + 1, sizeof(*x));
 
 	assert_non_null(x);
-	if (t) {
+	if (t != NULL) {
 		assert_int_equal(qd_shape_elements(&t->shape), n);
 		assert_int_equal(qd_tensor_to_f32(t, x), QD_OK);
 	}
@@ -164,7 +164,7 @@ static void check_codes(const struct qd_safetensors *file, const struct qd_grid 
 	int32_t *q = malloc((n + 1) * sizeof(*q));
 	const struct qd_tensor *wide = qd_safetensors_find(file, "q");
 
-	if (qd_safetensors_find(file, "x")) {
+	if (qd_safetensors_find(file, "x") != NULL) {
 		qd_quantize_f32(grid, x, q);
 		for (size_t i = 0; i < n; i++)
 			assert_int_equal(q[i], (int32_t)q_wanted[i]);
@@ -216,7 +216,7 @@ static void test_golden_quant(void **state)
 	json_t *root, *cases, *one;
 	size_t i;
 
-	if (!manifest) {
+	if (manifest == NULL) {
 		print_message("golden data is not here\n");
 		skip();
 	}

@@ -98,8 +98,8 @@ static void check_product(
 				for (int64_t o = 0; o < s->out; o++) {
 					int64_t i = ((n * s->out_height + h) * s->out_width + v) * s->out + o;
 					struct sum sum = sum_at(s, x, w, (int64_t[]){ n, h, v, o });
-					double more = other ? (double)other[i] : 0;
-					double want = sum.value + (bias ? (double)bias[o] : 0) + more;
+					double more = other != NULL ? (double)other[i] : 0;
+					double want = sum.value + (bias != NULL ? (double)bias[o] : 0) + more;
 					if (!(fabs((double)y[i] - want) <= allowed(s, sum, more)))
 						fail_msg("[%d,%d,%d,%d]: %.9g, needs %.9g +- %.2g (in %d out %d kernel %d after %d "
 							 "way %d)",
@@ -124,7 +124,7 @@ static void run_product(struct qd_product_spec s)
 	void *scratch = NULL;
 
 	if (qd_product_new(&p, &s) != QD_OK || qd_product_pack(p, &weights) != QD_OK ||
-		!(scratch = aligned_alloc(64, (qd_product_scratch_bytes(p) + 64) / 64 * 64)) ||
+		(scratch = aligned_alloc(64, (qd_product_scratch_bytes(p) + 64) / 64 * 64)) == NULL ||
 		qd_product_run(p, x, bias, other, y, scratch) != QD_OK ||
 		qd_product_run(p, x, bias, other, again, scratch) != QD_OK)
 		fail_msg("%s", qd_message());
@@ -271,7 +271,7 @@ static void test_weights_of_other_types(void **state)
 
 static double shifted(const struct qd_group_norm *g, const float *x, const float *shift, int64_t n, int64_t p, int64_t c)
 {
-	double t = shift ? (double)shift[(g->shift_per_sample ? n * g->channels : 0) + c] : 0;
+	double t = shift != NULL ? (double)shift[(g->shift_per_sample ? n * g->channels : 0) + c] : 0;
 	return (double)x[(n * g->pixels + p) * g->channels + c] + t;
 }
 
@@ -349,7 +349,8 @@ static void test_layer_norm(void **state)
 			for (int64_t c = 0; c < channels; c++) {
 				double want =
 					((double)x[r * channels + c] - mean) / sqrt(spread + (double)1e-5f) * (double)scale[c];
-				assert_true(fabs((double)y[r * channels + c] - want - (bias ? (double)bias[c] : 0)) <= 2e-5);
+				assert_true(
+					fabs((double)y[r * channels + c] - want - (bias != NULL ? (double)bias[c] : 0)) <= 2e-5);
 			}
 		}
 		free(x);

@@ -190,7 +190,7 @@ static json_t *expected(const char *part)
 {
 	const char *path = golden_path("metrics/expected.json");
 	json_t *all, *list = NULL;
-	if (path) {
+	if (path != NULL) {
 		assert_int_equal(qd_json_read(path, &all), QD_OK);
 		list = json_incref(json_object_get(all, part));
 		json_decref(all);
@@ -217,7 +217,7 @@ static void image_measures_equal_the_golden_ones(void **state)
 {
 	(void)state;
 	json_t *list = expected("images"), *pair;
-	if (!list)
+	if (list == NULL)
 		skip();
 	size_t i;
 	json_array_foreach(list, i, pair)
@@ -249,7 +249,7 @@ static void divergences_equal_the_golden_ones(void **state)
 {
 	(void)state;
 	json_t *list = expected("divergence"), *item;
-	if (!list)
+	if (list == NULL)
 		skip();
 	size_t i;
 	json_array_foreach(list, i, item)
@@ -277,7 +277,7 @@ static void frechet_distances_equal_the_golden_ones(void **state)
 {
 	(void)state;
 	json_t *list = expected("fid"), *item;
-	if (!list)
+	if (list == NULL)
 		skip();
 	size_t i;
 	json_array_foreach(list, i, item)

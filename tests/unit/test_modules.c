@@ -97,7 +97,7 @@ static void counts_the_published_architectures(void **state)
 static void module_is(const struct qd_modules *modules, const char *path, bool conv, int64_t out, int64_t in, int64_t kernel)
 {
 	const struct qd_module *m = qd_modules_find(modules, path);
-	if (!m)
+	if (m == NULL)
 		fail_msg("no module '%s'", path);
 	assert_string_equal(m->path, path);
 	assert_true(m->conv == conv && m->out == out && m->in == in && m->kh == kernel && m->kw == kernel);
@@ -309,12 +309,12 @@ static void builds_or_says(const struct qd_weights *weights, const struct qd_une
 	struct qd_graph g;
 	enum qd_status st = qd_unet_graph(&g, config, weights, &sizes);
 	qd_graph_release(&g);
-	if (!message) {
+	if (message == NULL) {
 		assert_int_equal(st, QD_OK);
 		return;
 	}
 	assert_int_equal(st, QD_EINPUT);
-	if (!strstr(qd_message(), message))
+	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says '%s', not '%s'", qd_message(), message);
 }
 

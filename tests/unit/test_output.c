@@ -42,7 +42,7 @@ static int entries(const char *path)
 	DIR *dir = opendir(path);
 	assert_non_null(dir);
 	int n = 0;
-	while (readdir(dir))
+	while (readdir(dir) != NULL)
 		n++;
 	closedir(dir);
 	return n - 2;

@@ -307,8 +307,8 @@ static int random_merges(char *lines, size_t room, int count)
 		char line[100];
 		const char *left = made[rand() % n], *right = made[rand() % n];
 		snprintf(line, sizeof(line), "\n%s %s\n", left, right);
-		if (strchr(left, '/') || strlen(left) + strlen(right) > 12 || strstr(lines, line + 1) == lines ||
-			strstr(lines, line))
+		if (strchr(left, '/') != NULL || strlen(left) + strlen(right) > 12 || strstr(lines, line + 1) == lines ||
+			strstr(lines, line) != NULL)
 			continue;
 		used += (size_t)snprintf(lines + used, room - used, "%s", line + 1);
 		strcat(strcpy(made[n++], left), right);

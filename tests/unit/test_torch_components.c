@@ -117,7 +117,7 @@ static void vaes_equal_diffusers(void **state)
 {
 	static const char taesd[] = "{\"_class_name\": \"AutoencoderTiny\"}";
 	(void)state;
-	if (!golden_path("vae")) {
+	if (golden_path("vae") == NULL) {
 		print_message("# golden data is not there\n");
 		skip();
 	}
@@ -149,7 +149,7 @@ static size_t check_text(const char *folder, const char *expected_path, bool mas
 		char name[80];
 		snprintf(name, sizeof(name), "%s%s", masked ? "masked_" : "", out.items[i].name);
 		const struct qd_tensor *expected = qd_safetensors_find(&file, name);
-		if (!expected)
+		if (expected == NULL)
 			continue;
 		assert_true(qd_shape_equal(&expected->shape, &out.items[i].shape));
 		double d = difference(out.items[i].data, expected->data, expected->bytes / 4);
@@ -166,7 +166,7 @@ static size_t check_text(const char *folder, const char *expected_path, bool mas
 static void text_encoders_equal_transformers(void **state)
 {
 	(void)state;
-	if (!golden_path("text/te15")) {
+	if (golden_path("text/te15") == NULL) {
 		print_message("# golden data is not there\n");
 		skip();
 	}
@@ -217,7 +217,7 @@ static void contexts_equal_diffusers(void **state)
 	struct outputs one, two;
 	int32_t ids[2 * 77];
 	(void)state;
-	if (!golden_path("text/te2")) {
+	if (golden_path("text/te2") == NULL) {
 		print_message("# golden data is not there\n");
 		skip();
 	}

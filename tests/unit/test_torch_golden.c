@@ -57,7 +57,7 @@ static void run(const struct qd_model *model, const struct qd_adapter *adapter, 
 	for (size_t i = 0; i < net.graph.n_inputs; i++) {
 		const char *name = net.graph.values[net.graph.inputs[i]].name;
 		const struct qd_tensor *tensor = qd_safetensors_find(inputs, name);
-		if (tensor)
+		if (tensor != NULL)
 			OK(qd_runner_feed(&runner, tensor));
 	}
 	OK(qd_runner_feed_adapter(&runner, &net.slots, adapter));
@@ -103,10 +103,10 @@ static void check_case(const char *folder, const char *file, const char *inputs_
 	OK(qd_model_open(&model, folder));
 	OK(qd_safetensors_open(&inputs, inputs_path));
 	modules_of(&model, &g, &modules);
-	if (file)
+	if (file != NULL)
 		OK(qd_adapter_open(&adapter, "adapter", file, 1, &modules));
-	OK(qd_slots_choose(&slots, &modules, list, file ? 1 : 0, NULL, 0));
-	run(&model, file ? &adapter : NULL, &slots, &inputs, &out);
+	OK(qd_slots_choose(&slots, &modules, list, file != NULL ? 1 : 0, NULL, 0));
+	run(&model, file != NULL ? &adapter : NULL, &slots, &inputs, &out);
 	double difference = largest_difference(&out, qd_safetensors_find(&inputs, "out"));
 	print_message("# %s: %.3g\n", inputs_path, difference);
 	assert_true(difference <= tolerance);
@@ -122,14 +122,15 @@ static void check_case(const char *folder, const char *file, const char *inputs_
 static void outputs_equal_diffusers(void **state)
 {
 	(void)state;
-	if (!golden_path("tiny15")) {
+	if (golden_path("tiny15") == NULL) {
 		print_message("# golden data is not there\n");
 		skip();
 	}
 	for (size_t i = 0; i < QD_COUNT(cases); i++) {
 		char name[256];
-		snprintf(name, sizeof(name), "adapters/%s", cases[i].adapter ? cases[i].adapter : "");
-		check_case(golden_path(cases[i].model), cases[i].adapter ? golden_path(name) : NULL, golden_path(cases[i].inputs));
+		snprintf(name, sizeof(name), "adapters/%s", cases[i].adapter != NULL ? cases[i].adapter : "");
+		check_case(golden_path(cases[i].model), cases[i].adapter != NULL ? golden_path(name) : NULL,
+			golden_path(cases[i].inputs));
 	}
 	assert_int_equal(qt_live(), 0);
 }
@@ -139,7 +140,7 @@ static void single_files_do_too(void **state)
 {
 	static const char *const nets[] = { "tiny15", "tinyxl" };
 	(void)state;
-	if (!golden_path("tiny15")) {
+	if (golden_path("tiny15") == NULL) {
 		print_message("# golden data is not there\n");
 		skip();
 	}

@@ -209,9 +209,9 @@ static enum qd_status witness(void *context, const struct qd_graph *g, qd_id val
 	const char *name = g->values[value].name;
 
 	w->seen[value]++;
-	if (w->failing && strcmp(name, w->failing) == 0)
+	if (w->failing != NULL && strcmp(name, w->failing) == 0)
 		return qd_fail(QD_ECHECK, "the hook says no");
-	if (w->zeroed && strcmp(name, w->zeroed) == 0) {
+	if (w->zeroed != NULL && strcmp(name, w->zeroed) == 0) {
 		qt_free(*tensor);
 		return qt_zeros(&g->values[value].shape, tensor);
 	}

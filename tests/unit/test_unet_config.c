@@ -214,7 +214,7 @@ static void refuses_by_name(void **state)
 	for (size_t i = 0; i < QD_COUNT(refusals); i++) {
 		struct qd_unet_config config;
 		assert_int_equal(parse(&config, refusals[i].text), refusals[i].status);
-		if (!strstr(qd_message(), refusals[i].message))
+		if (strstr(qd_message(), refusals[i].message) == NULL)
 			fail_msg("%s\n  says '%s'\n  not  '%s'", refusals[i].text, qd_message(), refusals[i].message);
 	}
 }

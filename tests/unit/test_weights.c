@@ -67,7 +67,7 @@ static void refuses(const char *dir, enum qd_status status, const char *message)
 {
 	struct qd_weights weights;
 	assert_int_equal(qd_weights_open(&weights, dir, stem), status);
-	if (!strstr(qd_message(), message))
+	if (strstr(qd_message(), message) == NULL)
 		fail_msg("says '%s', not '%s'", qd_message(), message);
 	assert_null(weights.tensors);
 }
@@ -189,7 +189,7 @@ static void refuses_bad_indices(void **state)
 		struct qd_weights weights;
 		put(dir, "diffusion_pytorch_model.safetensors.index.json", cases[i].index);
 		assert_int_not_equal(qd_weights_open(&weights, dir, stem), QD_OK);
-		if (!strstr(qd_message(), cases[i].message))
+		if (strstr(qd_message(), cases[i].message) == NULL)
 			fail_msg("%s\n  says '%s'\n  not  '%s'", cases[i].index, qd_message(), cases[i].message);
 		assert_non_null(strstr(qd_message(), "index.json'"));
 	}
