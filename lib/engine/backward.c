@@ -4,7 +4,8 @@
  * its own, float32 in the order of the value's buffer, from its last reader to its writer.
  *
  * Rounding is passed straight through, except where a value was clipped: its code is the grid's lowest or highest one and stands for
- * what lay beyond. (A grid that begins or ends at 0 clips nothing there.) What backward needs of the forward run are the codes
+ * what lay beyond. (A grid that begins or ends at 0 clips nothing there.) A trained input passes
+ * all: who trains it keeps it within its grid, ends included. What backward needs of the forward run are the codes
  * themselves, so in training every value keeps its buffer to the end.
  *
  *   product      dx = g W, for a trained weight dW = g^T x
@@ -154,14 +155,10 @@ static void back_through_link(struct qd_engine *e, const struct qd_link *link)
 
 /* ---- whole arrays ---- */
 
-static float *floats(size_t n)
+/* For the time of a step, from the engine's loans. */
+static float *floats(struct qd_engine *e, size_t n)
 {
-	return qd_large_alloc(n * sizeof(float) + 64);
-}
-
-static void release(float *x, size_t n)
-{
-	qd_large_free(x, n * sizeof(float) + 64);
+	return qd_engine_borrow(e, n * sizeof(float));
 }
 
 /* All of a buffer as floats, or of a gradient where the value was not clipped. */
@@ -188,7 +185,7 @@ static enum qd_status back_through_product(struct qd_engine *e, struct qd_step *
 	const struct qd_product_spec *s = qd_product_step_spec(step->product);
 	size_t n = (size_t)(s->n * s->out_height * s->out_width * s->out), n_x = (size_t)(s->n * s->height * s->width * s->in);
 	bool to_x = wanted(e, &step->in[0]);
-	float *g = floats(n), *x = NULL, *dx = NULL;
+	float *g = floats(e, n), *x = NULL, *dx = NULL;
 	enum qd_status st = QD_OK;
 
 	if (g == NULL)
@@ -196,7 +193,7 @@ static enum qd_status back_through_product(struct qd_engine *e, struct qd_step *
 	load_all_gradient(e, step->result.buffer, g);
 	if (step->trained != NULL) {
 		const struct qd_numbers numbers = qd_numbers_from(&e->buffers[step->in[0].buffer].numbers, step->in[0].view.offset);
-		x = floats(n_x);
+		x = floats(e, n_x);
 		if (x == NULL)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a gradient"));
 		load_all(&numbers, n_x, x);
@@ -205,10 +202,10 @@ static enum qd_status back_through_product(struct qd_engine *e, struct qd_step *
 	if (to_x) {
 		struct qd_gradient *into = &e->gradients[step->in[0].buffer];
 		bool whole = !into->begun && e->buffers[step->in[0].buffer].elements == n_x;
-		dx = whole ? NULL : floats(n_x);
+		dx = whole ? NULL : floats(e, n_x);
 		if (!whole && dx == NULL)
 			QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a gradient"));
-		QD_TRY(st, qd_product_step_back(step->product, g, whole ? into->at : dx));
+		QD_TRY(st, qd_product_step_back(e, step->product, g, whole ? into->at : dx));
 		if (whole) {
 			into->begun = true;
 		} else {
@@ -219,17 +216,16 @@ static enum qd_status back_through_product(struct qd_engine *e, struct qd_step *
 		}
 	}
 out:
-	release(g, n);
-	if (x != NULL)
-		release(x, n_x);
-	if (dx != NULL)
-		release(dx, n_x);
+	qd_engine_return(e, g);
+	qd_engine_return(e, x);
+	qd_engine_return(e, dx);
 	return st;
 }
 
 /* ---- attention ---- */
 
-/* Where an operand's gradient goes: straight to its buffer's when it is the first and fills it, else beside it. */
+/* Where an operand's gradient goes: straight to its buffer's when it is the first and fills it, else beside it. Operands may share a
+ * buffer: from here on the straight one has begun. */
 struct target {
 	float *values, *gradient, *beside;
 	size_t n;
@@ -241,33 +237,30 @@ static enum qd_status open_target(struct qd_engine *e, const struct qd_place *pl
 	const struct qd_buffer *b = &e->buffers[place->buffer];
 	size_t covered = (size_t)qd_shape_elements(&place->view.shape);
 
-	*t = (struct target){ .n = b->elements, .wanted = wanted(e, place), .values = floats(b->elements) };
+	*t = (struct target){ .n = b->elements, .wanted = wanted(e, place), .values = floats(e, b->elements) };
 	if (t->values == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory for a gradient");
 	load_all(&b->numbers, b->elements, t->values);
 	if (!t->wanted || e->gradients[place->buffer].begun || covered != b->elements) {
-		t->beside = floats(b->elements);
+		t->beside = floats(e, b->elements);
 		if (t->beside == NULL)
 			return qd_fail(QD_ENOMEM, "out of memory for a gradient");
 		memset(t->beside, 0, b->elements * sizeof(float));
 	}
 	t->gradient = t->beside != NULL ? t->beside : e->gradients[place->buffer].at;
+	e->gradients[place->buffer].begun = e->gradients[place->buffer].begun || t->beside == NULL;
 	return QD_OK;
 }
 
 static void close_target(struct qd_engine *e, const struct qd_place *place, struct target *t, bool good)
 {
-	if (good && t->wanted && t->beside == NULL)
-		e->gradients[place->buffer].begun = true;
 	if (good && t->wanted && t->beside != NULL) {
 		float *to = gradient_of(e, place->buffer);
 		for (size_t i = 0; i < t->n; i++)
 			to[i] += t->beside[i];
 	}
-	if (t->values != NULL)
-		release(t->values, t->n);
-	if (t->beside != NULL)
-		release(t->beside, t->n);
+	qd_engine_return(e, t->values);
+	qd_engine_return(e, t->beside);
 }
 
 static enum qd_status back_through_attention(struct qd_engine *e, struct qd_step *step)
@@ -275,7 +268,7 @@ static enum qd_status back_through_attention(struct qd_engine *e, struct qd_step
 	const struct qd_attention a = qd_attention_of(step);
 	size_t n = e->buffers[step->out.buffer].elements, rows = (size_t)(a.batch * a.heads * a.queries);
 	struct target t[3] = { { 0 } };
-	float *out = floats(n), *g = floats(n), *logsum = floats(rows);
+	float *out = floats(e, n), *g = floats(e, n), *logsum = floats(e, rows);
 	enum qd_status st = QD_OK;
 
 	if (out == NULL || g == NULL || logsum == NULL)
@@ -296,12 +289,9 @@ static enum qd_status back_through_attention(struct qd_engine *e, struct qd_step
 out:
 	for (int i = 0; i < 3; i++)
 		close_target(e, &step->in[i], &t[i], st == QD_OK);
-	if (out != NULL)
-		release(out, n);
-	if (g != NULL)
-		release(g, n);
-	if (logsum != NULL)
-		release(logsum, rows);
+	qd_engine_return(e, out);
+	qd_engine_return(e, g);
+	qd_engine_return(e, logsum);
 	return st;
 }
 
@@ -312,7 +302,7 @@ static enum qd_status back_through_norm(struct qd_engine *e, struct qd_step *ste
 	const struct qd_shape *shape = &step->in[0].view.shape;
 	const struct qd_numbers x = qd_numbers_from(&e->buffers[step->in[0].buffer].numbers, step->in[0].view.offset);
 	size_t n = e->buffers[step->result.buffer].elements;
-	float *dx = gradient_of(e, step->in[0].buffer) + step->in[0].view.offset, *g = floats(n);
+	float *dx = gradient_of(e, step->in[0].buffer) + step->in[0].view.offset, *g = floats(e, n);
 	enum qd_status st;
 
 	if (g == NULL)
@@ -326,7 +316,7 @@ static enum qd_status back_through_norm(struct qd_engine *e, struct qd_step *ste
 		st = qd_layer_norm_backward(qd_shape_elements(shape) / channels, channels,
 			qd_node_float(step->node, "epsilon", 1e-5f), &x, step->scale, g, dx);
 	}
-	release(g, n);
+	qd_engine_return(e, g);
 	return st;
 }
 
@@ -384,8 +374,7 @@ static enum qd_status back_through_resize(struct qd_engine *e, struct qd_step *s
 	for (int64_t l = 0; l < to[0] * to[2]; l++)
 		for (int64_t c = 0; c < to[3]; c++) {
 			float *x = dx + (((l / to[2]) * from[2] + l % to[2] / tall) * from[3] + c / wide) * (int64_t)channels;
-			memcpy(line, e->gradients[step->out.buffer].at + (size_t)(l * to[3] + c) * channels,
-				channels * sizeof(*line));
+			load_gradient(e, step->out.buffer, (size_t)(l * to[3] + c) * channels, channels, line);
 			for (size_t i = 0; i < channels; i++)
 				x[i] += line[i];
 		}
@@ -420,7 +409,7 @@ static enum qd_status back_through_step(struct qd_engine *e, struct qd_step *ste
 
 enum qd_status qd_engine_backward(struct qd_engine *e, size_t output, const float *gradient)
 {
-	const struct qd_place *out = &e->outputs[output];
+	const struct qd_place *place = &e->outputs[output];
 	size_t link = e->n_links;
 	enum qd_status st = QD_OK;
 
@@ -431,10 +420,13 @@ enum qd_status qd_engine_backward(struct qd_engine *e, size_t output, const floa
 	for (size_t i = 0; i < e->n_steps; i++)
 		if (e->steps[i].trained != NULL)
 			memset(e->steps[i].trained, 0, e->steps[i].n_trained * sizeof(float));
-	if (!wanted(e, out))
+	if (!wanted(e, place))
 		return QD_OK;
-	struct qd_buffer floats = { .numbers = { .form = QD_FORM_F32, .at = gradient_of(e, out->buffer) } };
-	qd_buffer_write(&floats, &out->view, gradient);
+	/* There may be more threads now than there were in the run. */
+	QD_TRY(st, qd_engine_make_room(e));
+	const struct qd_view rows = qd_view_row_major(&place->view.shape);
+	const struct qd_walk walk = qd_walk_by(&rows, &place->view);
+	scatter(&walk, 0, (size_t)qd_shape_elements(&rows.shape), gradient, gradient_of(e, place->buffer));
 	for (size_t s = e->n_steps; s-- > 0;) {
 		double begin = qd_now();
 		for (; link > 0 && e->links[link - 1].step == s; link--)
@@ -444,6 +436,7 @@ enum qd_status qd_engine_backward(struct qd_engine *e, size_t output, const floa
 		if (st != QD_OK)
 			return e->steps[s].node == NULL ? st : qd_prefix(st, "gradient of node '%s'", e->steps[s].node->name);
 	}
+out:
 	return st;
 }
 

@@ -37,8 +37,36 @@ float *qd_engine_row(const struct qd_engine *e)
 	return (float *)(e->registers + (size_t)omp_get_thread_num() * e->thread_bytes + e->row_offset);
 }
 
-/* What steps work in, and a row and the registers of each thread. */
-static enum qd_status make_room(struct qd_engine *e)
+/* The smallest that is free and large enough; a new one where there is none. */
+void *qd_engine_borrow(struct qd_engine *e, size_t bytes)
+{
+	struct qd_loan *best = NULL, loan = { .bytes = bytes + 64, .out = true };
+
+	for (size_t i = 0; i < e->n_loans; i++) {
+		struct qd_loan *l = &e->loans[i];
+		if (!l->out && l->bytes >= bytes && (best == NULL || l->bytes < best->bytes))
+			best = l;
+	}
+	if (best != NULL) {
+		best->out = true;
+		return best->memory;
+	}
+	if (qd_grow(&e->loans, &e->cap_loans, e->n_loans + 1, sizeof(*e->loans)) != QD_OK)
+		return NULL;
+	loan.memory = qd_large_alloc(loan.bytes);
+	if (loan.memory != NULL)
+		e->loans[e->n_loans++] = loan;
+	return loan.memory;
+}
+
+void qd_engine_return(struct qd_engine *e, void *memory)
+{
+	for (size_t i = 0; memory != NULL && i < e->n_loans; i++)
+		if (e->loans[i].memory == memory)
+			e->loans[i].out = false;
+}
+
+enum qd_status qd_engine_make_room(struct qd_engine *e)
 {
 	size_t registers = 3, row = 0; /* three: the way back's */
 	int threads = omp_get_max_threads();
@@ -87,7 +115,7 @@ enum qd_status qd_engine_new(struct qd_engine **out, const struct qd_graph *g, c
 	QD_TRY(st, qd_engine_place(e));
 	if (e->options.trained != NULL)
 		QD_TRY(st, qd_engine_plan_backward(e));
-	QD_TRY(st, make_room(e));
+	QD_TRY(st, qd_engine_make_room(e));
 	e->options.seen = e->options.trained = NULL;
 	*out = e;
 	e = NULL;
@@ -114,6 +142,9 @@ void qd_engine_free(struct qd_engine *e)
 		free(e->gradients[i].own);
 	free(e->gradients);
 	free(e->links);
+	for (size_t i = 0; i < e->n_loans; i++)
+		qd_large_free(e->loans[i].memory, e->loans[i].bytes);
+	free(e->loans);
 	qd_large_free(e->gradient_block, e->gradient_bytes + 64);
 	qd_large_free(e->block, e->block_bytes + 64);
 	qd_large_free(e->scratch, e->scratch_bytes + 64);
@@ -258,7 +289,7 @@ enum qd_status qd_engine_run(struct qd_engine *e)
 	for (size_t i = 0; i < e->g->n_inputs; i++)
 		if (!e->fed[e->g->inputs[i]])
 			return qd_fail(QD_EINPUT, "input '%s' is not bound", e->g->values[e->g->inputs[i]].name);
-	QD_TRY(st, make_room(e));
+	QD_TRY(st, qd_engine_make_room(e));
 	QD_TRY(st, show(e, -1, &next));
 	for (size_t i = 0; i < e->n_steps; i++) {
 		struct qd_step *s = &e->steps[i];

@@ -162,7 +162,7 @@ enum qd_status qd_product_step_run(struct qd_engine *engine, struct qd_step *ste
 const struct qd_product_spec *qd_product_step_spec(const struct qd_product_step *p);
 /* Training: makes and packs the product that dx of the step is computed with, and computes it: dy f32 -> dx f32, as x. */
 QD_CHECK enum qd_status qd_product_step_train(struct qd_engine *engine, struct qd_step *step);
-QD_CHECK enum qd_status qd_product_step_back(struct qd_product_step *p, const float *dy, float *dx);
+QD_CHECK enum qd_status qd_product_step_back(struct qd_engine *engine, struct qd_product_step *p, const float *dy, float *dx);
 
 enum qd_status qd_attention_step_run(struct qd_engine *engine, struct qd_step *step);
 /* Sizes and strides of a step. */
@@ -195,6 +195,12 @@ struct qd_sight {
 	qd_id value;
 	struct qd_place place;
 };
+/* Memory that steps of the way back borrow: kept from one to the next, whose pages would else be cleared each time. */
+struct qd_loan {
+	void *memory;
+	size_t bytes;
+	bool out;
+};
 struct qd_engine {
 	const struct qd_graph *g;
 	struct qd_engine_options options;
@@ -220,11 +226,18 @@ struct qd_engine {
 	size_t n_links, cap_links;
 	struct qd_gradient *gradients; /* per buffer */
 	char *gradient_block;
+	struct qd_loan *loans;
+	size_t n_loans, cap_loans;
 	size_t gradient_bytes;
 };
 /* The encoding of a value where it counts, else NULL. */
 const struct qd_encoding *qd_engine_encoding(const struct qd_engine *engine, qd_id value);
 bool qd_engine_sees(const struct qd_engine *engine, qd_id value);
+/* Memory that steps work in, and a row and the registers of each thread that there may be now. */
+QD_CHECK enum qd_status qd_engine_make_room(struct qd_engine *engine);
+/* NULL without memory; returning NULL is fine. By one thread. */
+void *qd_engine_borrow(struct qd_engine *engine, size_t bytes);
+void qd_engine_return(struct qd_engine *engine, void *memory);
 /* A thread's registers. */
 float *qd_engine_registers(const struct qd_engine *engine);
 /* Its room for one row, of the longest that any step has. */

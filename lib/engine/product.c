@@ -220,17 +220,19 @@ out:
 	return st;
 }
 
-enum qd_status qd_product_step_back(struct qd_product_step *p, const float *dy, float *dx)
+enum qd_status qd_product_step_back(struct qd_engine *e, struct qd_product_step *p, const float *dy, float *dx)
 {
 	const struct qd_product_spec *s = &p->spec, *b = &p->back_spec;
 	size_t bytes = qd_product_scratch_bytes(p->back) + 64, n = (size_t)(b->n * b->height * b->width * b->in);
 	bool apart = s->stride_h > 1 || s->stride_w > 1;
-	void *scratch = qd_large_alloc(bytes);
-	float *spread = apart ? calloc(n + 1, sizeof(*spread)) : NULL;
+	void *scratch = qd_engine_borrow(e, bytes);
+	float *spread = apart ? qd_engine_borrow(e, n * sizeof(*spread)) : NULL;
 	enum qd_status st = QD_OK;
 
 	if (scratch == NULL || (apart && spread == NULL))
 		QD_TRY(st, qd_fail(QD_ENOMEM, "out of memory for a gradient"));
+	if (apart)
+		memset(spread, 0, n * sizeof(*spread));
 	for (int64_t i = 0; apart && i < s->n * s->out_height; i++)
 		for (int64_t x = 0; x < s->out_width; x++) {
 			int64_t row = (i / s->out_height) * b->height + i % s->out_height * s->stride_h;
@@ -239,8 +241,8 @@ enum qd_status qd_product_step_back(struct qd_product_step *p, const float *dy, 
 		}
 	st = qd_product_run(p->back, apart ? spread : dy, NULL, NULL, dx, scratch);
 out:
-	free(spread);
-	qd_large_free(scratch, bytes);
+	qd_engine_return(e, spread);
+	qd_engine_return(e, scratch);
 	return st;
 }
 
