@@ -249,6 +249,7 @@ static enum qd_status identify_distillation(void *context, FILE *text)
 	fprintf(text, "adapter %s %s\n", d->adapter->hash, d->adapter->name);
 	fprintf(text, "distill %a %a %a %" PRId64 " %" PRId64 "\n", d->lr, d->lr_gain, d->options->task_weight, d->pool.n_train,
 		d->pool.n);
+	fprintf(text, "gradients %s\n", d->student.engine == NULL ? "torch" : d->options->exact_gradients ? "f32" : "bf16");
 	if (d->options->trajectory != NULL) {
 		qd_schedule_hash(&d->loop.schedule, hash);
 		fprintf(text, "trajectory %s %d %s\n", d->options->trajectory, d->options->trajectory_steps, hash);

@@ -36,6 +36,19 @@ expect 0 "" "${distill[@]}" --data data.safetensors --steps 8 --lr 0.2 --seed 1 
 cmp -s o/d.safetensors o/e.safetensors && fault "another seed gives the same adapter"
 expect 0 "LoRA in diffusers format" "$QUAD" inspect o/d.safetensors --base m
 
+# Whatever makes the gradients, the same seed gives the same bytes, as good as those of the others: within 0.3 dB.
+expect 0 "" "${distill[@]}" --data data.safetensors --steps 8 --lr 0.2 --json -o o/e.safetensors --force
+error=$(number error)
+for student in "--engine builtin --grad f32" "--engine torch"; do
+	read -ra how <<<"$student"
+	expect 0 "" "${distill[@]}" "${how[@]}" --data data.safetensors --steps 8 --lr 0.2 -o o/f.safetensors --force
+	expect 0 "" "${distill[@]}" "${how[@]}" --data data.safetensors --steps 8 --lr 0.2 --json -o o/e.safetensors --force
+	cmp -s o/e.safetensors o/f.safetensors || fault "$student: the same seed gives another adapter"
+	awk -v a="$(number error)" -v b="$error" 'BEGIN { d = 10 * log(a / b) / log(10); exit !(d < 0.3 && d > -0.3) }' ||
+		fault "$student: the error is $(number error), else $error"
+done
+expect 2 "--grad is 'f16', needs one of bf16, f32" "${distill[@]}" --grad f16 --data data.safetensors -o o/x.safetensors
+
 # What was distilled lies on the grid: taken once more, without a step, it comes back as it is.
 expect 2 "one adapter is distilled at a time, 2 given" "${distill[@]}" --adapter a=o/d.safetensors --data data.safetensors -o o/x.safetensors
 again=("$QUAD" distill --base m --profile p.json --adapter a=o/d.safetensors --batch 4 --threads 1 --data data.safetensors --steps 0)
@@ -67,24 +80,33 @@ expect 0 "on 4 held-out draws, learned from 12" "${distill[@]}" --data data.safe
 # A run that is killed once its first checkpoint is there goes on and ends in the same bytes.
 mkdir o/k
 long=("${distill[@]}" --data data.safetensors --steps 12 --lr 1 --checkpoint-every 4)
-expect 0 "" "${long[@]}" -o o/whole.safetensors
-"${long[@]}" -o o/k/killed.safetensors >/dev/null 2>&1 &
-victim=$!
-while [ ! -e o/k/killed.safetensors.ckpt ] && kill -0 $victim 2>/dev/null; do sleep 0.01; done
-kill -KILL $victim 2>/dev/null
-wait $victim 2>/dev/null
-if [ -e o/k/killed.safetensors.ckpt ]; then
-	cp o/k/killed.safetensors.ckpt state
-	expect 0 "resuming from 'o/k/killed.safetensors.ckpt' at step" "${long[@]}" -v -o o/k/killed.safetensors
-else
-	skip "the run ended before it could be killed"
-fi
-cmp -s o/whole.safetensors o/k/killed.safetensors || fault "a resumed run ends elsewhere"
-[ "$(ls -A o/k)" = killed.safetensors ] || fault "leaves '$(ls -A o/k)' behind"
+for student in "--engine torch" "--grad f32" "--grad bf16"; do
+	read -ra how <<<"$student"
+	expect 0 "" "${long[@]}" "${how[@]}" -o o/whole.safetensors --force
+	"${long[@]}" "${how[@]}" -o o/k/killed.safetensors >/dev/null 2>&1 &
+	victim=$!
+	while [ ! -e o/k/killed.safetensors.ckpt ] && kill -0 $victim 2>/dev/null; do sleep 0.01; done
+	kill -KILL $victim 2>/dev/null
+	wait $victim 2>/dev/null
+	if [ -e o/k/killed.safetensors.ckpt ]; then
+		cp o/k/killed.safetensors.ckpt state
+		expect 0 "resuming from 'o/k/killed.safetensors.ckpt' at step" "${long[@]}" "${how[@]}" -v -o o/k/killed.safetensors
+	else
+		rm -f state
+		skip "$student: the run ended before it could be killed"
+	fi
+	cmp -s o/whole.safetensors o/k/killed.safetensors || fault "$student: a resumed run ends elsewhere"
+	[ "$(ls -A o/k)" = killed.safetensors ] || fault "$student: leaves '$(ls -A o/k)' behind"
+	rm -f o/k/killed.safetensors
+done
 
-# A state is of the noise schedule that it came about with.
+# A state is of the gradients and of the noise schedule that it came about with.
 if [ -e state ]; then
 	cp state o/other.safetensors.ckpt
+	for student in "--grad f32" "--engine torch"; do
+		read -ra how <<<"$student"
+		refused "'o/other.safetensors.ckpt' is of a run with other options" "${long[@]}" "${how[@]}" -o o/other.safetensors
+	done
 	cp m/scheduler/scheduler_config.json schedule.json
 	sed -i 's/"beta_end": [0-9.]*/"beta_end": 0.013/' m/scheduler/scheduler_config.json
 	refused "'o/other.safetensors.ckpt' is of a run with other options" "${long[@]}" -o o/other.safetensors

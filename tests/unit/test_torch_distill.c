@@ -290,6 +290,11 @@ static void test_task_weight(void **state)
 
 /* ---- repeating and going on ---- */
 
+/* In the engine with gradients of either precision; the last one on libtorch's operators. */
+static const struct {
+	bool libtorch, exact;
+} students[] = { { false, false }, { false, true }, { true, false } };
+
 static void test_repeats(void **state)
 {
 	struct qd_distill_options o = small(scratch_path("repeat0"));
@@ -297,13 +302,43 @@ static void test_repeats(void **state)
 	char hash[3][QD_HASH_TEXT];
 	(void)state;
 
-	for (int i = 0; i < 3; i++) {
-		o.loop.seed = (uint64_t)i / 2;
-		OK(distill(&all.coarse, all.on.data, &o, &result));
-		OK(qd_hash_file(o.loop.output, hash[i]));
+	for (size_t s = 0; s < QD_COUNT(students); s++) {
+		o.libtorch = students[s].libtorch;
+		o.exact_gradients = students[s].exact;
+		for (int i = 0; i < 3; i++) {
+			o.loop.seed = (uint64_t)i / 2;
+			OK(distill(&all.coarse, all.on.data, &o, &result));
+			OK(qd_hash_file(o.loop.output, hash[i]));
+		}
+		assert_string_equal(hash[0], hash[1]);
+		assert_string_not_equal(hash[0], hash[2]);
 	}
-	assert_string_equal(hash[0], hash[1]);
-	assert_string_not_equal(hash[0], hash[2]);
+}
+
+/* Whatever makes the gradients, what is learned is as good: on held-out draws within 0.3 dB of libtorch's. */
+static void check_students(const struct qd_profile *profile, double gain_db)
+{
+	struct qd_distill_options o = small(scratch_path("students"));
+	struct qd_distill_result results[QD_COUNT(students)];
+
+	for (size_t s = 0; s < QD_COUNT(students); s++) {
+		o.libtorch = students[s].libtorch;
+		o.exact_gradients = students[s].exact;
+		OK(distill(profile, all.on.data, &o, &results[s]));
+	}
+	for (size_t s = 0; s < QD_COUNT(students); s++) {
+		assert_true(results[s].after_db >= results[s].before_db + gain_db);
+		assert_true(fabs(results[s].before_db - results[2].before_db) < 0.1);
+		if (!(fabs(results[s].after_db - results[2].after_db) <= 0.3))
+			fail_msg("student %zu comes to %g dB, libtorch's to %g", s, results[s].after_db, results[2].after_db);
+	}
+}
+
+static void test_students_learn_alike(void **state)
+{
+	(void)state;
+	check_students(&all.coarse, 0.5);
+	check_students(&all.profile, 0);
 }
 
 /* Leaves the state that a run has after eight updates, and its result. */
@@ -334,10 +369,17 @@ static void check_resumes(struct qd_distill_options *o)
 
 static void test_resumes(void **state)
 {
-	struct qd_distill_options o = small(scratch_path("resumed"));
+	char output[512];
+	struct qd_distill_options o = small(output);
 	(void)state;
 
-	check_resumes(&o);
+	snprintf(output, sizeof(output), "%s", scratch_path("resumed"));
+	for (size_t s = 0; s < QD_COUNT(students); s++) {
+		o.libtorch = students[s].libtorch;
+		o.exact_gradients = students[s].exact;
+		check_resumes(&o);
+	}
+	o.libtorch = false;
 	o.trajectory = "ddim";
 	o.trajectory_steps = 2;
 	o.task_weight = 1e-3;
@@ -389,7 +431,7 @@ static void check_other_run(const struct qd_profile *profile, const char *data, 
 	assert_true(help_has_state(o->loop.output));
 }
 
-/* Everything that shapes the bytes belongs to the run: options, data, profile, adapter, noise schedule, and along trajectories the
+/* Everything that shapes the bytes belongs to the run: options, what makes the gradients, data, profile, adapter, noise schedule, and along trajectories the
  * sampler's part of that. */
 static void test_other_runs(void **state)
 {
@@ -399,6 +441,7 @@ static void test_other_runs(void **state)
 	double *const numbers[] = { &o.loop.lr, &o.loop.beta1, &o.loop.beta2, &o.loop.eps, &o.loop.weight_decay, &o.loop.clip,
 		&o.lr_gain, &o.task_weight };
 	int64_t *const counts[] = { &o.loop.steps, &o.loop.batch, &o.loop.warmup, &o.loop.evaluate_every, &o.pool };
+	bool *const choices[] = { &o.exact_gradients, &o.libtorch };
 	struct qd_profile other = all.coarse;
 	struct qd_adapter kept = all.adapters[0];
 	struct qd_distill_result result;
@@ -419,6 +462,11 @@ static void test_other_runs(void **state)
 		(*counts[i])++;
 		check_other_run(&all.coarse, all.on.data, &o);
 		(*counts[i])--;
+	}
+	for (size_t i = 0; i < QD_COUNT(choices); i++) {
+		*choices[i] = true;
+		check_other_run(&all.coarse, all.on.data, &o);
+		*choices[i] = false;
 	}
 	check_other_run(&all.coarse, all.noisy, &o);
 	check_other_run(&all.profile, all.on.data, &o);
@@ -493,6 +541,7 @@ int main(void)
 		cmocka_unit_test(test_recovers_unaligned),
 		cmocka_unit_test(test_task_weight),
 		cmocka_unit_test(test_repeats),
+		cmocka_unit_test(test_students_learn_alike),
 		cmocka_unit_test(test_resumes),
 		cmocka_unit_test(test_damaged_state),
 		cmocka_unit_test(test_other_runs),
