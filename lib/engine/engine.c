@@ -3,7 +3,6 @@
  */
 #include "lib/engine/internal.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -29,12 +28,12 @@ bool qd_engine_sees(const struct qd_engine *e, qd_id value)
 
 float *qd_engine_registers(const struct qd_engine *e)
 {
-	return (float *)(e->registers + (size_t)omp_get_thread_num() * e->thread_bytes);
+	return (float *)(e->registers + (size_t)qd_thread() * e->thread_bytes);
 }
 
 float *qd_engine_row(const struct qd_engine *e)
 {
-	return (float *)(e->registers + (size_t)omp_get_thread_num() * e->thread_bytes + e->row_offset);
+	return (float *)(e->registers + (size_t)qd_thread() * e->thread_bytes + e->row_offset);
 }
 
 /* The smallest that is free and large enough; a new one where there is none. */
@@ -69,7 +68,7 @@ void qd_engine_return(struct qd_engine *e, void *memory)
 enum qd_status qd_engine_make_room(struct qd_engine *e)
 {
 	size_t registers = 3, row = 0; /* three: the way back's */
-	int threads = omp_get_max_threads();
+	int threads = qd_threads();
 
 	for (size_t i = 0; i < e->n_steps; i++) {
 		const struct qd_step *s = &e->steps[i];

@@ -3,7 +3,6 @@
  */
 #include "lib/engine/internal.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -20,7 +20,6 @@
 #include "lib/kernel/vector.h"
 
 #include <math.h>
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -454,7 +453,7 @@ enum qd_status qd_attention_f32(
 static size_t whole_block(const struct qd_attention *a)
 {
 	size_t row = padded(a->keys) * sizeof(float), rows = CACHED_SCORES / row, worth = (size_t)(a->d + a->dv) / 8;
-	size_t most = MOST_SCORES / (size_t)omp_get_max_threads() / row;
+	size_t most = MOST_SCORES / (size_t)qd_threads() / row;
 
 	rows = qd_min_size((rows > worth ? rows : worth) / ROWS * ROWS, QUERY_BLOCK);
 	rows = qd_min_size(rows > ROWS ? rows : ROWS, most);

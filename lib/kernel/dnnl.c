@@ -9,7 +9,6 @@
 #include "lib/kernel/dnnl.h"
 
 #include <dnnl.h>
-#include <omp.h>
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
@@ -298,7 +297,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	struct qd_dnnl *d = calloc(1, sizeof(*d));
 	struct making m = { .spec = spec, .options = options };
 	bool linear = qd_product_is_linear(spec);
-	int threads = omp_get_max_threads();
+	int threads = qd_threads();
 	enum qd_status st;
 
 	*out = NULL;
@@ -306,7 +305,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 		return qd_fail(QD_ENOMEM, "out of memory for a product");
 	/* The library divides the work among the threads that there are while it is described. */
 	if (options->codes)
-		omp_set_num_threads(1);
+		qd_use_threads(1);
 	QD_TRY(st, ready());
 	QD_TRY(st, make_layouts(d, &m));
 	QD_TRY(st, make_attributes(&m));
@@ -316,7 +315,7 @@ enum qd_status qd_dnnl_new(struct qd_dnnl **out, const struct qd_product_spec *s
 	*out = d;
 	d = NULL;
 out:
-	omp_set_num_threads(threads);
+	qd_use_threads(threads);
 	making_release(&m);
 	qd_dnnl_free(d);
 	return st;

@@ -16,7 +16,6 @@
 #include "lib/kernel/kernel_internal.h"
 #include "lib/kernel/short_sums.h"
 
-#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,7 +89,7 @@ static void choose_cuts(struct qd_integer_product *p)
 	const struct qd_product_spec *s = &p->spec.shape;
 	size_t rows = (size_t)(s->n * s->out_height * s->out_width), out = (size_t)s->out, sums = p->planes_x * p->planes_w,
 	       row_bytes = (p->gather || p->split ? p->planes_x * p->terms : 0) + sums * out * sizeof(int32_t),
-	       threads = (size_t)omp_get_max_threads();
+	       threads = (size_t)qd_threads();
 
 	p->threads = (double)rows * (double)out * (double)p->terms * (double)sums < (double)LEAST_WORK ? 1 : threads;
 	p->columns = cut_into(out, out);
@@ -675,16 +674,16 @@ enum qd_status qd_integer_product_run(struct qd_integer_product *p, const struct
 	const float *bias, qd_rows_sink sink, void *context, void *scratch)
 {
 	const struct run r = { p, x, w_scale, bias, sink, context, scratch };
-	size_t threads = qd_min_size(p->threads, (size_t)omp_get_max_threads());
+	size_t threads = qd_min_size(p->threads, (size_t)qd_threads());
 	enum qd_status st = QD_OK;
 	bool failed = false;
 
 #pragma omp parallel num_threads((int)threads)
 	{
-		size_t thread = (size_t)omp_get_thread_num();
+		size_t thread = (size_t)qd_thread();
 
 		/* The library's own parallel regions have one thread each; this holds within this region only. */
-		omp_set_num_threads(1);
+		qd_use_threads(1);
 		enum qd_status one = QD_OK;
 		if (p->groups > 0)
 			run_short(&r, thread);

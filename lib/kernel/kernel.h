@@ -23,6 +23,13 @@ extern "C" {
 void *qd_large_alloc(size_t bytes);
 void qd_large_free(void *memory, size_t bytes);
 
+/* ---- threads (threads.c) ---- */
+/* The number of the calling thread in its parallel region, and how many the next region would have. */
+int qd_thread(void);
+int qd_threads(void);
+/* How many regions of the calling thread have from here on. */
+void qd_use_threads(int n);
+
 /* A grid over x seen as [outer, channels, inner]: scale and zero f32 [channels]. One channel is "per tensor". */
 struct qd_grid {
 	size_t outer, channels, inner;
