@@ -98,11 +98,10 @@ static void scatter(const struct qd_walk *w, size_t first, size_t n, const float
 	size_t inner = (size_t)w->dim[w->rank - 1];
 
 	while (n > 0) {
-		size_t column = first % inner, rest = first / inner, count = smaller(inner - column, n);
-		int64_t at = w->offset + (int64_t)column * w->stride[w->rank - 1];
-		for (int i = w->rank - 1; i-- > 0; rest /= (size_t)w->dim[i])
-			at += (int64_t)(rest % (size_t)w->dim[i]) * w->stride[i];
-		scatter_run(to + at, w->stride[w->rank - 1], count, g);
+		size_t column = first % inner, count = smaller(inner - column, n);
+		int64_t at, lead;
+		qd_walk_run(w, first / inner, &at, &lead);
+		scatter_run(to + at + (int64_t)column * w->stride[w->rank - 1], w->stride[w->rank - 1], count, g);
 		first += count;
 		g += count;
 		n -= count;
@@ -327,17 +326,11 @@ static void add_moved(struct qd_engine *e, const struct qd_place *from, const st
 {
 	const struct qd_walk w = qd_walk_by(&from->view, &to->view);
 	int last = w.rank - 1;
-	size_t inner = (size_t)w.dim[last], outer = 1;
+	size_t inner = (size_t)w.dim[last], outer = qd_walk_runs(&w);
 
-	for (int i = 0; i < last; i++)
-		outer *= (size_t)w.dim[i];
 	for (size_t o = 0; o < outer; o++) {
-		int64_t at = w.offset, where = w.lead_offset;
-		size_t rest = o;
-		for (int i = last; i-- > 0; rest /= (size_t)w.dim[i]) {
-			at += (int64_t)(rest % (size_t)w.dim[i]) * w.stride[i];
-			where += (int64_t)(rest % (size_t)w.dim[i]) * w.lead[i];
-		}
+		int64_t at, where;
+		qd_walk_run(&w, o, &at, &where);
 		for (size_t i = 0; i < inner; i++) {
 			size_t element = (size_t)(where + (int64_t)i * w.lead[last]);
 			float g = e->gradients[from->buffer].at[element];

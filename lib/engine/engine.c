@@ -167,15 +167,11 @@ static void each_run(const struct qd_buffer *b, const struct qd_view *view, char
 	const struct qd_view plain = qd_view_row_major(&view->shape);
 	const struct qd_walk w = qd_walk_by(&plain, view);
 	int last = w.rank - 1;
-	size_t inner = (size_t)w.dim[last], outer = 1, size = b->integers ? sizeof(int64_t) : sizeof(float);
+	size_t inner = (size_t)w.dim[last], outer = qd_walk_runs(&w), size = b->integers ? sizeof(int64_t) : sizeof(float);
 
-	for (int i = 0; i < last; i++)
-		outer *= (size_t)w.dim[i];
 	for (size_t o = 0; o < outer; o++) {
-		int64_t at = w.offset;
-		size_t rest = o;
-		for (int i = last; i-- > 0; rest /= (size_t)w.dim[i])
-			at += (int64_t)(rest % (size_t)w.dim[i]) * w.stride[i];
+		int64_t at, lead;
+		qd_walk_run(&w, o, &at, &lead);
 		for (size_t i = 0; i < inner;) {
 			size_t n = w.stride[last] == 1 ? inner : 1, from = (size_t)(at + (int64_t)i * w.stride[last]);
 			char *to = memory + (o * inner + i) * size;

@@ -40,6 +40,9 @@ struct qd_walk {
 struct qd_walk qd_walk_by(const struct qd_view *leader, const struct qd_view *follower);
 /* Whether the elements are the same of both buffers, one after the other. */
 bool qd_walk_is_straight(const struct qd_walk *w);
+/* A walk is so many runs along its last dimension; where run `run` begins in the buffers of the follower and of the leader. */
+size_t qd_walk_runs(const struct qd_walk *w);
+void qd_walk_run(const struct qd_walk *w, size_t run, int64_t *at, int64_t *lead);
 
 /* ---- buffers and places ---- */
 
@@ -146,6 +149,14 @@ struct qd_step_row {
 	bool has_tail; /* gives its result in chunks */
 };
 extern const struct qd_step_row qd_step_rows[QD_STEP_KINDS];
+
+/* Rows of a result of `width` columns on their way into the tail of their step: the context of qd_to_tail, a qd_rows_sink. */
+struct qd_tail_sink {
+	const struct qd_engine *engine;
+	const struct qd_step *step;
+	size_t width;
+};
+void qd_to_tail(void *context, size_t first, size_t n, float *rows);
 
 /* ---- products (product.c) ---- */
 /* Makes the product of the step's operands: x, a weight that changes from run to run (or nothing), what is added to the sums. A

@@ -287,20 +287,6 @@ out:
 
 /* ---- a run ---- */
 
-struct sink {
-	const struct qd_engine *engine;
-	const struct qd_step *step;
-	size_t width;
-};
-
-static void to_tail(void *context, size_t first, size_t n, float *rows)
-{
-	const struct sink *sink = context;
-
-	qd_program_run(&sink->step->tail, sink->engine->buffers, first * sink->width, n * sink->width, rows,
-		qd_engine_registers(sink->engine));
-}
-
 /* The tail over a whole result that lies in memory, and stays as it is. */
 static void run_tail(struct qd_engine *e, const struct qd_step *step, const float *y, size_t n)
 {
@@ -373,14 +359,14 @@ enum qd_status qd_product_step_run(struct qd_engine *e, struct qd_step *step)
 {
 	struct qd_product_step *p = step->product;
 	const struct qd_numbers x = qd_numbers_from(&e->buffers[step->in[0].buffer].numbers, step->in[0].view.offset);
-	struct sink sink = { e, step, (size_t)p->spec.out };
+	struct qd_tail_sink sink = { e, step, (size_t)p->spec.out };
 	enum qd_status st = QD_OK;
 
 	if (step->in[1].buffer != QD_NONE)
 		QD_TRY(st, pack_computed(e, step));
 	if (p->floats != NULL)
 		return run_floats(e, step);
-	st = qd_integer_product_run(p->integers, &x, p->weight_scale, step->bias, to_tail, &sink, e->scratch);
+	st = qd_integer_product_run(p->integers, &x, p->weight_scale, step->bias, qd_to_tail, &sink, e->scratch);
 out:
 	return st;
 }

@@ -70,11 +70,10 @@ void qd_walk_load(const struct qd_walk *w, const struct qd_numbers *x, size_t fi
 	size_t inner = (size_t)w->dim[w->rank - 1];
 
 	while (n > 0) {
-		size_t column = first % inner, rest = first / inner, count = smaller(inner - column, n);
-		int64_t at = w->offset + (int64_t)column * w->stride[w->rank - 1];
-		for (int i = w->rank - 1; i-- > 0; rest /= (size_t)w->dim[i])
-			at += (int64_t)(rest % (size_t)w->dim[i]) * w->stride[i];
-		load_strided(x, (size_t)at, w->stride[w->rank - 1], count, to);
+		size_t column = first % inner, count = smaller(inner - column, n);
+		int64_t at, lead;
+		qd_walk_run(w, first / inner, &at, &lead);
+		load_strided(x, (size_t)(at + (int64_t)column * w->stride[w->rank - 1]), w->stride[w->rank - 1], count, to);
 		first += count;
 		to += count;
 		n -= count;

@@ -34,16 +34,9 @@ static enum qd_status run_map(struct qd_engine *e, struct qd_step *step)
 	return QD_OK;
 }
 
-/* Rows of a result of `width` columns on their way into the tail. */
-struct sink {
-	const struct qd_engine *engine;
-	const struct qd_step *step;
-	size_t width;
-};
-
-static void to_tail(void *context, size_t first, size_t n, float *rows)
+void qd_to_tail(void *context, size_t first, size_t n, float *rows)
 {
-	const struct sink *sink = context;
+	const struct qd_tail_sink *sink = context;
 
 	qd_program_run(&sink->step->tail, sink->engine->buffers, first * sink->width, n * sink->width, rows,
 		qd_engine_registers(sink->engine));
@@ -66,9 +59,9 @@ static enum qd_status run_group_norm(struct qd_engine *e, struct qd_step *step)
 {
 	const struct qd_group_norm norm = qd_group_norm_of(step);
 	const struct qd_numbers x = operand(e, step, 0);
-	struct sink sink = { e, step, (size_t)norm.channels };
+	struct qd_tail_sink sink = { e, step, (size_t)norm.channels };
 
-	return qd_group_norm_numbers(&norm, &x, step->scale, step->bias, NULL, to_tail, &sink);
+	return qd_group_norm_numbers(&norm, &x, step->scale, step->bias, NULL, qd_to_tail, &sink);
 }
 
 static enum qd_status run_layer_norm(struct qd_engine *e, struct qd_step *step)
@@ -76,10 +69,10 @@ static enum qd_status run_layer_norm(struct qd_engine *e, struct qd_step *step)
 	const struct qd_shape *shape = &step->in[0].view.shape;
 	int64_t channels = shape->dim[shape->rank - 1], rows = qd_shape_elements(shape) / channels;
 	const struct qd_numbers x = operand(e, step, 0);
-	struct sink sink = { e, step, (size_t)channels };
+	struct qd_tail_sink sink = { e, step, (size_t)channels };
 
 	return qd_layer_norm_numbers(
-		rows, channels, qd_node_float(step->node, "epsilon", 1e-5f), &x, step->scale, step->bias, to_tail, &sink);
+		rows, channels, qd_node_float(step->node, "epsilon", 1e-5f), &x, step->scale, step->bias, qd_to_tail, &sink);
 }
 
 /* Rows are of any length; a thread's row lies in the scratch. */
@@ -88,14 +81,14 @@ static enum qd_status run_softmax(struct qd_engine *e, struct qd_step *step)
 	const struct qd_shape *shape = &step->in[0].view.shape;
 	size_t width = (size_t)shape->dim[shape->rank - 1], rows = (size_t)qd_shape_elements(shape) / width;
 	const struct qd_numbers x = operand(e, step, 0);
-	struct sink sink = { e, step, width };
+	struct qd_tail_sink sink = { e, step, width };
 
 #pragma omp parallel for schedule(static) if (rows * width > 16384)
 	for (size_t r = 0; r < rows; r++) {
 		float *row = qd_engine_row(e);
 		qd_numbers_load(&x, r * width, width, row);
 		qd_softmax_row_f32(width, row);
-		to_tail(&sink, r, 1, row);
+		qd_to_tail(&sink, r, 1, row);
 	}
 	return QD_OK;
 }
@@ -136,18 +129,12 @@ static void move(const struct qd_engine *e, const struct qd_place *from, const s
 	const struct qd_walk w = qd_walk_by(&to->view, &from->view);
 	int last = w.rank - 1;
 	bool runs = w.stride[last] == 1 && w.lead[last] == 1;
-	size_t inner = (size_t)w.dim[last], outer = 1;
+	size_t inner = (size_t)w.dim[last], outer = qd_walk_runs(&w);
 
-	for (int i = 0; i < last; i++)
-		outer *= (size_t)w.dim[i];
 #pragma omp parallel for schedule(static) if (outer * inner > 65536)
 	for (size_t o = 0; o < outer; o++) {
-		int64_t at = w.offset, where = w.lead_offset;
-		size_t rest = o;
-		for (int i = last; i-- > 0; rest /= (size_t)w.dim[i]) {
-			at += (int64_t)(rest % (size_t)w.dim[i]) * w.stride[i];
-			where += (int64_t)(rest % (size_t)w.dim[i]) * w.lead[i];
-		}
+		int64_t at, where;
+		qd_walk_run(&w, o, &at, &where);
 		if (runs)
 			move_run(x, (size_t)at, y, (size_t)where, inner);
 		for (size_t i = 0; !runs && i < inner; i++)

@@ -113,6 +113,25 @@ bool qd_walk_is_straight(const struct qd_walk *w)
 	return w->rank == 1 && w->stride[0] == 1 && w->lead[0] == 1 && w->offset == w->lead_offset;
 }
 
+void qd_walk_run(const struct qd_walk *w, size_t run, int64_t *at, int64_t *lead)
+{
+	*at = w->offset;
+	*lead = w->lead_offset;
+	for (int i = w->rank - 1; i-- > 0; run /= (size_t)w->dim[i]) {
+		*at += (int64_t)(run % (size_t)w->dim[i]) * w->stride[i];
+		*lead += (int64_t)(run % (size_t)w->dim[i]) * w->lead[i];
+	}
+}
+
+size_t qd_walk_runs(const struct qd_walk *w)
+{
+	size_t runs = 1;
+
+	for (int i = 0; i < w->rank - 1; i++)
+		runs *= (size_t)w->dim[i];
+	return runs;
+}
+
 /* ---- views that nodes give ---- */
 
 /*
