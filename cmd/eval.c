@@ -42,134 +42,20 @@ static const struct qd_option table[] = {
 	{ 0 },
 };
 
-struct result {
-	const char *name;
-	struct qd_tensor value;
-	bool finite;
-	float low, high;
-	const struct qd_tensor *expected; /* of the file; NULL: nothing to compare with */
-	bool expected_finite;
-	struct qd_error error; /* against `expected` */
-};
-
 struct eval {
 	const struct eval_options *options;
 	struct qd_safetensors inputs;
 	struct qd_runtime runtime;
-	struct result *results; /* of the graph's outputs */
-	size_t n;
+	struct qd_evaluation evaluation;
 };
 
-/* ---- outputs ---- */
-
-/* What to compare output `name` with: the tensor of its name, or of a single output's other names; NULL when the file has none. */
-static const struct qd_tensor *expected_of(const struct eval *e, const char *name)
-{
-	const char *const others[] = { "out", e->runtime.output_name };
-	const struct qd_tensor *tensor = qd_safetensors_find(&e->inputs, name);
-
-	for (size_t i = 0; i < QD_COUNT(others) && tensor == NULL && others[i] != NULL && e->n == 1; i++)
-		tensor = qd_safetensors_find(&e->inputs, others[i]);
-	return tensor;
-}
-
-static enum qd_status compare_output(const struct eval *e, struct result *r)
-{
-	char found[QD_SHAPE_TEXT], need[QD_SHAPE_TEXT];
-	size_t n = (size_t)qd_shape_elements(&r->value.shape);
-	float *reference;
-	enum qd_status st;
-
-	if (!qd_shape_equal(&r->expected->shape, &r->value.shape))
-		return qd_fail(QD_EINPUT, "'%s': tensor '%s' is %s, needs %s", e->inputs.path, r->expected->name,
-			qd_shape_text(&r->expected->shape, found), qd_shape_text(&r->value.shape, need));
-	reference = malloc(n * sizeof(*reference) + 1);
-	if (reference == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	QD_TRY(st, qd_tensor_to_f32(r->expected, reference));
-	r->expected_finite = qd_all_finite(reference, n);
-	qd_error_add(&r->error, reference, r->value.data, n);
-out:
-	free(reference);
-	return st;
-}
-
-static enum qd_status take_output(struct eval *e, const struct qd_value *value, struct result *r)
-{
-	size_t n = (size_t)qd_shape_elements(&value->shape);
-	const float *x;
-	enum qd_status st;
-
-	r->name = value->name;
-	QD_TRY(st, qd_tensor_new(&r->value, r->name, QD_F32, &value->shape));
-	QD_TRY(st, qd_runner_read(&e->runtime.runner, r->name, n, r->value.data));
-	x = r->value.data;
-	r->finite = qd_all_finite(x, n);
-	for (size_t i = 0; i < n; i++) {
-		r->low = i == 0 || x[i] < r->low ? x[i] : r->low;
-		r->high = i == 0 || x[i] > r->high ? x[i] : r->high;
-	}
-	r->expected = expected_of(e, r->name);
-	if (r->expected != NULL)
-		QD_TRY(st, compare_output(e, r));
-out:
-	return st;
-}
-
-static enum qd_status take_outputs(struct eval *e)
-{
-	const struct qd_graph *g = e->runtime.runner.graph;
-	enum qd_status st = QD_OK;
-
-	e->results = calloc(g->n_outputs + 1, sizeof(*e->results));
-	if (e->results == NULL)
-		return qd_fail(QD_ENOMEM, "out of memory");
-	e->n = g->n_outputs;
-	for (size_t i = 0; i < e->n && st == QD_OK; i++)
-		st = take_output(e, &g->values[g->outputs[i]], &e->results[i]);
-	return st;
-}
-
-/* ---- the verdict ---- */
-
-static bool within(const struct result *r, double tolerance)
-{
-	return r->finite && r->expected_finite && r->error.largest <= tolerance;
-}
-
-/* QD_ECHECK when an output is too far off; QD_EINPUT when there is nothing to compare with. */
-static enum qd_status verdict(const struct eval *e)
-{
-	size_t compared = 0;
-
-	if (e->options->tolerance < 0)
-		return QD_OK;
-	for (size_t i = 0; i < e->n; i++) {
-		const struct result *r = &e->results[i];
-		if (r->expected == NULL)
-			continue;
-		compared++;
-		if (!r->finite)
-			return qd_fail(QD_ECHECK, "output '%s' has values that are not finite", r->name);
-		if (!r->expected_finite)
-			return qd_fail(QD_ECHECK,
-				"output '%s' cannot equal tensor '%s' of '%s', which has values that are not finite", r->name,
-				r->expected->name, e->inputs.path);
-		if (!within(r, e->options->tolerance))
-			return qd_fail(QD_ECHECK, "output '%s' differs by up to %.3g, allowed is %.3g", r->name, r->error.largest,
-				e->options->tolerance);
-	}
-	if (compared > 0)
-		return QD_OK;
-	return qd_fail(QD_EINPUT, "'%s' has no tensor '%s'%s to check against", e->inputs.path,
-		e->n == 1 ? "out" : e->results[0].name, e->n == 1 ? "" : " or of another output's name");
-}
+/* ---- printing and writing ---- */
 
 static void print_outputs(const struct eval *e)
 {
 	char shape[QD_SHAPE_TEXT];
-	for (size_t i = 0; i < e->n; i++) {
-		const struct result *r = &e->results[i];
+	for (size_t i = 0; i < e->evaluation.n; i++) {
+		const struct qd_evaluated *r = &e->evaluation.outputs[i];
 		qd_print("%s %s  from %.6g to %.6g%s\n", r->name, qd_shape_text(&r->value.shape, shape), (double)r->low,
 			(double)r->high, r->finite ? "" : ", not finite");
 		if (r->expected != NULL)
@@ -177,7 +63,7 @@ static void print_outputs(const struct eval *e)
 	}
 }
 
-static json_t *result_json(const struct eval *e, const struct result *r)
+static json_t *result_json(const struct eval *e, const struct qd_evaluated *r)
 {
 	json_t *shape = json_array(), *item = json_object();
 	for (int d = 0; d < r->value.shape.rank; d++)
@@ -191,7 +77,7 @@ static json_t *result_json(const struct eval *e, const struct result *r)
 		json_object_set_new(item, "max_abs_difference", qd_finite_json(r->error.largest));
 		json_object_set_new(item, "sqnr_db", qd_finite_json(qd_error_sqnr_db(&r->error)));
 		if (e->options->tolerance >= 0)
-			json_object_set_new(item, "within", json_boolean(within(r, e->options->tolerance)));
+			json_object_set_new(item, "within", json_boolean(qd_evaluated_within(r, e->options->tolerance)));
 	}
 	return item;
 }
@@ -203,8 +89,8 @@ static enum qd_status print_results(const struct eval *e)
 		return QD_OK;
 	}
 	json_t *root = json_object(), *list = json_array();
-	for (size_t i = 0; i < e->n; i++)
-		json_array_append_new(list, result_json(e, &e->results[i]));
+	for (size_t i = 0; i < e->evaluation.n; i++)
+		json_array_append_new(list, result_json(e, &e->evaluation.outputs[i]));
 	json_object_set_new(root, "schema", json_integer(1));
 	json_object_set_new(root, "outputs", list);
 	return qd_print_json(root);
@@ -214,15 +100,15 @@ static enum qd_status print_results(const struct eval *e)
 static enum qd_status write_results(const struct eval *e)
 {
 	const struct qd_common *common = &e->options->common;
-	struct qd_tensor *tensors = calloc(e->inputs.n + e->n + 1, sizeof(*tensors));
+	struct qd_tensor *tensors = calloc(e->inputs.n + e->evaluation.n + 1, sizeof(*tensors));
 	size_t n = 0;
 	if (tensors == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
-	for (size_t i = 0; i < e->n; i++)
-		tensors[n++] = e->results[i].value;
+	for (size_t i = 0; i < e->evaluation.n; i++)
+		tensors[n++] = e->evaluation.outputs[i].value;
 	for (size_t i = 0; i < e->inputs.n; i++) {
 		bool replaced = false;
-		for (size_t k = 0; k < e->n; k++)
+		for (size_t k = 0; k < e->evaluation.n; k++)
 			replaced = replaced || strcmp(e->inputs.tensors[i].name, tensors[k].name) == 0;
 		if (!replaced)
 			tensors[n++] = e->inputs.tensors[i];
@@ -252,21 +138,19 @@ static enum qd_status evaluate(struct eval *e)
 	QD_TRY(st, qd_safetensors_open(&e->inputs, e->options->inputs));
 	QD_TRY(st, qd_runtime_open(&e->runtime, &what));
 	QD_TRY(st, qd_runtime_feed(&e->runtime, &e->inputs));
-	QD_TRY(st, qd_runner_run(&e->runtime.runner));
-	QD_TRY(st, take_outputs(e));
+	QD_TRY(st, qd_evaluate(&e->evaluation, &e->runtime, &e->inputs));
 	if (common->output != NULL)
 		QD_TRY(st, write_results(e));
 	QD_TRY(st, print_results(e));
-	QD_TRY(st, verdict(e));
+	if (e->options->tolerance >= 0)
+		QD_TRY(st, qd_evaluation_check(&e->evaluation, &e->inputs, e->options->tolerance));
 out:
 	return st;
 }
 
 static void release_eval(struct eval *e)
 {
-	for (size_t i = 0; i < e->n; i++)
-		qd_tensor_release(&e->results[i].value);
-	free(e->results);
+	qd_evaluation_release(&e->evaluation);
 	qd_runtime_release(&e->runtime);
 	qd_safetensors_release(&e->inputs);
 }

@@ -6,6 +6,7 @@
 #ifndef QUAD_EXPORT_RUNTIME_RUNTIME_H
 #define QUAD_EXPORT_RUNTIME_RUNTIME_H
 
+#include "lib/math/math.h"
 #include "lib/sampler/sampler.h"
 #include "quant/quant.h"
 
@@ -59,6 +60,30 @@ QD_CHECK enum qd_status qd_runtime_open(struct qd_runtime *rt, const struct qd_r
 void qd_runtime_release(struct qd_runtime *rt);
 /* Feeds every input that is no LoRA tensor from the file. */
 QD_CHECK enum qd_status qd_runtime_feed(struct qd_runtime *rt, const struct qd_safetensors *inputs);
+/* ---- one run on the tensors of a file, its outputs beside those of the file (evaluate.c) ---- */
+struct qd_evaluated {
+	const char *name;
+	struct qd_tensor value; /* F32, owned */
+	bool finite;
+	float low, high;
+	const struct qd_tensor *expected; /* of the file; NULL: nothing to compare with */
+	bool expected_finite;
+	struct qd_error error; /* against `expected` */
+};
+struct qd_evaluation {
+	struct qd_evaluated *outputs; /* of the graph */
+	size_t n;
+};
+/* Runs on what was fed. An output is compared with the file's tensor of its name; the only one of a graph with 'out', too. QD_EINPUT
+ * when that has another shape. */
+QD_CHECK enum qd_status qd_evaluate(struct qd_evaluation *evaluation, struct qd_runtime *rt, const struct qd_safetensors *inputs);
+void qd_evaluation_release(struct qd_evaluation *evaluation);
+/* Whether an output is finite and nowhere farther from what was expected. */
+bool qd_evaluated_within(const struct qd_evaluated *output, double tolerance);
+/* QD_ECHECK names an output that is too far off; QD_EINPUT: there is nothing to compare with. */
+QD_CHECK enum qd_status qd_evaluation_check(
+	const struct qd_evaluation *evaluation, const struct qd_safetensors *inputs, double tolerance);
+
 /* The noise schedule of what runs: the model's, or the one that lies in the export. */
 QD_CHECK enum qd_status qd_runtime_schedule(const struct qd_runtime *rt, struct qd_schedule *schedule);
 /* Hash of the float model (struct qd_profile.base_hash), of an export the one it was made from. `out`: QD_HASH_TEXT bytes. */
