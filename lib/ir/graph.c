@@ -447,6 +447,8 @@ enum qd_status qd_graph_sort(struct qd_graph *g)
 	struct sorter s = { .g = g };
 	enum qd_status st = QD_OK;
 
+	if (g->n_order == 0)
+		return QD_OK;
 	s.state = calloc(g->n_nodes + 1, sizeof(*s.state));
 	s.stack = calloc(g->n_nodes + 1, sizeof(*s.stack));
 	s.order = calloc(g->n_nodes + 1, sizeof(*s.order));

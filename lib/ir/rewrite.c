@@ -99,7 +99,11 @@ enum qd_status qd_graph_visit(struct qd_graph *g, qd_node_visit visit, void *con
 {
 	enum qd_status st = QD_OK;
 	size_t n = g->n_order; /* nodes that are added come behind and are not visited */
-	qd_id *order = malloc((n + 1) * sizeof(*order));
+	qd_id *order;
+
+	if (n == 0)
+		return QD_OK;
+	order = malloc(n * sizeof(*order));
 	if (order == NULL)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	memcpy(order, g->order, n * sizeof(*order));
