@@ -252,10 +252,6 @@ QD_CHECK enum qd_status qd_layer_norm_backward(
 	int64_t rows, int64_t channels, float eps, const struct qd_numbers *x, const float *scale, const float *dy, float *dx);
 /* x [n] -> exp(x - max) / sum of them, n > 0. */
 void qd_softmax_row_f32(size_t n, float *x);
-/* y [rows, width] = value * gelu(gate), x [rows, 2 width] holding value, then gate, in each row. */
-void qd_gated_gelu_f32(int64_t rows, int64_t width, const float *x, float *y);
-/* y [rows, widths[0] + ...] = the n parts [rows, widths[i]] side by side. */
-void qd_concat_rows_f32(int64_t rows, size_t n, const int64_t *widths, const float *const *parts, float *y);
 
 #ifdef __cplusplus
 }

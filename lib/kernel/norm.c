@@ -1,6 +1,5 @@
 /*
- * What lies between the products of a network, on channels-last data: group and layer normalization, the gate of a transformer's
- * feed-forward, tokens side by side. Each pass reads what the caches still hold; channels run along the vectors.
+ * Group and layer normalization, on channels-last data. Each pass reads what the caches still hold; channels run along the vectors.
  *
  *   group norm   per channel c of a sample, over its pixels and from a first guess k of its mean (its first pixel):
  *                  s = sum(x - k), q = sum((x - k)^2);  mean_c = k + s / n,  m2_c = q - s^2 / n
@@ -251,39 +250,4 @@ enum qd_status qd_layer_norm_numbers(int64_t rows, int64_t channels, float eps, 
 		free(buffer);
 	}
 	return failed ? qd_fail(QD_ENOMEM, "out of memory for layer normalization") : QD_OK;
-}
-
-/* ---- gate, parts side by side ---- */
-
-QD_VECTOR static void gated_row(int64_t width, const float *value, const float *gate, float *y)
-{
-	size_t rest = (size_t)(width % QD_LANES), whole = (size_t)width - rest, c;
-
-	for (c = 0; c < whole; c += QD_LANES)
-		store(y + c, load(value + c) * gelu(load(gate + c)));
-	if (rest)
-		store_part(y + c, load_part(value + c, rest) * gelu(load_part(gate + c, rest)), rest);
-}
-
-void qd_gated_gelu_f32(int64_t rows, int64_t width, const float *x, float *y)
-{
-#pragma omp parallel for schedule(static) if ((size_t)(rows * width) >= QD_PARALLEL_MIN)
-	for (int64_t r = 0; r < rows; r++)
-		gated_row(width, x + 2 * r * width, x + (2 * r + 1) * width, y + r * width);
-}
-
-void qd_concat_rows_f32(int64_t rows, size_t n, const int64_t *widths, const float *const *parts, float *y)
-{
-	int64_t width = 0;
-
-	for (size_t i = 0; i < n; i++)
-		width += widths[i];
-#pragma omp parallel for schedule(static) if ((size_t)(rows * width) >= QD_PARALLEL_MIN)
-	for (int64_t r = 0; r < rows; r++) {
-		float *to = y + r * width;
-		for (size_t i = 0; i < n; i++) {
-			memcpy(to, parts[i] + r * widths[i], (size_t)widths[i] * sizeof(*to));
-			to += widths[i];
-		}
-	}
 }

@@ -130,6 +130,20 @@ static enum qd_status run_timed(struct bench *b, double *seconds)
 	return st;
 }
 
+/* Seconds of a run by kind of step, there and back: "kind:product 0.7 1.2". */
+static void print_kinds(const struct qd_engine *engine, int runs)
+{
+	const char *kind;
+	size_t steps;
+	double there, back = 0;
+
+	for (size_t i = 0; engine != NULL && qd_engine_time(engine, i, &kind, &steps, &there); i++) {
+		(void)qd_engine_backward_time(engine, i, &back);
+		if (steps > 0)
+			printf("kind:%s %.3f %.3f\n", kind, there / runs, back / runs);
+	}
+}
+
 static enum qd_status measure(struct bench *b, int runs)
 {
 	int threads = (int)sysconf(_SC_NPROCESSORS_ONLN);
@@ -157,6 +171,7 @@ static enum qd_status measure(struct bench *b, int runs)
 		struct qd_engine_memory m = qd_engine_memory(b->runner.engine);
 		printf("packed %zu\nunshared %zu\n", m.weights >> 20, m.unshared >> 20);
 	}
+	print_kinds(b->runner.engine, runs + 1);
 	printf("first %.3f\nfastest %.3f\nmedian %.3f\npeak %ld\n", first, seconds[0], seconds[runs / 2], peak_memory());
 out:
 	return st;
