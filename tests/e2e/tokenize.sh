@@ -41,11 +41,12 @@ cp -r "$t" "$work/pipeline/tokenizer"
 
 # A line is answered when it comes.
 coproc "$QUAD" tokenize --tokenizer "$t"
+conversation=$COPROC_PID # which the shell forgets once it has ended
 echo '{"text": "cat"}' >&"${COPROC[1]}"
 read -r -t 60 line <&"${COPROC[0]}"
 [ "$line" = "$(head -n 1 <<<"$want")" ] || fault "a line is not answered before the next: '$line'"
 exec {COPROC[1]}>&-
-wait "$COPROC_PID" || fault "a conversation ends badly"
+wait "$conversation" || fault "a conversation ends badly"
 
 # Bad lines: the lines before are answered, the number and the reason are said.
 bad()
