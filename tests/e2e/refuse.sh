@@ -5,7 +5,6 @@ set -u
 golden=${QUAD_GOLDEN:-$QUAD_ROOT/../shared/golden}
 base=$golden/tiny15
 inputs=$golden/expected/tiny15.safetensors
-[ -d "$golden/refuse" ] || { echo "no golden data in '$golden'"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
@@ -37,6 +36,18 @@ adapter()
 	refuse "$1" "$2" inspect --base "$base" "$1"
 	refuse "$1" "$2" eval --base "$base" --adapter "name=$1" --inputs "$inputs" -o "$work/result.safetensors"
 }
+
+# Files of our own: an adapter of another model, half of one, and one that is not a number.
+"$QUAD" init --arch tiny --seed 1 -o "$work/m" >/dev/null && "$QUAD" init --arch tiny --lora 2 --seed 1 -o "$work/own.safetensors" >/dev/null &&
+	"$QUAD" init --arch sd15 --lora 1 --seed 1 -o "$work/other.safetensors" >/dev/null || { echo "quad init fails"; exit 1; }
+size=$(wc -c <"$work/own.safetensors")
+head -c $((size / 2)) "$work/own.safetensors" >"$work/half.safetensors"
+head -c $((size - 4)) "$work/own.safetensors" >"$work/nan.safetensors"
+printf '\377\377\377\377' >>"$work/nan.safetensors"
+refuse "$work/other.safetensors" "fit" inspect --base "$work/m" "$work/other.safetensors"
+refuse "$work/half.safetensors" "bytes" inspect --base "$work/m" "$work/half.safetensors"
+refuse "$work/nan.safetensors" "infinite or not a number" inspect --base "$work/m" "$work/nan.safetensors"
+[ -d "$golden/refuse" ] || { echo "# SKIP golden data 'refuse' is not there"; exit $failed; }
 
 to_q=lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q
 adapter "$golden/refuse/dora.safetensors" "DoRA adapter (key '$to_q.dora_scale') is not supported"
