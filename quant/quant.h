@@ -201,10 +201,6 @@ QD_CHECK enum qd_status qd_fitted_to_adapter(
 QD_CHECK enum qd_status qd_update_sqnr(
 	const struct qd_adapter *adapter, const struct qd_fitted *fitted, const struct qd_profile *profile, double *db);
 /* ---- simulation (sim.c) ---- */
-/* A qd_value_hook: fake-quantizes every value that carries an encoding; weights once. `context` is NULL. */
-enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
-/* An executor with that hook, which sees every value. */
-extern const struct qd_exec_options qd_student_options;
 /*
  * Opens a simulated runner: hangs the profile's encodings on the net (both must stay), fits the adapter (`refit` as
  * qd_fit_adapter has it) and feeds it (NULL: none). `libtorch`: on its operators instead of the engine, to compare with.

@@ -1,28 +1,7 @@
 /*
- * Simulation: the engine computes what integer hardware computes. Training needs gradients: there libtorch's executor, with
- * qd_sim_hook, rounds every value that carries an encoding to its grid, straight-through.
+ * Simulation: a net under a profile's encodings, with an adapter fitted to them.
  */
 #include "quant/quant.h"
-
-enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
-{
-	const struct qd_encoding *e = g->values[value].encoding;
-	qt_tensor rounded = NULL;
-	enum qd_status st;
-
-	(void)context;
-	if (e == NULL)
-		return QD_OK;
-	st = qt_fake_quantize(
-		*tensor, e->n, e->scale, e->zero_point, e->n == 1 ? 0 : e->axis, qd_encoding_low(e), qd_encoding_high(e), &rounded);
-	if (st != QD_OK)
-		return st;
-	qt_free(*tensor);
-	*tensor = rounded;
-	return QD_OK;
-}
-
-const struct qd_exec_options qd_student_options = { .hook = qd_sim_hook, .see_all = true };
 
 enum qd_status qd_runner_feed_fitted(struct qd_runner *runner, const struct qd_slots *slots, const struct qd_fitted *fitted)
 {

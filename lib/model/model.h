@@ -167,6 +167,9 @@ struct qd_runner {
  * device, or where the graph has what only libtorch can. `options` NULL: float. The runner stays where it is until it is released.
  */
 QD_CHECK enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g, const struct qd_run_options *options);
+/* A qd_value_hook: rounds every value that carries an encoding to its grid, gradients straight through; weights once. `context` is not
+ * looked at. */
+enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor);
 /* For libtorch, with a hook of one's own: what trains. */
 QD_CHECK enum qd_status qd_runner_open_libtorch(
 	struct qd_runner *runner, const struct qd_graph *g, const struct qd_exec_options *options);

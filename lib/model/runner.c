@@ -94,14 +94,30 @@ out:
 	return st;
 }
 
+enum qd_status qd_sim_hook(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
+{
+	const struct qd_encoding *e = g->values[value].encoding;
+	qt_tensor rounded = NULL;
+	enum qd_status st;
+
+	(void)context;
+	if (e == NULL)
+		return QD_OK;
+	st = qt_fake_quantize(
+		*tensor, e->n, e->scale, e->zero_point, e->n == 1 ? 0 : e->axis, qd_encoding_low(e), qd_encoding_high(e), &rounded);
+	if (st != QD_OK)
+		return st;
+	qt_free(*tensor);
+	*tensor = rounded;
+	return QD_OK;
+}
+
 /* What the engine is asked for, as a hook of libtorch's executor. */
 static enum qd_status see_and_round(void *context, const struct qd_graph *g, qd_id value, qt_tensor *tensor)
 {
 	struct qd_runner *runner = context;
 	const struct qd_engine_options *o = &runner->options.engine;
-	const struct qd_encoding *e = o->simulate ? g->values[value].encoding : NULL;
 	size_t n = (size_t)qd_shape_elements(&g->values[value].shape);
-	qt_tensor rounded = NULL;
 	float *x = NULL;
 	enum qd_status st = QD_OK;
 
@@ -112,12 +128,8 @@ static enum qd_status see_and_round(void *context, const struct qd_graph *g, qd_
 		QD_TRY(st, qt_read(*tensor, x, n * sizeof(*x)));
 		QD_TRY(st, o->see(o->context, value, n, x));
 	}
-	if (e == NULL)
-		goto out;
-	QD_TRY(st, qt_fake_quantize(*tensor, e->n, e->scale, e->zero_point, e->n == 1 ? 0 : e->axis, qd_encoding_low(e),
-			   qd_encoding_high(e), &rounded));
-	qt_free(*tensor);
-	*tensor = rounded;
+	if (o->simulate)
+		QD_TRY(st, qd_sim_hook(NULL, g, value, tensor));
 out:
 	free(x);
 	return st;
@@ -135,8 +147,9 @@ enum qd_status qd_runner_open(struct qd_runner *runner, const struct qd_graph *g
 		st = open_engine(runner, g, &options->engine);
 	if (st != QD_EUNSUPPORTED)
 		return st;
+	/* It is the slower by far, and its codes are not quite the same. */
 	if (!options->libtorch && qt_on_cpu())
-		qd_log(QD_LOG_DEBUG, "libtorch executes graph '%s': %s", g->name, qd_message());
+		qd_log(QD_LOG_WARNING, "libtorch executes graph '%s', which the engine cannot: %s", g->name, qd_message());
 	if (!options->engine.simulate && options->engine.see == NULL)
 		return qd_runner_open_libtorch(runner, g, NULL);
 	if (options->engine.see != NULL) {
