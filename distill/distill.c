@@ -199,7 +199,8 @@ static enum qd_status open_student(struct distiller *d)
 		return qd_fail(QD_ENOMEM, "out of memory");
 	for (size_t i = 0; i < d->net.slots.n; i++) {
 		const struct qd_slot *slot = &d->net.slots.items[i];
-		trained[slot->down] = trained[slot->up] = trained[slot->gain] = true;
+		if (d->fitted.slots[i].rank > 0)
+			trained[slot->down] = trained[slot->up] = trained[slot->gain] = true;
 	}
 	QD_TRY(st, qd_runner_open(&d->student, &d->net.graph, &options));
 	QD_TRY(st, qd_runner_feed_fitted(&d->student, &d->net.slots, &d->fitted));
