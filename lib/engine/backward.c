@@ -4,9 +4,9 @@
  * its own, float32 in the order of the value's buffer, from its last reader to its writer.
  *
  * Rounding is passed straight through, except where a value was clipped: its code is the grid's lowest or highest one and stands for
- * what lay beyond. (A grid that begins or ends at 0 clips nothing there.) A trained input passes
- * all: who trains it keeps it within its grid, ends included. What backward needs of the forward run are the codes
- * themselves, so in training every value keeps its buffer to the end.
+ * what lay beyond. (A grid that begins or ends at 0 clips nothing there.) A trained input passes all: who trains it keeps it within its
+ * grid, ends included. What backward needs of the forward run are the codes themselves, so in training every value keeps its buffer to
+ * the end.
  *
  *   product      dx = g W, for a trained weight dW = g^T x
  *   attention    recomputed from q, k and v, as if scores and softmax had not been rounded
@@ -406,7 +406,7 @@ enum qd_status qd_engine_backward(struct qd_engine *e, size_t output, const floa
 	size_t link = e->n_links;
 	enum qd_status st = QD_OK;
 
-	if (e->options.trained == NULL && !e->trains)
+	if (!e->trains)
 		return qd_fail(QD_EINPUT, "this engine was not made for training");
 	for (size_t i = 0; i < e->n_buffers; i++)
 		e->gradients[i].begun = false;

@@ -117,7 +117,6 @@ enum qd_step_kind {
 	QD_STEP_KINDS
 };
 
-enum { QD_STEP_OPERANDS = 3 };
 struct qd_product_step;
 struct qd_step {
 	enum qd_step_kind kind;

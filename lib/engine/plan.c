@@ -22,35 +22,16 @@ struct qd_numbers qd_numbers_under(const struct qd_encoding *e)
 
 /* ---- looking ---- */
 
-static const struct qd_value *value_of(const struct qd_planner *p, qd_id v)
-{
-	return &p->g->values[v];
-}
-
-/* The encoding of a value, where it counts. */
-static const struct qd_encoding *grid_of(const struct qd_planner *p, qd_id v)
-{
-	return qd_engine_encoding(p->engine, v);
-}
-
-/* A float constant of one element. */
-static bool number_of(const struct qd_planner *p, qd_id v, float *number)
-{
-	if (p->at[v].is_number)
-		*number = p->at[v].number;
-	return p->at[v].is_number;
-}
-
 /* Keeps a constant's number, if it is one. */
 static void keep_number(struct qd_planner *p, qd_id v, const struct qd_tensor *data)
 {
-	const struct qd_value *value = value_of(p, v);
+	const struct qd_value *value = qd_plan_value(p, v);
 	struct qd_value_plan *plan = &p->at[v];
 
 	plan->is_number =
 		value->dtype == QD_F32 && qd_shape_elements(&value->shape) == 1 && qd_tensor_to_f32(data, &plan->number) == QD_OK;
-	if (plan->is_number && grid_of(p, v) != NULL)
-		qd_quantize(grid_of(p, v), &value->shape, &plan->number, NULL, &plan->number);
+	if (plan->is_number && qd_plan_grid(p, v) != NULL)
+		qd_quantize(qd_plan_grid(p, v), &value->shape, &plan->number, NULL, &plan->number);
 }
 
 /* ---- buffers ---- */
@@ -87,7 +68,7 @@ static enum qd_status give_memory(struct qd_planner *p, uint32_t buffer)
 /* A weight's values on its grid, as a constant. */
 static enum qd_status add_constant(struct qd_planner *p, qd_id v)
 {
-	const struct qd_value *value = value_of(p, v);
+	const struct qd_value *value = qd_plan_value(p, v);
 	bool integers = !qd_dtype_is_float(value->dtype);
 	const struct qd_numbers floats = { .form = QD_FORM_F32 };
 	size_t n = (size_t)qd_shape_elements(&value->shape);
@@ -105,8 +86,8 @@ static enum qd_status add_constant(struct qd_planner *p, qd_id v)
 	}
 	float *x = p->engine->buffers[buffer].numbers.at;
 	QD_TRY(st, qd_tensor_to_f32(&value->data, x));
-	if (grid_of(p, v) != NULL)
-		qd_quantize(grid_of(p, v), &value->shape, x, NULL, x);
+	if (qd_plan_grid(p, v) != NULL)
+		qd_quantize(qd_plan_grid(p, v), &value->shape, x, NULL, x);
 out:
 	qd_tensor_release(&t);
 	return qd_prefix(st, "weight '%s'", value->name);
@@ -117,13 +98,13 @@ static enum qd_status use(struct qd_planner *p, qd_id v, struct qd_place *out)
 {
 	qd_id root = p->at[v].root;
 	struct qd_value_plan *r = &p->at[root];
-	const struct qd_value *value = value_of(p, root);
+	const struct qd_value *value = qd_plan_value(p, root);
 	enum qd_status st = QD_OK;
 
 	if (r->place.buffer == QD_NONE && value->kind == QD_WEIGHT) {
 		QD_TRY(st, add_constant(p, root));
 	} else if (r->place.buffer == QD_NONE) {
-		struct qd_numbers numbers = qd_numbers_under(grid_of(p, root));
+		struct qd_numbers numbers = qd_numbers_under(qd_plan_grid(p, root));
 		QD_TRY(st, add_buffer(p, &numbers, (size_t)qd_shape_elements(&value->shape), !qd_dtype_is_float(value->dtype),
 				   &r->place.buffer));
 		if (value->kind == QD_INPUT)
@@ -205,30 +186,17 @@ static enum qd_status use_rows(struct qd_planner *p, qd_id v, struct qd_place *o
 
 /* ---- elementwise operators ---- */
 
-/* The order that operand `v` of a node has in a step's chunks: whether it is there as a whole, element by element. */
-static bool is_register(const struct qd_planner *p, int step, qd_id v, const struct qd_shape *shape)
-{
-	qd_id root = p->at[v].root;
-	struct qd_walk walk;
-
-	if (root == QD_NONE || p->at[root].step != step || !qd_shape_equal(&value_of(p, v)->shape, shape) ||
-		qd_shape_elements(shape) != qd_shape_elements(&value_of(p, root)->shape) || !qd_view_is_dense(&p->at[v].place.view))
-		return false;
-	walk = qd_walk_by(&p->at[v].place.view, &p->at[v].place.view);
-	return qd_walk_is_straight(&walk) && walk.offset == 0;
-}
-
 /* The view of one of its operands, by which the node can be computed in the tail of `step`; NULL: it cannot. */
 static const struct qd_view *tail_view(const struct qd_planner *p, int step, const struct qd_node *node)
 {
-	const struct qd_shape *shape = &value_of(p, node->out[0])->shape;
+	const struct qd_shape *shape = &qd_plan_value(p, node->out[0])->shape;
 	const struct qd_view *view = NULL;
 
 	if (step < 0 || !qd_step_rows[p->engine->steps[step].kind].has_tail)
 		return NULL;
 	for (size_t i = 0; i < node->n_in; i++) {
 		qd_id root = p->at[node->in[i]].root;
-		if (!is_register(p, step, node->in[i], shape)) {
+		if (!qd_plan_is_register(p, step, node->in[i], shape)) {
 			if (p->at[root].step >= step)
 				return NULL;
 			continue;
@@ -243,7 +211,7 @@ static const struct qd_view *tail_view(const struct qd_planner *p, int step, con
 
 static enum qd_status plan_elementwise(struct qd_planner *p, const struct qd_node *node)
 {
-	const struct qd_shape *shape = &value_of(p, node->out[0])->shape;
+	const struct qd_shape *shape = &qd_plan_value(p, node->out[0])->shape;
 	struct qd_step step = { .kind = QD_STEP_MAP, .node = node };
 	struct qd_view order = qd_view_default(shape);
 	const struct qd_view *view;
@@ -261,7 +229,7 @@ static enum qd_status plan_elementwise(struct qd_planner *p, const struct qd_nod
 	} else {
 		for (size_t i = node->n_in; i-- > 0;) {
 			const struct qd_view *own = &p->at[node->in[i]].place.view;
-			if (qd_shape_equal(&own->shape, shape) && qd_view_is_dense(own) && !number_of(p, node->in[i], &number))
+			if (qd_shape_equal(&own->shape, shape) && qd_view_is_dense(own) && !qd_plan_number(p, node->in[i], &number))
 				order = *own;
 		}
 		order.offset = 0;
@@ -272,7 +240,7 @@ static enum qd_status plan_elementwise(struct qd_planner *p, const struct qd_nod
 	/* Operands that are not in the registers need a place; they have been computed by then. */
 	for (size_t i = 0; i < node->n_in; i++) {
 		struct qd_place place;
-		if (number_of(p, node->in[i], &number) || (view != NULL && is_register(p, latest, node->in[i], shape)))
+		if (qd_plan_number(p, node->in[i], &number) || (view != NULL && qd_plan_is_register(p, latest, node->in[i], shape)))
 			continue;
 		QD_TRY(st, use(p, node->in[i], &place));
 		struct qd_buffer *buffer = &p->engine->buffers[place.buffer];
@@ -304,18 +272,18 @@ static bool plain_conv(const struct qd_planner *p, const struct qd_node *node)
 	for (size_t i = 0; pads != NULL && i < pads->n_ints; i++)
 		if (pads->ints[i] < 0)
 			return false;
-	return value_of(p, node->in[0])->shape.rank == 4 && qd_node_int(node, "group", 1) == 1 &&
+	return qd_plan_value(p, node->in[0])->shape.rank == 4 && qd_node_int(node, "group", 1) == 1 &&
 	       strcmp(qd_node_string(node, "auto_pad", "NOTSET"), "NOTSET") == 0;
 }
 
 static bool is_product(const struct qd_planner *p, const struct qd_node *node)
 {
 	qd_id bias = optional(node, 2);
-	const struct qd_shape *b = bias != QD_NONE ? &value_of(p, bias)->shape : NULL;
+	const struct qd_shape *b = bias != QD_NONE ? &qd_plan_value(p, bias)->shape : NULL;
 
-	if (b != NULL && (!p->at[bias].constant || b->rank != 1 || b->dim[0] != value_of(p, node->in[1])->shape.dim[0]))
+	if (b != NULL && (!p->at[bias].constant || b->rank != 1 || b->dim[0] != qd_plan_value(p, node->in[1])->shape.dim[0]))
 		return false;
-	if (value_of(p, node->in[0])->dtype != QD_F32 || value_of(p, node->in[1])->dtype != QD_F32)
+	if (qd_plan_value(p, node->in[0])->dtype != QD_F32 || qd_plan_value(p, node->in[1])->dtype != QD_F32)
 		return false;
 	return node->op == QD_OP_CONV ? plain_conv(p, node) : node->op == QD_OP_GEMM && plain_gemm(node);
 }
@@ -338,20 +306,21 @@ static enum qd_status plan_product(struct qd_planner *p, const struct qd_node *n
 {
 	struct qd_step step = { .kind = QD_STEP_PRODUCT, .node = node };
 	qd_id weight = node->in[1], y = node->out[0];
-	const struct qd_view x = qd_view_default(&value_of(p, node->in[0])->shape), order = qd_view_default(&value_of(p, y)->shape);
-	bool fixed = value_of(p, weight)->kind != QD_RESULT;
+	const struct qd_view x = qd_view_default(&qd_plan_value(p, node->in[0])->shape),
+			     order = qd_view_default(&qd_plan_value(p, y)->shape);
+	bool fixed = qd_plan_value(p, weight)->kind != QD_RESULT;
 	enum qd_status st;
 
 	QD_TRY(st, new_operands(p, &step, 2));
 	QD_TRY(st, use_ordered(p, node->in[0], &x, &step.in[0]));
 	step.in[1].buffer = QD_NONE;
 	if (!fixed) {
-		const struct qd_view w = qd_view_row_major(&value_of(p, weight)->shape);
+		const struct qd_view w = qd_view_row_major(&qd_plan_value(p, weight)->shape);
 		QD_TRY(st, use_ordered(p, weight, &w, &step.in[1]));
 	}
 	QD_TRY(st, constant_floats(p, optional(node, 2), &step.bias));
 	QD_TRY(st, push(p, &step, y, &order));
-	if (value_of(p, weight)->kind == QD_INPUT) {
+	if (qd_plan_value(p, weight)->kind == QD_INPUT) {
 		const struct qd_feeding feeding = { weight, (uint32_t)p->engine->n_steps - 1 };
 		QD_PUSH(st, p->engine->feedings, p->engine->n_feedings, p->engine->cap_feedings, feeding);
 	}
@@ -360,67 +329,6 @@ out:
 }
 
 /* ---- attention ---- */
-
-/* A value's producer where nobody else wants the value, and only an `op` computes it. */
-static const struct qd_node *inner(const struct qd_planner *p, qd_id value, enum qd_op op)
-{
-	const struct qd_node *node = p->uses[value] == 1 ? qd_made_by(p->g, value, op) : NULL;
-
-	return node;
-}
-
-/* q [N,H,L,D], keys [N,H,D,S], v [N,H,S,E], or the same with one leading dimension; nothing broadcasts. */
-static bool attention_shapes(const struct qd_planner *p, qd_id q, qd_id keys, qd_id v)
-{
-	const struct qd_shape *a = &value_of(p, q)->shape, *b = &value_of(p, keys)->shape, *c = &value_of(p, v)->shape;
-
-	if ((a->rank != 3 && a->rank != 4) || b->rank != a->rank || c->rank != a->rank || value_of(p, q)->dtype != QD_F32)
-		return false;
-	for (int i = 0; i < a->rank - 2; i++)
-		if (a->dim[i] != b->dim[i] || a->dim[i] != c->dim[i])
-			return false;
-	return true;
-}
-
-/* MatMul(q, keys), Mul by a number, Softmax, MatMul(., v): marked at its last node. */
-static void find_attention(struct qd_planner *p, qd_id id)
-{
-	const struct qd_node *last = &p->g->nodes[id], *softmax = inner(p, last->in[0], QD_OP_SOFTMAX), *mul = NULL, *scores;
-	struct qd_attention_plan a = { .scale = 1 };
-	qd_id scaled;
-
-	if (softmax == NULL)
-		return;
-	int64_t axis = qd_node_int(softmax, "axis", -1);
-	scaled = softmax->in[0];
-	if (axis != -1 && axis != value_of(p, scaled)->shape.rank - 1)
-		return;
-	scores = inner(p, scaled, QD_OP_MATMUL);
-	if (scores == NULL) {
-		mul = inner(p, scaled, QD_OP_MUL);
-		for (size_t i = 0; mul != NULL && i < 2 && scores == NULL; i++)
-			if (value_of(p, mul->in[1 - i])->kind == QD_WEIGHT && number_of(p, mul->in[1 - i], &a.scale))
-				scores = inner(p, mul->in[i], QD_OP_MATMUL);
-	}
-	a.values[0] = scores != NULL ? scores->out[0] : QD_NONE;
-	a.values[1] = mul != NULL ? mul->out[0] : QD_NONE;
-	a.values[2] = softmax->out[0];
-	if (scores == NULL || !attention_shapes(p, scores->in[0], scores->in[1], last->in[1]))
-		return;
-	a.q = scores->in[0];
-	a.keys = scores->in[1];
-	a.grids[0] = grid_of(p, scores->out[0]);
-	a.grids[1] = mul != NULL ? grid_of(p, mul->out[0]) : NULL;
-	a.grids[2] = grid_of(p, softmax->out[0]);
-	p->swallowed[scores - p->g->nodes] = p->swallowed[softmax - p->g->nodes] = true;
-	if (mul != NULL)
-		p->swallowed[mul - p->g->nodes] = true;
-	p->attention[id] = qd_arena_alloc(&p->engine->arena, sizeof(a));
-	if (p->attention[id] != NULL)
-		*p->attention[id] = a;
-	else
-		p->starved = true;
-}
 
 /* Rows of d elements side by side, whatever lies between rows and heads. */
 static enum qd_status use_heads(struct qd_planner *p, qd_id v, bool transposed, struct qd_place *out)
@@ -453,7 +361,7 @@ static enum qd_status plan_attention(struct qd_planner *p, const struct qd_node 
 	/* Heads side by side in a row, as the layer that follows wants them. */
 	static const int heads_last[] = { 0, 2, 1, 3 };
 	struct qd_step step = { .kind = QD_STEP_ATTENTION, .node = node, .factor = a->scale };
-	const struct qd_shape *shape = &value_of(p, node->out[0])->shape;
+	const struct qd_shape *shape = &qd_plan_value(p, node->out[0])->shape;
 	const struct qd_view order = shape->rank == 4 ? qd_view_ordered(shape, heads_last) : qd_view_row_major(shape);
 	enum qd_status st;
 
@@ -480,23 +388,23 @@ static bool constant_or_none(const struct qd_planner *p, qd_id v)
 
 static bool is_norm(const struct qd_planner *p, const struct qd_node *node)
 {
-	const struct qd_shape *x = &value_of(p, node->in[0])->shape;
+	const struct qd_shape *x = &qd_plan_value(p, node->in[0])->shape;
 	int64_t axis = qd_node_int(node, "axis", -1), channels = x->rank > 0 ? x->dim[x->rank - 1] : 0;
 	qd_id scale = node->in[1], bias = optional(node, 2);
 
-	if (value_of(p, node->in[0])->dtype != QD_F32 || !constant_or_none(p, scale) || !constant_or_none(p, bias))
+	if (qd_plan_value(p, node->in[0])->dtype != QD_F32 || !constant_or_none(p, scale) || !constant_or_none(p, bias))
 		return false;
 	if (node->op == QD_OP_GROUP_NORM)
 		return x->rank == 4;
 	return (axis == -1 || axis == x->rank - 1) && node->n_out == 1 &&
-	       qd_shape_elements(&value_of(p, scale)->shape) == channels &&
-	       (bias == QD_NONE || qd_shape_elements(&value_of(p, bias)->shape) == channels);
+	       qd_shape_elements(&qd_plan_value(p, scale)->shape) == channels &&
+	       (bias == QD_NONE || qd_shape_elements(&qd_plan_value(p, bias)->shape) == channels);
 }
 
 static enum qd_status plan_norm(struct qd_planner *p, const struct qd_node *node)
 {
 	struct qd_step step = { .kind = node->op == QD_OP_GROUP_NORM ? QD_STEP_GROUP_NORM : QD_STEP_LAYER_NORM, .node = node };
-	const struct qd_view images = qd_view_default(&value_of(p, node->in[0])->shape);
+	const struct qd_view images = qd_view_default(&qd_plan_value(p, node->in[0])->shape);
 	enum qd_status st;
 
 	QD_TRY(st, new_operands(p, &step, 1));
@@ -515,9 +423,9 @@ out:
 
 static bool is_row_softmax(const struct qd_planner *p, const struct qd_node *node)
 {
-	int64_t axis = qd_node_int(node, "axis", -1), rank = value_of(p, node->in[0])->shape.rank;
+	int64_t axis = qd_node_int(node, "axis", -1), rank = qd_plan_value(p, node->in[0])->shape.rank;
 
-	return value_of(p, node->in[0])->dtype == QD_F32 && (axis == -1 || axis == rank - 1);
+	return qd_plan_value(p, node->in[0])->dtype == QD_F32 && (axis == -1 || axis == rank - 1);
 }
 
 static enum qd_status plan_softmax(struct qd_planner *p, const struct qd_node *node)
@@ -548,7 +456,7 @@ static enum qd_status place_result(struct qd_planner *p, qd_id v, struct qd_plac
 static enum qd_status plan_concat(struct qd_planner *p, const struct qd_node *node)
 {
 	struct qd_step step = { .kind = QD_STEP_MOVE, .node = node };
-	const struct qd_view order = qd_view_default(&value_of(p, node->out[0])->shape);
+	const struct qd_view order = qd_view_default(&qd_plan_value(p, node->out[0])->shape);
 	enum qd_status st;
 
 	QD_TRY(st, new_operands(p, &step, node->n_in));
@@ -563,9 +471,9 @@ out:
 /* To the nearest pixel at or before, images larger or smaller. */
 static bool is_nearest(const struct qd_planner *p, const struct qd_node *node)
 {
-	const struct qd_shape *x = &value_of(p, node->in[0])->shape, *y = &value_of(p, node->out[0])->shape;
+	const struct qd_shape *x = &qd_plan_value(p, node->in[0])->shape, *y = &qd_plan_value(p, node->out[0])->shape;
 
-	return x->rank == 4 && y->dim[0] == x->dim[0] && y->dim[1] == x->dim[1] && value_of(p, node->in[0])->dtype == QD_F32 &&
+	return x->rank == 4 && y->dim[0] == x->dim[0] && y->dim[1] == x->dim[1] && qd_plan_value(p, node->in[0])->dtype == QD_F32 &&
 	       y->dim[2] % x->dim[2] == 0 && y->dim[3] % x->dim[3] == 0 &&
 	       strcmp(qd_node_string(node, "mode", "nearest"), "nearest") == 0 &&
 	       strcmp(qd_node_string(node, "nearest_mode", "round_prefer_floor"), "floor") == 0 &&
@@ -580,9 +488,9 @@ static enum qd_status place_moved(struct qd_planner *p, qd_id v, const struct qd
 	int step = (int)p->engine->n_steps - 1;
 	enum qd_status st;
 
-	if (grid_of(p, v) != NULL)
+	if (qd_plan_grid(p, v) != NULL)
 		return place_result(p, v, out);
-	st = add_buffer(p, &numbers, (size_t)qd_shape_elements(&value_of(p, v)->shape), b->integers, &p->at[v].place.buffer);
+	st = add_buffer(p, &numbers, (size_t)qd_shape_elements(&qd_plan_value(p, v)->shape), b->integers, &p->at[v].place.buffer);
 	if (st == QD_OK) {
 		p->engine->buffers[p->at[v].place.buffer].first = p->engine->buffers[p->at[v].place.buffer].last = step;
 		*out = p->at[v].place;
@@ -594,8 +502,8 @@ static enum qd_status place_moved(struct qd_planner *p, qd_id v, const struct qd
 static enum qd_status plan_reshaping_copy(struct qd_planner *p, const struct qd_node *node)
 {
 	struct qd_step step = { .kind = QD_STEP_MOVE };
-	const struct qd_view order = qd_view_row_major(&value_of(p, node->out[0])->shape),
-			     from = qd_view_row_major(&value_of(p, node->in[0])->shape);
+	const struct qd_view order = qd_view_row_major(&qd_plan_value(p, node->out[0])->shape),
+			     from = qd_view_row_major(&qd_plan_value(p, node->in[0])->shape);
 	struct qd_place *out;
 	enum qd_status st;
 
@@ -612,8 +520,8 @@ out:
 static enum qd_status plan_resize(struct qd_planner *p, const struct qd_node *node)
 {
 	struct qd_step step = { .kind = QD_STEP_RESIZE, .node = node };
-	const struct qd_view images = qd_view_default(&value_of(p, node->in[0])->shape),
-			     order = qd_view_default(&value_of(p, node->out[0])->shape);
+	const struct qd_view images = qd_view_default(&qd_plan_value(p, node->in[0])->shape),
+			     order = qd_view_default(&qd_plan_value(p, node->out[0])->shape);
 	enum qd_status st;
 
 	QD_TRY(st, new_operands(p, &step, 1));
@@ -630,6 +538,7 @@ static enum qd_status plan_node(struct qd_planner *p, const struct qd_node *node
 	bool moves = (qd_op(node->op)->flags & QD_OPF_VIEW) != 0;
 	enum qd_status st;
 
+	qd_log(QD_LOG_DEBUG, "node '%s' (%s) has no step of its own: the evaluator computes it", node->name, qd_op(node->op)->name);
 	QD_TRY(st, new_operands(p, &step, node->n_in));
 	step.outs = qd_arena_array(&p->engine->arena, node->n_out, sizeof(*step.outs));
 	if (step.outs == NULL)
@@ -638,18 +547,18 @@ static enum qd_status plan_node(struct qd_planner *p, const struct qd_node *node
 		qd_id v = node->in[i];
 		step.in[i].buffer = QD_NONE;
 		/* What the evaluator can read where it lies in its file is not copied. */
-		if (v != QD_NONE && !(value_of(p, v)->kind == QD_WEIGHT && qd_is_readable(value_of(p, v))))
+		if (v != QD_NONE && !(qd_plan_value(p, v)->kind == QD_WEIGHT && qd_is_readable(qd_plan_value(p, v))))
 			QD_TRY(st, use(p, v, &step.in[i]));
 	}
 	for (size_t i = 0; i < node->n_out; i++) {
-		const struct qd_view order = qd_view_row_major(&value_of(p, node->out[i])->shape);
+		const struct qd_view order = qd_view_row_major(&qd_plan_value(p, node->out[i])->shape);
 		if (i == 0)
 			QD_TRY(st, push(p, &step, node->out[0], &order));
 		else
 			p->at[node->out[i]] = (struct qd_value_plan){
 				.root = node->out[i], .step = (int)p->engine->n_steps - 1, .place = { QD_NONE, order }
 			};
-		if (moves && step.in[0].buffer != QD_NONE && value_of(p, node->out[i])->dtype == QD_F32)
+		if (moves && step.in[0].buffer != QD_NONE && qd_plan_value(p, node->out[i])->dtype == QD_F32)
 			QD_TRY(st, place_moved(p, node->out[i], &step.in[0], &step.outs[i]));
 		else
 			QD_TRY(st, place_result(p, node->out[i], &step.outs[i]));
@@ -672,21 +581,21 @@ static enum qd_status plan_constant(struct qd_planner *p, const struct qd_node *
 		if (node->in[i] == QD_NONE)
 			continue;
 		QD_TRY(st, use(p, node->in[i], &place));
-		const struct qd_value *v = value_of(p, node->in[i]);
+		const struct qd_value *v = qd_plan_value(p, node->in[i]);
 		QD_TRY(st, qd_tensor_new(&in[i], v->name, qd_dtype_is_float(v->dtype) ? QD_F32 : QD_I64, &v->shape));
 		qd_place_read(p->engine, &place, in[i].data);
 		refs[i] = &in[i];
 	}
 	QD_TRY(st, qd_eval_node(p->g, node, refs, out));
 	for (size_t i = 0; i < node->n_out; i++) {
-		const struct qd_value *v = value_of(p, node->out[i]);
+		const struct qd_value *v = qd_plan_value(p, node->out[i]);
 		const struct qd_numbers floats = { .form = QD_FORM_F32 };
 		struct qd_place place = { .view = qd_view_row_major(&v->shape) };
 		QD_TRY(st,
 			add_buffer(p, &floats, (size_t)qd_shape_elements(&v->shape), !qd_dtype_is_float(v->dtype), &place.buffer));
 		QD_TRY(st, give_memory(p, place.buffer));
-		if (grid_of(p, node->out[i]) != NULL)
-			qd_quantize(grid_of(p, node->out[i]), &v->shape, out[i].data, NULL, out[i].data);
+		if (qd_plan_grid(p, node->out[i]) != NULL)
+			qd_quantize(qd_plan_grid(p, node->out[i]), &v->shape, out[i].data, NULL, out[i].data);
 		qd_place_write(p->engine, &place, out[i].data);
 		p->at[node->out[i]] = (struct qd_value_plan){ .root = node->out[i], .step = -1, .constant = true, .place = place };
 		keep_number(p, node->out[i], &out[i]);
@@ -719,7 +628,7 @@ static enum qd_status plan_view(struct qd_planner *p, const struct qd_node *node
 	*is_view = true;
 	for (size_t i = 0; i < node->n_out && *is_view; i++) {
 		QD_TRY(st, qd_view_of_node(p->g, node, i, &from.place.view, &view, is_view));
-		*is_view = *is_view && grid_of(p, node->out[i]) == NULL;
+		*is_view = *is_view && qd_plan_grid(p, node->out[i]) == NULL;
 	}
 	for (size_t i = 0; i < node->n_out && *is_view; i++) {
 		QD_TRY(st, qd_view_of_node(p->g, node, i, &from.place.view, &view, is_view));
@@ -754,7 +663,7 @@ static enum qd_status plan_one(struct qd_planner *p, qd_id id)
 	case QD_OP_UNSQUEEZE:
 	case QD_OP_SQUEEZE:
 	case QD_OP_FLATTEN:
-		return grid_of(p, node->out[0]) == NULL ? plan_reshaping_copy(p, node) : plan_node(p, node);
+		return qd_plan_grid(p, node->out[0]) == NULL ? plan_reshaping_copy(p, node) : plan_node(p, node);
 	case QD_OP_CONV:
 	case QD_OP_GEMM:
 		return is_product(p, node) ? plan_product(p, node) : plan_node(p, node);
@@ -764,238 +673,12 @@ static enum qd_status plan_one(struct qd_planner *p, qd_id id)
 	case QD_OP_SOFTMAX:
 		return is_row_softmax(p, node) ? plan_softmax(p, node) : plan_node(p, node);
 	case QD_OP_CONCAT:
-		return value_of(p, node->out[0])->dtype == QD_F32 ? plan_concat(p, node) : plan_node(p, node);
+		return qd_plan_value(p, node->out[0])->dtype == QD_F32 ? plan_concat(p, node) : plan_node(p, node);
 	case QD_OP_RESIZE:
 		return is_nearest(p, node) ? plan_resize(p, node) : plan_node(p, node);
 	default:
 		return plan_node(p, node);
 	}
-}
-
-/* ---- programs ---- */
-
-struct writing {
-	struct qd_planner *p;
-	struct qd_step *step;
-	const struct qd_tail *tail;
-	bool busy[64]; /* registers */
-};
-
-static enum qd_status emit(struct writing *w, const struct qd_instruction *instruction)
-{
-	struct qd_program *program = &w->step->tail;
-	enum qd_status st;
-
-	QD_PUSH(st, program->code, program->n, program->cap, *instruction);
-out:
-	return st;
-}
-
-static enum qd_status take_register(struct writing *w, int *out)
-{
-	for (int r = 0; r < (int)QD_COUNT(w->busy); r++) {
-		if (w->busy[r])
-			continue;
-		w->busy[r] = true;
-		w->step->tail.registers = w->step->tail.registers > r + 1 ? w->step->tail.registers : r + 1;
-		*out = r;
-		return QD_OK;
-	}
-	return qd_fail(QD_EUNSUPPORTED, "a chain of elementwise operators keeps more than %zu values", QD_COUNT(w->busy));
-}
-
-/* How often a value is an operand in the rest of the tail, from node `from` on. */
-static size_t uses_in_tail(const struct writing *w, qd_id v, size_t from)
-{
-	size_t n = 0;
-
-	for (size_t i = from; i < w->tail->n; i++)
-		for (size_t j = 0; j < w->tail->nodes[i]->n_in; j++)
-			n += w->p->at[w->tail->nodes[i]->in[j]].root == v;
-	return n;
-}
-
-/* A result in its register: to its place where it has one, and onto its grid where somebody goes on with it. */
-static enum qd_status emit_result(struct writing *w, qd_id v, int r, size_t next, bool placed)
-{
-	struct qd_value_plan *plan = &w->p->at[v];
-	const struct qd_encoding *encoding = grid_of(w->p, v);
-	bool wanted = uses_in_tail(w, v, next) > 0;
-	enum qd_status st = QD_OK;
-
-	plan->in_register = r;
-	if (plan->place.buffer != QD_NONE && !placed) {
-		QD_TRY(st, emit(w, &(struct qd_instruction){ .code = QD_CODE_STORE, .a = r, .buffer = plan->place.buffer }));
-		if (encoding != NULL && wanted) {
-			struct qd_instruction back = { .code = QD_CODE_LOAD, .to = r, .buffer = plan->place.buffer };
-			back.walk = qd_walk_by(&plan->place.view, &plan->place.view);
-			QD_TRY(st, emit(w, &back));
-		}
-	} else if (encoding != NULL && wanted) {
-		QD_TRY(st, emit(w, &(struct qd_instruction){ .code = QD_CODE_ROUND, .to = r, .grid = qd_numbers_under(encoding) }));
-	}
-	w->busy[r] = wanted;
-out:
-	return st;
-}
-
-/* Register of operand v of tail node `at`, loaded when it is not there. */
-static enum qd_status operand(struct writing *w, size_t at, qd_id v, const struct qd_view *order, int *out)
-{
-	struct qd_planner *p = w->p;
-	qd_id root = p->at[v].root;
-	struct qd_instruction load = { .code = QD_CODE_LOAD, .buffer = p->at[root].place.buffer };
-	struct qd_view view = qd_view_broadcast(&p->at[v].place.view, &order->shape);
-	enum qd_status st;
-
-	if (p->at[root].step == (int)(w->step - p->engine->steps) && p->at[root].in_register >= 0 &&
-		is_register(p, p->at[root].step, v, &order->shape)) {
-		*out = p->at[root].in_register;
-		w->busy[*out] = uses_in_tail(w, root, at + 1) > 0;
-		return QD_OK;
-	}
-	QD_TRY(st, take_register(w, out));
-	load.to = *out;
-	load.walk = qd_walk_by(order, &view);
-	QD_TRY(st, emit(w, &load));
-	w->busy[*out] = false;
-out:
-	return st;
-}
-
-static enum qd_status emit_node(struct writing *w, size_t at)
-{
-	struct qd_planner *p = w->p;
-	const struct qd_node *node = w->tail->nodes[at];
-	const struct qd_view *order = &p->at[node->out[0]].place.view;
-	struct qd_instruction op = { .code = QD_CODE_OP, .op = node->op, .b = -1 };
-	int registers[2] = { -1, -1 };
-	enum qd_status st = QD_OK;
-
-	for (size_t i = 0; i < node->n_in; i++) {
-		if (number_of(p, node->in[i], &op.number)) {
-			op.swapped = i == 0;
-			continue;
-		}
-		QD_TRY(st, operand(w, at, node->in[i], order, &registers[i]));
-		/* The second operand may not take the first one's register while that waits. */
-		w->busy[registers[i]] = true;
-	}
-	op.a = registers[0] >= 0 ? registers[0] : registers[1];
-	op.b = registers[0] >= 0 ? registers[1] : -1;
-	for (int i = 0; i < 2; i++)
-		if (registers[i] >= 0)
-			w->busy[registers[i]] = false;
-	for (size_t i = 0; i < node->n_in; i++) {
-		qd_id root = p->at[node->in[i]].root;
-		if (registers[i] >= 0 && p->at[root].in_register == registers[i] && p->at[root].step == p->at[node->out[0]].step &&
-			uses_in_tail(w, root, at + 1) > 0)
-			w->busy[registers[i]] = true;
-	}
-	QD_TRY(st, take_register(w, &op.to));
-	QD_TRY(st, emit(w, &op));
-	QD_TRY(st, emit_result(w, node->out[0], op.to, at + 1, false));
-out:
-	return st;
-}
-
-/* What a float product can add to its sums itself: the other operand of an Add that its tail begins with. */
-static qd_id addend(const struct writing *w)
-{
-	struct qd_planner *p = w->p;
-	const struct qd_node *sum = w->tail->n > 0 ? w->tail->nodes[0] : NULL;
-	qd_id result = w->tail->result, other;
-	size_t own;
-
-	if (sum == NULL || sum->op != QD_OP_ADD || p->at[result].place.buffer != QD_NONE || grid_of(p, result) != NULL ||
-		uses_in_tail(w, result, 0) != 1)
-		return QD_NONE;
-	own = p->at[sum->in[0]].root == result ? 0 : 1;
-	other = sum->in[1 - own];
-	const struct qd_place *place = &p->at[p->at[other].root].place;
-	return place->buffer != QD_NONE && p->engine->buffers[place->buffer].numbers.form == QD_FORM_F32 &&
-			       !p->engine->buffers[place->buffer].integers &&
-			       qd_view_equal(&p->at[other].place.view, &p->at[sum->in[own]].place.view)
-		       ? other
-		       : QD_NONE;
-}
-
-/*
- * The product of a step. One of floats adds what its tail would add first, and writes its result to the result's place by itself.
- * `done`: nodes of the tail that are no longer needed; `result` is what is computed with them.
- */
-static enum qd_status write_product(struct writing *w, size_t *done, qd_id *result, bool *placed)
-{
-	struct qd_planner *p = w->p;
-	struct qd_step *step = w->step;
-	bool floats = qd_product_step_is_float(p->engine, step);
-	qd_id other = floats ? addend(w) : QD_NONE;
-
-	if (other != QD_NONE) {
-		struct qd_place *in = qd_arena_array(&p->engine->arena, 3, sizeof(*in));
-		if (in == NULL)
-			return QD_ENOMEM;
-		memcpy(in, step->in, step->n_in * sizeof(*in));
-		in[2] = (struct qd_place){ p->at[p->at[other].root].place.buffer, p->at[other].place.view };
-		step->in = in;
-		step->n_in = 3;
-		*done = 1;
-		*result = w->tail->nodes[0]->out[0];
-	}
-	if (floats && p->at[*result].place.buffer != QD_NONE && grid_of(p, *result) == NULL) {
-		step->out = p->at[*result].place;
-		*placed = true;
-	}
-	return qd_product_step_new(p->engine, step);
-}
-
-static enum qd_status add_link(struct qd_planner *p, size_t s, const struct qd_node *node)
-{
-	struct qd_engine *e = p->engine;
-	const struct qd_place *out = &p->at[node->out[0]].place;
-	struct qd_link link = { .step = (uint32_t)s, .op = node->op, .n_in = (int)node->n_in, .out = *out };
-	enum qd_status st;
-
-	for (size_t i = 0; i < node->n_in; i++) {
-		bool number = number_of(p, node->in[i], &link.number);
-		link.in[i].buffer = number ? QD_NONE : p->at[p->at[node->in[i]].root].place.buffer;
-		link.in[i].view = qd_view_broadcast(&p->at[node->in[i]].place.view, &out->view.shape);
-	}
-	QD_PUSH(st, e->links, e->n_links, e->cap_links, link);
-out:
-	return st;
-}
-
-static enum qd_status write_tail(struct qd_planner *p, size_t s)
-{
-	struct writing w = { .p = p, .step = &p->engine->steps[s], .tail = &p->tails[s] };
-	size_t done = 0;
-	bool placed = false;
-	qd_id result = w.tail->result;
-	enum qd_status st = QD_OK;
-
-	if (w.step->kind == QD_STEP_ATTENTION)
-		w.step->out = p->at[result].place;
-	w.step->result.buffer = QD_NONE;
-	if (w.step->kind == QD_STEP_MOVE || w.step->kind == QD_STEP_RESIZE)
-		w.step->result = w.step->out;
-	else if (result != QD_NONE)
-		w.step->result = p->at[result].place;
-	for (size_t i = 0; p->engine->options.trained != NULL && i < w.tail->n; i++)
-		QD_TRY(st, add_link(p, s, w.tail->nodes[i]));
-	if (!qd_step_rows[w.step->kind].has_tail)
-		return QD_OK;
-	w.step->out.buffer = QD_NONE;
-	w.step->tail.registers = 1;
-	if (w.step->kind == QD_STEP_PRODUCT)
-		QD_TRY(st, write_product(&w, &done, &result, &placed));
-	w.busy[0] = result != QD_NONE;
-	if (result != QD_NONE)
-		QD_TRY(st, emit_result(&w, result, 0, done, placed));
-	for (size_t i = done; i < w.tail->n; i++)
-		QD_TRY(st, emit_node(&w, i));
-out:
-	return st;
 }
 
 /* ---- the whole ---- */
@@ -1047,7 +730,7 @@ static enum qd_status new_planner(struct qd_planner *p, struct qd_engine *e)
 		p->uses[g->outputs[i]]++;
 	for (size_t i = g->n_order; i-- > 0;)
 		if (g->nodes[g->order[i]].op == QD_OP_MATMUL && !p->swallowed[g->order[i]])
-			find_attention(p, g->order[i]);
+			qd_plan_find_attention(p, g->order[i]);
 	return p->starved ? QD_ENOMEM : QD_OK;
 }
 
@@ -1067,7 +750,7 @@ static enum qd_status plan_training(struct qd_planner *p)
 	enum qd_status st = QD_OK;
 
 	for (size_t i = 0; p->engine->options.trained != NULL && i < p->g->n_values; i++)
-		if (p->at[i].root == i && !value_of(p, (qd_id)i)->dead && p->at[i].step >= 0)
+		if (p->at[i].root == i && !qd_plan_value(p, (qd_id)i)->dead && p->at[i].step >= 0)
 			QD_TRY(st, use(p, (qd_id)i, &place));
 out:
 	return st;
@@ -1082,8 +765,8 @@ static enum qd_status plan_sights(struct qd_planner *p)
 	for (size_t i = 0; i < p->g->n_values; i++) {
 		qd_id v = (qd_id)i;
 		struct qd_sight sight = { .value = v };
-		if (!qd_engine_sees(e, v) || p->at[v].root != v || value_of(p, v)->dead ||
-			(p->at[v].step < 0 && value_of(p, v)->kind != QD_INPUT))
+		if (!qd_engine_sees(e, v) || p->at[v].root != v || qd_plan_value(p, v)->dead ||
+			(p->at[v].step < 0 && qd_plan_value(p, v)->kind != QD_INPUT))
 			continue;
 		/* Seeing it right after its step does not keep it longer than others do. */
 		uint32_t before = p->at[v].place.buffer;
@@ -1130,7 +813,7 @@ enum qd_status qd_engine_plan(struct qd_engine *e)
 	QD_TRY(st, plan_sights(&p));
 	QD_TRY(st, plan_ends(&p));
 	for (size_t s = 0; s < e->n_steps; s++)
-		QD_TRY(st, write_tail(&p, s));
+		QD_TRY(st, qd_plan_write_tail(&p, s));
 out:
 	for (size_t i = 0; i < p.n_tails; i++)
 		free(p.tails[i].nodes);

@@ -1,5 +1,5 @@
 /*
- * For plan.c and the files it is helped by: what is known of values while steps are made.
+ * For plan.c, plan_look.c and plan_tail.c: what is known of values while steps are made.
  */
 #ifndef QUAD_LIB_ENGINE_PLAN_H
 #define QUAD_LIB_ENGINE_PLAN_H
@@ -42,5 +42,20 @@ struct qd_planner {
 	struct qd_tail *tails; /* per step */
 	size_t n_tails, cap_tails;
 };
+
+/* ---- looking (plan_look.c) ---- */
+const struct qd_value *qd_plan_value(const struct qd_planner *p, qd_id v);
+/* The encoding of a value, where it counts. */
+const struct qd_encoding *qd_plan_grid(const struct qd_planner *p, qd_id v);
+/* Whether it is a float constant of one element, and which. */
+bool qd_plan_number(const struct qd_planner *p, qd_id v, float *number);
+/* Whether operand `v` of a node, of that shape, is in a step's chunks as a whole, element by element. */
+bool qd_plan_is_register(const struct qd_planner *p, int step, qd_id v, const struct qd_shape *shape);
+/* MatMul(q, keys), Mul by a number, Softmax, MatMul(., v): marked at its last node, which `id` may be. */
+void qd_plan_find_attention(struct qd_planner *p, qd_id id);
+
+/* ---- programs (plan_tail.c) ---- */
+/* Writes the program of step `s`, and makes its product. */
+QD_CHECK enum qd_status qd_plan_write_tail(struct qd_planner *p, size_t s);
 
 #endif

@@ -196,7 +196,7 @@ static enum qd_status run_node(struct qd_engine *e, struct qd_step *step)
 		const struct qd_value *v = node->in[i] == QD_NONE ? NULL : &e->g->values[node->in[i]];
 		if (v == NULL)
 			continue;
-		in[i] = v != NULL && step->in[i].buffer == QD_NONE ? &v->data : &t[i];
+		in[i] = step->in[i].buffer == QD_NONE ? &v->data : &t[i];
 		if (in[i] != &t[i])
 			continue;
 		QD_TRY(st, qd_tensor_new(&t[i], v->name, qd_dtype_is_float(v->dtype) ? QD_F32 : QD_I64, &v->shape));
