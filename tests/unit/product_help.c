@@ -5,28 +5,28 @@ static int64_t out_size(int64_t in, int64_t before, int64_t after, int64_t kerne
 	return (in + before + after - (kernel - 1) * dilation - 1) / stride + 1;
 }
 
-static int64_t below(struct qd_random *random, int64_t n)
+static int64_t of(struct qd_random *random, int64_t n)
 {
 	return (int64_t)qd_random_below(random, (uint64_t)n);
 }
 
 struct qd_product_spec random_convolution(struct qd_random *random, int round)
 {
-	struct qd_product_spec s = { .n = 1 + below(random, 2),
-		.height = 5 + below(random, 20),
-		.width = 5 + below(random, 20),
-		.in = 1 + below(random, 40),
-		.out = round % 3 ? 1 + below(random, 40) : 32,
-		.kernel_h = 1 + below(random, 3),
-		.kernel_w = 1 + below(random, 3),
-		.stride_h = 1 + below(random, 2),
-		.stride_w = 1 + below(random, 2),
-		.dilation_h = 1 + below(random, 2),
-		.dilation_w = 1 + below(random, 2),
-		.top = below(random, 3),
-		.left = below(random, 3),
-		.bottom = below(random, 3),
-		.right = below(random, 3) };
+	struct qd_product_spec s = { .n = 1 + of(random, 2),
+		.height = 5 + of(random, 20),
+		.width = 5 + of(random, 20),
+		.in = 1 + of(random, 40),
+		.out = round % 3 ? 1 + of(random, 40) : 32,
+		.kernel_h = 1 + of(random, 3),
+		.kernel_w = 1 + of(random, 3),
+		.stride_h = 1 + of(random, 2),
+		.stride_w = 1 + of(random, 2),
+		.dilation_h = 1 + of(random, 2),
+		.dilation_w = 1 + of(random, 2),
+		.top = of(random, 3),
+		.left = of(random, 3),
+		.bottom = of(random, 3),
+		.right = of(random, 3) };
 
 	s.out_height = out_size(s.height, s.top, s.bottom, s.kernel_h, s.dilation_h, s.stride_h);
 	s.out_width = out_size(s.width, s.left, s.right, s.kernel_w, s.dilation_w, s.stride_w);

@@ -12,9 +12,8 @@
 
 #include "tests/unit/engine_check.h"
 #include "tests/unit/engine_help.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
-
-static struct qd_random random_state;
 
 static void check(const char *text)
 {
@@ -322,7 +321,7 @@ struct maker {
 	int serial;
 };
 
-static uint64_t below(uint64_t n)
+static uint64_t upto(uint64_t n)
 {
 	return qd_random_below(&random_state, n);
 }
@@ -358,12 +357,12 @@ static void keep(struct maker *m, qd_id x)
 	if (m->n < QD_COUNT(m->values))
 		m->values[m->n++] = x;
 	else
-		m->values[below(m->n)] = x;
+		m->values[upto(m->n)] = x;
 }
 
 static qd_id maybe_bias(struct maker *m, int64_t n)
 {
-	return below(2) ? QD_NONE : numbers(m, QD_SHAPE(n), 0.3f);
+	return upto(2) ? QD_NONE : numbers(m, QD_SHAPE(n), 0.3f);
 }
 
 static qd_id linear(struct maker *m, qd_id x, int64_t out)
@@ -376,7 +375,7 @@ static qd_id linear(struct maker *m, qd_id x, int64_t out)
 /* down, gain, up, added to a layer of the base */
 static qd_id adapted(struct maker *m, qd_id x)
 {
-	int64_t in = dims(m, x)[1], rank = 1 + (int64_t)below(3), out = 4 + 4 * (int64_t)below(3);
+	int64_t in = dims(m, x)[1], rank = 1 + (int64_t)upto(3), out = 4 + 4 * (int64_t)upto(3);
 	qd_id base = linear(m, x, out), down = qd_graph_input(m->g, name(m, "down"), QD_F32, QD_SHAPE(rank, in)),
 	      up = qd_graph_input(m->g, name(m, "up"), QD_F32, QD_SHAPE(out, rank)),
 	      gain = qd_graph_input(m->g, name(m, "gain"), QD_F32, QD_SHAPE(rank)), y;
@@ -384,8 +383,8 @@ static qd_id adapted(struct maker *m, qd_id x)
 	y = qd_build_linear(m->g, name(m, "lower"), x, down, QD_NONE);
 	y = qd_build_binary(m->g, QD_OP_MUL, name(m, "gained"), y, gain);
 	y = qd_build_linear(m->g, name(m, "upper"), y, up, QD_NONE);
-	return below(2) ? qd_build_binary(m->g, QD_OP_ADD, name(m, "sum"), base, y)
-			: qd_build_binary(m->g, QD_OP_ADD, name(m, "sum"), y, base);
+	return upto(2) ? qd_build_binary(m->g, QD_OP_ADD, name(m, "sum"), base, y)
+		       : qd_build_binary(m->g, QD_OP_ADD, name(m, "sum"), y, base);
 }
 
 static qd_id normalized(struct maker *m, qd_id x)
@@ -396,15 +395,14 @@ static qd_id normalized(struct maker *m, qd_id x)
 
 	if (image)
 		return qd_build_group_norm(m->g, name(m, "norm"), x, scale, bias, channels % 2 ? 1 : 2, 1e-5f);
-	return qd_build_layer_norm(m->g, name(m, "norm"), x, scale, below(2) ? bias : QD_NONE, 1e-5f);
+	return qd_build_layer_norm(m->g, name(m, "norm"), x, scale, upto(2) ? bias : QD_NONE, 1e-5f);
 }
 
 static qd_id unary(struct maker *m, qd_id x)
 {
 	static const enum qd_op ops[] = { QD_OP_RELU, QD_OP_NEG, QD_OP_GELU, QD_OP_SIGMOID, QD_OP_TANH };
 
-	return below(3) ? qd_build_silu(m->g, name(m, "silu"), x)
-			: qd_build_unary(m->g, ops[below(QD_COUNT(ops))], name(m, "u"), x);
+	return upto(3) ? qd_build_silu(m->g, name(m, "silu"), x) : qd_build_unary(m->g, ops[upto(QD_COUNT(ops))], name(m, "u"), x);
 }
 
 /* With another value of the shape if there is one, or a constant that is broadcast. */
@@ -415,22 +413,22 @@ static qd_id binary(struct maker *m, qd_id x)
 	qd_id other = QD_NONE;
 
 	for (size_t i = m->n; i-- > 0 && other == QD_NONE;)
-		if (m->values[i] != x && qd_shape_equal(&m->g->values[m->values[i]].shape, &shape) && below(3))
+		if (m->values[i] != x && qd_shape_equal(&m->g->values[m->values[i]].shape, &shape) && upto(3))
 			other = m->values[i];
 	if (other == QD_NONE) {
 		for (int i = 0; i < shape.rank; i++)
-			if (below(2))
+			if (upto(2))
 				shape.dim[i] = 1;
 		other = numbers(m, shape, 1);
 	}
-	return below(2) ? qd_build_binary(m->g, ops[below(QD_COUNT(ops))], name(m, "b"), x, other)
-			: qd_build_binary(m->g, ops[below(QD_COUNT(ops))], name(m, "b"), other, x);
+	return upto(2) ? qd_build_binary(m->g, ops[upto(QD_COUNT(ops))], name(m, "b"), x, other)
+		       : qd_build_binary(m->g, ops[upto(QD_COUNT(ops))], name(m, "b"), other, x);
 }
 
 static qd_id convolved(struct maker *m, qd_id x)
 {
-	int64_t in = dims(m, x)[1], out = 2 + 2 * (int64_t)below(5), kernel = below(2) ? 3 : 1, pad = kernel / 2,
-		stride = dims(m, x)[2] > 3 && below(4) == 0 ? 2 : 1;
+	int64_t in = dims(m, x)[1], out = 2 + 2 * (int64_t)upto(5), kernel = upto(2) ? 3 : 1, pad = kernel / 2,
+		stride = dims(m, x)[2] > 3 && upto(4) == 0 ? 2 : 1;
 	int64_t pads[] = { pad, pad, pad, pad };
 
 	return qd_build_conv(m->g, name(m, "conv"), x,
@@ -441,7 +439,7 @@ static qd_id convolved(struct maker *m, qd_id x)
 static qd_id attended(struct maker *m, qd_id x)
 {
 	static const int64_t heads_first[] = { 0, 2, 1, 3 };
-	int64_t heads = 1 + (int64_t)below(2), d = 4, width = heads * d, rows = dims(m, x)[0];
+	int64_t heads = 1 + (int64_t)upto(2), d = 4, width = heads * d, rows = dims(m, x)[0];
 	const int64_t split[] = { 1, rows, heads, d }, joined[] = { rows, width };
 	qd_id qkv[3];
 
@@ -465,11 +463,11 @@ static qd_id gated(struct maker *m, qd_id x)
 static qd_id displaced(struct maker *m, qd_id x)
 {
 	int rank = m->g->values[x].shape.rank;
-	int64_t axis = (int64_t)below((uint64_t)rank), size = dims(m, x)[axis];
+	int64_t axis = (int64_t)upto((uint64_t)rank), size = dims(m, x)[axis];
 	static const int64_t swapped[2][4] = { { 1, 0 }, { 0, 1, 3, 2 } };
 	const int64_t halves[] = { 2, -1 };
 
-	switch (below(5)) {
+	switch (upto(5)) {
 	case 0:
 		return size > 2 ? qd_build_slice(m->g, name(m, "slice"), x, axis, 1, size) : x;
 	case 1:
@@ -506,10 +504,10 @@ static qd_id grown(struct maker *m, qd_id x)
 {
 	bool image = m->g->values[x].shape.rank == 4;
 
-	switch (below(image ? 8 : 11)) {
+	switch (upto(image ? 8 : 11)) {
 	case 0:
 	case 1:
-		return image ? convolved(m, x) : linear(m, x, 4 + 2 * (int64_t)below(4));
+		return image ? convolved(m, x) : linear(m, x, 4 + 2 * (int64_t)upto(4));
 	case 2:
 		return normalized(m, x);
 	case 3:
@@ -524,9 +522,9 @@ static qd_id grown(struct maker *m, qd_id x)
 	case 8:
 		return dims(m, x)[0] <= 40 ? attended(m, x) : gated(m, x);
 	case 9:
-		return below(2) ? by_another(m, x)
-				: qd_graph_node(
-					  m->g, QD_OP_SOFTMAX, name(m, "soft"), 1, &x, 1, (struct qd_attr[]){ QD_AI("axis", -1) });
+		return upto(2) ? by_another(m, x)
+			       : qd_graph_node(
+					 m->g, QD_OP_SOFTMAX, name(m, "soft"), 1, &x, 1, (struct qd_attr[]){ QD_AI("axis", -1) });
 	default:
 		return gated(m, x);
 	}
@@ -537,11 +535,11 @@ static void random_graph(struct qd_graph *g)
 	struct maker m = { .g = g };
 
 	qd_graph_init(g, "random");
-	keep(&m, qd_graph_input(g, "x", QD_F32, QD_SHAPE(1 + (int64_t)below(2), 4, 2 + (int64_t)below(4), 2 + (int64_t)below(4))));
-	keep(&m, qd_graph_input(g, "y", QD_F32, QD_SHAPE(2 + (int64_t)below(8), 6)));
+	keep(&m, qd_graph_input(g, "x", QD_F32, QD_SHAPE(1 + (int64_t)upto(2), 4, 2 + (int64_t)upto(4), 2 + (int64_t)upto(4))));
+	keep(&m, qd_graph_input(g, "y", QD_F32, QD_SHAPE(2 + (int64_t)upto(8), 6)));
 	for (int i = 0; i < 12; i++) {
 		/* Mostly what came last: graphs are more long than wide. */
-		qd_id x = m.values[below(3) ? m.n - 1 : below(m.n)], grew = grown(&m, x);
+		qd_id x = m.values[upto(3) ? m.n - 1 : upto(m.n)], grew = grown(&m, x);
 		OK(qd_graph_status(g));
 		if (grew != x && qd_shape_elements(&g->values[grew].shape) < 4000)
 			keep(&m, grew);
@@ -583,15 +581,14 @@ static const struct qd_encoding *encoding_for(struct qd_graph *g, qd_id id, cons
 	struct qd_range range = { 0 };
 	struct qd_encoding *e;
 
-	if (v->kind == QD_WEIGHT && is_weight_of_product(g, id) && below(2)) {
-		OK(qd_encoding_per_channel(&g->arena, &v->data, weight_bits[below(3)], &e));
+	if (v->kind == QD_WEIGHT && is_weight_of_product(g, id) && upto(2)) {
+		OK(qd_encoding_per_channel(&g->arena, &v->data, weight_bits[upto(3)], &e));
 		return e;
 	}
 	qd_range_add(&range, (size_t)qd_shape_elements(&v->shape), floats->data);
 	/* A little is clipped. */
 	OK(qd_encoding_from_range(&g->arena, 0.9 * range.low, 0.9 * range.high,
-		v->kind == QD_WEIGHT ? weight_bits[below(3)] : bits[below(2)], v->kind == QD_WEIGHT ? below(8) > 0 : below(2) > 0,
-		&e));
+		v->kind == QD_WEIGHT ? weight_bits[upto(3)] : bits[upto(2)], v->kind == QD_WEIGHT ? upto(8) > 0 : upto(2) > 0, &e));
 	return e;
 }
 
@@ -606,7 +603,7 @@ static void encode(struct qd_graph *g, unsigned percent)
 		struct qd_value *v = &g->values[id];
 		bool view = v->kind == QD_RESULT && (qd_op(g->nodes[v->producer].op)->flags & QD_OPF_VIEW) != 0;
 
-		if (!v->dead && v->dtype == QD_F32 && below(100) < (view ? percent / 10 : percent))
+		if (!v->dead && v->dtype == QD_F32 && upto(100) < (view ? percent / 10 : percent))
 			v->encoding = encoding_for(g, id, &floats.at[id]);
 	}
 	engine_values_release(&inputs);
@@ -675,7 +672,7 @@ static void products_of_each_kind(void **state)
 				if (i == 1 && round >= 36)
 					OK(qd_encoding_per_channel(&g.arena, &g.values[ids[i]].data, b, &e));
 				else
-					OK(qd_encoding_from_range(&g.arena, range.low, range.high, b, i == 1 || below(2), &e));
+					OK(qd_encoding_from_range(&g.arena, range.low, range.high, b, i == 1 || upto(2), &e));
 				g.values[ids[i]].encoding = e;
 			}
 			engine_check(&g, true, &random_state);
@@ -848,13 +845,6 @@ static void refusals(void **state)
 	qd_graph_release(&g);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -876,5 +866,5 @@ int main(void)
 		cmocka_unit_test(memory_of_a_network),
 		cmocka_unit_test(refusals),
 	};
-	return cmocka_run_group_tests_name("engine", tests, start, NULL);
+	return cmocka_run_group_tests_name("engine", tests, start_random, NULL);
 }

@@ -13,9 +13,8 @@
 
 #include "tests/unit/engine_check.h"
 #include "tests/unit/engine_help.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
-
-static struct qd_random random_state;
 
 static size_t elements(const struct qd_graph *g, qd_id id)
 {
@@ -573,13 +572,6 @@ static void without_gradient(void **state)
 	qd_graph_release(&g);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -595,5 +587,5 @@ int main(void)
 		cmocka_unit_test(inputs_at_an_end),
 		cmocka_unit_test(without_gradient),
 	};
-	return cmocka_run_group_tests_name("engine_backward", tests, start, NULL);
+	return cmocka_run_group_tests_name("engine_backward", tests, start_random, NULL);
 }

@@ -9,6 +9,7 @@
 
 #include "lib/kernel/kernel.h"
 #include "lib/math/math.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
 
 #include <float.h>
@@ -17,16 +18,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static struct qd_random random_state;
-
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
-static size_t below(size_t n)
+static size_t upto(size_t n)
 {
 	return (size_t)qd_random_below(&random_state, n);
 }
@@ -91,24 +83,24 @@ static void test_quantize_equals_definition(void **state)
 	(void)state;
 	for (int round = 0; round < 60; round++) {
 		/* Some arrays are long enough for several threads and chunks, some rows are single elements. */
-		struct qd_grid grid = { .outer = 1 + below(5), .channels = 1 + below(7), .inner = round % 3 ? 1 + below(300) : 1 };
+		struct qd_grid grid = { .outer = 1 + upto(5), .channels = 1 + upto(7), .inner = round % 3 ? 1 + upto(300) : 1 };
 		if (round % 10 == 0)
-			grid.inner = 20000 + below(9000);
+			grid.inner = 20000 + upto(9000);
 		size_t n = grid.outer * grid.channels * grid.inner;
 		float scale[8], zero[8], *x = normal(n), *dy = normal(n);
-		int bits = 4 << below(3);
-		bool is_signed = below(2);
+		int bits = 4 << upto(3);
+		bool is_signed = upto(2);
 		grid.low = is_signed ? -ldexpf(1, bits - 1) : 0;
 		grid.high = grid.low + ldexpf(1, bits) - 1;
 		for (size_t c = 0; c < grid.channels; c++) {
 			/* Small enough that a good part of the elements is outside. */
 			scale[c] = (0.5f + (float)qd_random_uniform(&random_state)) * 2 / ldexpf(1, bits);
-			zero[c] = below(2) ? 0 : grid.low + (float)below((size_t)ldexpf(1, bits));
+			zero[c] = upto(2) ? 0 : grid.low + (float)upto((size_t)ldexpf(1, bits));
 		}
-		x[below(n)] = NAN;
-		x[below(n)] = INFINITY;
-		x[below(n)] = -INFINITY;
-		x[below(n)] = 1.5f * scale[0];
+		x[upto(n)] = NAN;
+		x[upto(n)] = INFINITY;
+		x[upto(n)] = -INFINITY;
+		x[upto(n)] = 1.5f * scale[0];
 		grid.scale = scale;
 		grid.zero = zero;
 		check_grid(&grid, x, dy);
@@ -239,7 +231,7 @@ static void test_min_max(void **state)
 {
 	(void)state;
 	for (int round = 0; round < 40; round++) {
-		size_t n = round % 4 ? 1 + below(100) : 70000 + below(70000);
+		size_t n = round % 4 ? 1 + upto(100) : 70000 + upto(70000);
 		float *x = normal(n), low = INFINITY, high = -INFINITY, a, b;
 		if (round % 2)
 			for (size_t i = 0; i < n; i++)
@@ -250,7 +242,7 @@ static void test_min_max(void **state)
 		}
 		assert_true(qd_min_max_f32(x, n, &a, &b));
 		assert_true(a == low && b == high);
-		x[below(n)] = (const float[]){ NAN, -NAN, INFINITY, -INFINITY }[round % 4];
+		x[upto(n)] = (const float[]){ NAN, -NAN, INFINITY, -INFINITY }[round % 4];
 		assert_false(qd_min_max_f32(x, n, &a, &b));
 		free(x);
 	}
@@ -367,7 +359,7 @@ static struct qd_strides layout(bool side_by_side, int64_t heads, int64_t tokens
 
 static void check_attention(int64_t queries, int64_t keys, int64_t d, int64_t dv, bool side)
 {
-	int64_t batch = 1 + (int64_t)below(2), heads = 1 + (int64_t)below(3);
+	int64_t batch = 1 + (int64_t)upto(2), heads = 1 + (int64_t)upto(3);
 	struct qd_attention a = { batch, heads, queries, keys, d, dv, (float)(1 / sqrt((double)d)), layout(side, heads, queries, d),
 		layout(side, heads, keys, d), layout(side, heads, keys, dv), layout(side, heads, queries, dv) };
 	size_t bh = (size_t)(batch * heads), nq = bh * (size_t)(queries * d), nk = bh * (size_t)(keys * d),
@@ -415,8 +407,8 @@ static void test_attention_equals_loops(void **state)
 		for (int side = 0; side < 2; side++)
 			check_attention(sizes[i][0], sizes[i][1], sizes[i][2], sizes[i][3], side);
 	for (int round = 0; round < 10; round++)
-		check_attention(1 + (int64_t)below(130), 1 + (int64_t)below(300), 1 + (int64_t)below(48), 1 + (int64_t)below(48),
-			round % 2);
+		check_attention(
+			1 + (int64_t)upto(130), 1 + (int64_t)upto(300), 1 + (int64_t)upto(48), 1 + (int64_t)upto(48), round % 2);
 }
 
 /* Scores that differ by hundreds: the row is the value of its largest, and nothing overflows. */
@@ -446,5 +438,5 @@ int main(void)
 		cmocka_unit_test(test_attention_equals_loops),
 		cmocka_unit_test(test_attention_saturates),
 	};
-	return cmocka_run_group_tests(tests, start, NULL);
+	return cmocka_run_group_tests(tests, start_random, NULL);
 }

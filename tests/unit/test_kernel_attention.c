@@ -10,26 +10,12 @@
 
 #include "lib/kernel/kernel.h"
 #include "lib/math/math.h"
-#include "tests/unit/scratch.h"
+#include "tests/unit/random_help.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-static struct qd_random random_state;
-
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
-static int64_t below(int64_t n)
-{
-	return (int64_t)qd_random_below(&random_state, (uint64_t)n);
-}
 
 static const float highest[] = { [QD_FORM_U8] = 255, [QD_FORM_U16] = 65535 };
 
@@ -412,5 +398,5 @@ int main(void)
 		cmocka_unit_test(test_saturates),
 		cmocka_unit_test(test_threads_change_nothing),
 	};
-	return cmocka_run_group_tests(tests, start, NULL);
+	return cmocka_run_group_tests(tests, start_random, NULL);
 }

@@ -8,26 +8,13 @@
 #include <cmocka.h>
 
 #include "tests/unit/product_help.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>
 #include <omp.h>
 #include <stdlib.h>
 #include <string.h>
-
-static struct qd_random random_state;
-
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
-static int64_t below(int64_t n)
-{
-	return (int64_t)qd_random_below(&random_state, (uint64_t)n);
-}
 
 /* As many numbers as are asked for and no more, so that a sanitizer sees what is read beyond them. */
 static float *normal(int64_t n)
@@ -499,5 +486,5 @@ int main(void)
 		cmocka_unit_test(slopes),
 		cmocka_unit_test(binaries),
 	};
-	return cmocka_run_group_tests(tests, start, NULL);
+	return cmocka_run_group_tests(tests, start_random, NULL);
 }

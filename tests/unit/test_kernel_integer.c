@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "tests/unit/product_help.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
 
 #include <omp.h>
@@ -15,20 +16,6 @@
 #include <string.h>
 #include <sys/wait.h>
 #include <unistd.h>
-
-static struct qd_random random_state;
-
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
-static int64_t below(int64_t n)
-{
-	return (int64_t)qd_random_below(&random_state, (uint64_t)n);
-}
 
 static void *bytes(size_t n)
 {
@@ -355,5 +342,5 @@ int main(void)
 		cmocka_unit_test(test_packing_again),
 		cmocka_unit_test(test_other_processors),
 	};
-	return cmocka_run_group_tests(tests, start, NULL);
+	return cmocka_run_group_tests(tests, start_random, NULL);
 }

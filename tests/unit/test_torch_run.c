@@ -10,13 +10,12 @@
 
 #include "lib/math/math.h"
 #include "lib/model/model.h"
+#include "tests/unit/random_help.h"
 #include "tests/unit/scratch.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
-
-static struct qd_random random_state;
 
 /* Attention with heads in the tokens' rows, a SiLU, a quantized detour and a weight-only branch. */
 static const char *const net = "graph net\n"
@@ -476,13 +475,6 @@ static void test_failure_names_the_node(void **state)
 	assert_int_equal(qt_live(), 0);
 }
 
-static int start(void **state)
-{
-	(void)state;
-	qd_random_init(&random_state, test_seed(), 0);
-	return 0;
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -499,5 +491,5 @@ int main(void)
 		cmocka_unit_test(test_refuses_wrong_shape_and_name),
 		cmocka_unit_test(test_failure_names_the_node),
 	};
-	return cmocka_run_group_tests(tests, start, NULL);
+	return cmocka_run_group_tests(tests, start_random, NULL);
 }
